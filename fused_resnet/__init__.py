@@ -1,0 +1,15 @@
+"""Fused residual tails for ResNets: shortcut, batch norms, addition and relu as one operation."""
+
+from . import functional
+from .backend import available_backends, use_backend
+from .functional import residual_tail
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    "available_backends",
+    "functional",
+    "residual_tail",
+    "use_backend",
+]

@@ -1,0 +1,61 @@
+"""Which implementation computes the tails: what there is, what is chosen, and why something is missing.
+
+==========  ==================================================================================
+cuda        the CUDA kernels, on a GPU
+emulated    the same kernels run on the CPU: a testing aid, slow, never chosen by "auto"
+reference   plain PyTorch, on any device
+==========  ==================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
+
+from torch import Tensor
+
+from . import moments
+from ._setting import RestoredOnExit, Setting
+from .branches import Activation, Branch
+
+Backend: TypeAlias = Literal["cuda", "emulated", "reference"]
+BackendChoice: TypeAlias = Literal["auto", "cuda", "emulated", "reference"]
+ResidualTail: TypeAlias = Callable[[Branch, Branch | None, Activation], Tensor]
+
+_NOT_BUILT = "this version of fused_resnet has no compiled kernels"
+_chosen: Setting[BackendChoice] = Setting("auto")
+
+
+def available_backends() -> dict[Backend, str | None]:
+    """Every backend with the reason why it cannot be used, None where it can."""
+    return {"cuda": _NOT_BUILT, "emulated": _NOT_BUILT, "reference": None}
+
+
+def use_backend(name: BackendChoice) -> RestoredOnExit[BackendChoice]:
+    """Chooses the backend of every later call, or, as a context manager, of those within.
+
+    The choice is made when a tail is computed; its backward stays with the same backend. "auto" (the default) takes
+    "cuda" for tensors on a GPU where it is available and "reference" otherwise.
+
+    Raises:
+        ValueError: there is no backend of that name.
+        RuntimeError: it cannot be used here; the message says why.
+    """
+    if name not in get_args(BackendChoice):
+        raise ValueError(f"backend is {name!r}, expected one of {', '.join(map(repr, get_args(BackendChoice)))}")
+    reason = None if name == "auto" else available_backends()[name]
+    if reason is not None:
+        raise RuntimeError(f"backend {name!r} is not available: {reason}")
+    return _chosen.set(name)
+
+
+def implementation() -> ResidualTail:
+    """What computes the tails of the current choice."""
+    return moments.residual_tail
+
+
+def summary() -> str:
+    """One line on what this installation computes with."""
+    missing = [f"{name}: {reason}" for name, reason in available_backends().items() if reason]
+    usable = [name for name, reason in available_backends().items() if reason is None]
+    return f"backends: {', '.join(usable)}" + (f" ({'; '.join(missing)})" if missing else "")

@@ -1,0 +1,84 @@
+"""Two ways to a batch norm behind a projection, and which of them a call takes.
+
+``moments`` derives the norm's statistics from the mean and covariance of the projection's *input*
+(``docs/design.md``, section 3); ``materialise`` computes the pre-norm tensor, uses it and drops it, once in
+forward and once more in backward. Neither saves it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from ._setting import RestoredOnExit, Setting
+
+Strategy: TypeAlias = Literal["moments", "materialise"]
+StrategyChoice: TypeAlias = Literal["moments", "materialise", "auto"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One projection with a training norm: M rows (N * Ho * Wo), K input and C output channels."""
+
+    rows: int
+    in_channels: int
+    out_channels: int
+    element_size: int
+    backward: bool
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a strategy adds to the products and tensors that both share."""
+
+    bytes: int
+    operations: int
+
+    def seconds(self, operations_per_byte: float) -> float:
+        """Time in units of moving one byte, for a machine of that balance; neither overlaps the other."""
+        return self.bytes + self.operations / operations_per_byte
+
+
+def cost(strategy: Strategy, problem: Problem) -> Cost:
+    """Bytes and operations of a strategy (a multiply-add is two operations).
+
+    moments: one more read of x in each direction; x^T x and diag(W Cov W^T) in forward; x Q, W Cov and Q in backward.
+    materialise: one write and one read of p in each direction; x W^T again in backward.
+    """
+    m, k, c, size = problem.rows, problem.in_channels, problem.out_channels, problem.element_size
+    if strategy == "moments":
+        forward = Cost(m * k * size, 2 * (m * k * k + c * k * k))
+        backward = Cost(m * k * size, 2 * (m * k * k + 2 * c * k * k))
+    else:
+        forward = Cost(2 * m * c * size, 0)
+        backward = Cost(2 * m * c * size, 2 * m * k * c)
+    if not problem.backward:
+        return forward
+    return Cost(forward.bytes + backward.bytes, forward.operations + backward.operations)
+
+
+def choose(problem: Problem, operations_per_byte: float) -> Strategy:
+    """The cheaper strategy on a machine that does so many operations in the time of moving one byte."""
+    moments, materialise = (cost(s, problem).seconds(operations_per_byte) for s in get_args(Strategy))
+    return "moments" if moments <= materialise else "materialise"
+
+
+_chosen: Setting[StrategyChoice] = Setting("auto")
+
+
+def use_strategy(strategy: StrategyChoice) -> RestoredOnExit[StrategyChoice]:
+    """Forces a strategy for every later call, or, as a context manager, for those within.
+
+    "auto" (the default) decides call by call with `choose`. Results agree up to rounding.
+
+    Raises:
+        ValueError: the strategy is none of "moments", "materialise", "auto".
+    """
+    if strategy not in get_args(StrategyChoice):
+        raise ValueError(f"strategy is {strategy!r}, expected one of {', '.join(map(repr, get_args(StrategyChoice)))}")
+    return _chosen.set(strategy)
+
+
+def current_strategy() -> StrategyChoice:
+    """What `use_strategy` last chose."""
+    return _chosen.value
