@@ -1,6 +1,6 @@
 """Fused residual tails for ResNets: shortcut, batch norms, addition and relu as one operation."""
 
-from . import functional
+from . import functional, models, nn
 from .backend import available_backends, use_backend
 from .functional import residual_tail
 
@@ -10,6 +10,8 @@ __all__ = [
     "__version__",
     "available_backends",
     "functional",
+    "models",
+    "nn",
     "residual_tail",
     "use_backend",
 ]

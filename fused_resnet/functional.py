@@ -40,12 +40,18 @@ def residual_tail(main: Branch, shortcut: Branch | None, *, activation: Activati
     Raises:
         TypeError, ValueError: arguments do not fit together; nothing has been computed or written then.
     """
-    main, shortcut = under_autocast(main), None if shortcut is None else under_autocast(shortcut)
-    check_tail(main, shortcut, activation)
+    main, shortcut = prepare(main, shortcut, activation)
     return backend.implementation()(main, shortcut, activation)
 
 
-def under_autocast(branch: Branch) -> Branch:
+def prepare(main: Branch, shortcut: Branch | None, activation: Activation) -> tuple[Branch, Branch | None]:
+    """The branches as they will be computed, autocast applied and everything checked; raises as `residual_tail`."""
+    main, shortcut = _under_autocast(main), None if shortcut is None else _under_autocast(shortcut)
+    check_tail(main, shortcut, activation)
+    return main, shortcut
+
+
+def _under_autocast(branch: Branch) -> Branch:
     """The branch with a projection's operands cast as autocast casts a convolution's."""
     if not isinstance(branch, Projection) or not isinstance(branch.x, Tensor):
         return branch

@@ -11,6 +11,7 @@ whose mean is large against their spread lose no accuracy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,22 +52,31 @@ def residual_tail(main: Branch, shortcut: Branch | None, activation: Activation)
         return reference.residual_tail(main, shortcut, activation)
     operands = [tensor for branch in branches for tensor in operands_of(branch)]
     backward = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
+    paths = [choose_path(branch, backward) for branch in branches]
     with torch.autocast(main.x.device.type, enabled=False):
-        paths = [choose_path(branch, backward) for branch in branches]
+        if not backward:
+            with torch.no_grad():
+                return _forward(paths, activation, operands)[0]
         y: Tensor = _Tail.apply(paths, activation, *operands)  # type: ignore[no-untyped-call]
     return y
+
+
+def _forward(
+    paths: list[Path], activation: Activation, operands: Sequence[Tensor | None]
+) -> tuple[Tensor, tuple[Saved, ...]]:
+    """The tail's output and what each path keeps for backward."""
+    inputs = [Operands(*own) for own in _by_branch(operands, paths)]
+    addends, saved = zip(*(path.forward(own) for path, own in zip(paths, inputs, strict=True)), strict=True)
+    y = _sum(addends, paths)
+    return y.relu_() if activation == "relu" else y, saved
 
 
 class _Tail(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, paths: list[Path], activation: Activation, *operands: Tensor | None) -> Tensor:
-        inputs = [Operands(*own) for own in _by_branch(operands, paths)]
-        addends, saved = zip(*(path.forward(own) for path, own in zip(paths, inputs, strict=True)), strict=True)
-        y = _sum(addends, paths)
-        if activation == "relu":
-            y.relu_()
-        ctx.paths, ctx.activation = paths, activation
-        ctx.formats = [memory_format(own.x) for own in inputs]
+        y, saved = _forward(paths, activation, operands)
+        ctx.paths = paths
+        ctx.formats = [memory_format(x) for x, *_ in _by_branch(operands, paths)]
         ctx.dtypes = [None if t is None else t.dtype for t in operands]
         ctx.saved_counts = [len(own) for own in saved]
         ctx.save_for_backward(*(t for own in saved for t in own), y if activation == "relu" else None)
@@ -90,7 +100,7 @@ class _Tail(torch.autograd.Function):
         return None, None, *(g.to(dtype) if g is not None and need else None for g, need, dtype in asked)
 
 
-def _by_branch(values: tuple[Any, ...], paths: list[Path]) -> list[tuple[Any, ...]]:
+def _by_branch(values: Sequence[Any], paths: list[Path]) -> list[Sequence[Any]]:
     size = len(Operands._fields)
     return [values[i * size : (i + 1) * size] for i in range(len(paths))]
 

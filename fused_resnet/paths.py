@@ -140,7 +140,9 @@ class NormPath:
         norm = self._norm
         running: Saved = (norm.running_mean, norm.running_var)
         factor = norm.count_batch()
-        y, mean, invstd = torch.native_batch_norm(z, gamma, beta, *running, norm.training, factor, norm.eps)
+        y, mean, invstd = torch.native_batch_norm(
+            z, gamma, beta, running[0], running[1], norm.training, factor, norm.eps
+        )
         if norm.training:
             return y, (mean, invstd)
         # Copies: a training step between this forward and its backward must not change the gradient.

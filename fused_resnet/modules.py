@@ -1,0 +1,97 @@
+"""From standard ``nn`` modules to branches, and the reasons why a module cannot be taken into a tail.
+
+Everything is read off the modules at the moment of the call, so that whatever was done to them since (frozen,
+converted, hooked, reparametrised, replaced) counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor, nn
+from torch.nn.modules import module as _nn_module
+
+from . import backend, functional
+from .branches import Activation, Branch, Direct, Norm, Projection
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module would run a hook of its own."""
+    return any(getattr(module, hooks) for hooks in _HOOKS)
+
+
+def any_hooks(modules: Iterable[nn.Module]) -> bool:
+    """Whether any of the modules has hooks, or hooks are registered for all modules of the process."""
+    return bool(_nn_module._has_any_global_hook()) or any(map(has_hooks, modules))  # type: ignore[no-untyped-call]
+
+
+def refusal(module: nn.Module, kind: type[nn.Module]) -> str | None:
+    """Why a tail cannot do this module's work in the place of a ``kind``, None where it can.
+
+    ``kind`` is one of ``nn.Conv2d``, ``nn.BatchNorm2d``, ``nn.ReLU`` and ``nn.Identity``.
+    """
+    name = type(module).__name__
+    if isinstance(module, nn.SyncBatchNorm):
+        return "SyncBatchNorm shares its statistics between processes"
+    if not isinstance(module, kind):
+        return f"{name} is not a {kind.__name__}"
+    if has_hooks(module):
+        return f"{name} has hooks"
+    own = [method for method in ("forward", "_conv_forward") if _overrides(module, kind, method)]
+    if own:
+        return f"{name} is a {kind.__name__} with a {own[0]} of its own"
+    return _convolution_refusal(module) if isinstance(module, nn.Conv2d) else None
+
+
+def _overrides(module: nn.Module, kind: type[nn.Module], method: str) -> bool:
+    return method in vars(module) or getattr(type(module), method, None) is not getattr(kind, method, None)
+
+
+def _convolution_refusal(conv: nn.Conv2d) -> str | None:
+    if conv.kernel_size != (1, 1):
+        return f"{conv.kernel_size[0]}x{conv.kernel_size[1]} convolution"
+    if conv.groups != 1:
+        return f"convolution in {conv.groups} groups"
+    if conv.stride[0] != conv.stride[1]:
+        return f"1x1 convolution with stride {conv.stride}"
+    if conv.padding not in ((0, 0), "valid", "same"):
+        return f"1x1 convolution with padding {conv.padding}"
+    return None
+
+
+def branch_of(x: Tensor, conv: nn.Module | None, norm: nn.Module | None) -> Branch:
+    """The branch ``norm(conv(x))``; each module may be None. Both must pass `refusal`."""
+    described = None if norm is None else _norm_of(norm)
+    if conv is None:
+        return Direct(x, described)
+    assert isinstance(conv, nn.Conv2d)
+    return Projection(x, conv.weight, described, conv.stride[0], conv.bias)
+
+
+def _norm_of(norm: nn.Module) -> Norm:
+    """Describes what ``norm`` would do if called now, as ``nn.BatchNorm2d.forward`` decides it."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    tracks = not norm.training or norm.track_running_stats
+    return Norm(
+        weight=norm.weight,
+        bias=norm.bias,
+        running_mean=norm.running_mean if tracks else None,
+        running_var=norm.running_var if tracks else None,
+        num_batches_tracked=norm.num_batches_tracked if norm.training and tracks else None,
+        momentum=norm.momentum,
+        eps=norm.eps,
+        training=norm.training or (norm.running_mean is None and norm.running_var is None),
+    )
+
+
+def residual_tail_or(
+    unfused: Callable[[], Tensor], main: Branch, shortcut: Branch | None, activation: Activation
+) -> Tensor:
+    """`functional.residual_tail`, or ``unfused()`` where it refuses: fusing must not make a module pickier."""
+    try:
+        main, shortcut = functional.prepare(main, shortcut, activation)
+    except (TypeError, ValueError):
+        return unfused()
+    return backend.implementation()(main, shortcut, activation)

@@ -1,0 +1,201 @@
+"""Residual blocks whose tails are fused.
+
+They hold real ``Conv2d`` and ``BatchNorm2d`` children under torchvision's names, so checkpoints, optimizers and hooks
+work as with torchvision's blocks. ``shortcut`` is one of `fused_resnet.nn.Shortcut`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..branches import Activation
+from ..modules import any_hooks, branch_of, refusal, residual_tail_or
+from .shortcuts import IdentityShortcut, Shortcut, ShortcutModule, make_shortcut
+
+
+def _conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, groups=groups, bias=False)
+
+
+def _conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+
+class ResidualBlock(nn.Module):
+    """What the blocks share: the tail, fused unless ``fused`` is False or something in it cannot be.
+
+    Attributes:
+        fused: set by `fused_resnet.fuse` (True) and `fused_resnet.unfuse` (False).
+        expansion: output channels per ``channels``.
+    """
+
+    expansion = 1
+
+    downsample: nn.Module
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+        self.fused = fused
+
+    def _tail(
+        self, x: Tensor, conv: nn.Module | None, norm: nn.Module | None, shortcut_input: Tensor, activation: Activation
+    ) -> Tensor:
+        """``activation(norm(conv(x)) + downsample(shortcut_input))``."""
+
+        def unfused() -> Tensor:
+            z: Tensor = x if conv is None else conv(x)
+            z = z if norm is None else norm(z)
+            addend: Tensor | None = self.downsample(shortcut_input)
+            z = z if addend is None else z + addend
+            return self.relu(z) if activation else z
+
+        shortcut = self.downsample
+        roles = ((conv, nn.Conv2d), (norm, nn.BatchNorm2d), (self.relu if activation else None, nn.ReLU))
+        if (
+            not self.fused
+            or not isinstance(shortcut, ShortcutModule)
+            or any_hooks([shortcut])
+            or shortcut.refusal() is not None
+            or any(module is not None and refusal(module, kind) for module, kind in roles)
+        ):
+            return unfused()
+        return residual_tail_or(unfused, branch_of(x, conv, norm), shortcut.branch(shortcut_input), activation)
+
+
+class BasicBlock(ResidualBlock):
+    """Two 3x3 convolutions: (N, in_channels, H, W) to (N, channels, H / stride, W / stride).
+
+    Args:
+        in_channels, channels: of the block's input and output.
+        stride: of the first convolution and of the shortcut.
+        shortcut: how the shortcut crosses a change of shape.
+        fused: False to run the standard operations.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int = 1, *, shortcut: Shortcut = "B", fused: bool = True
+    ) -> None:
+        super().__init__(fused)
+        self.conv1 = _conv3x3(in_channels, channels, stride)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = _conv3x3(channels, channels)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = make_shortcut(shortcut, in_channels, channels, stride)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The norm that is added to the shortcut."""
+        return self.bn2
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        return self._tail(self.conv2(out), None, self.bn2, x, "relu")
+
+
+class Bottleneck(ResidualBlock):
+    """1x1, 3x3 (strided) and 1x1 convolutions: (N, in_channels, H, W) to (N, 4 * channels, H / stride, W / stride).
+
+    Args:
+        in_channels: of the block's input.
+        channels: a fourth of the output's.
+        stride: of the 3x3 convolution and of the shortcut.
+        shortcut: how the shortcut crosses a change of shape.
+        groups, base_width: of the 3x3 convolution, which has ``channels * base_width / 64 * groups`` channels.
+        fused: False to run the standard operations.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        *,
+        shortcut: Shortcut = "B",
+        groups: int = 1,
+        base_width: int = 64,
+        fused: bool = True,
+    ) -> None:
+        out_channels = channels * self.expansion
+        super().__init__(fused)
+        width = int(channels * base_width / 64) * groups
+        self.conv1 = _conv1x1(in_channels, width)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = _conv3x3(width, width, stride, groups)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = _conv1x1(width, out_channels)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = make_shortcut(shortcut, in_channels, out_channels, stride)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The norm that is added to the shortcut."""
+        return self.bn3
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        return self._tail(out, self.conv3, self.bn3, x, "relu")
+
+
+class PreActBasicBlock(ResidualBlock):
+    """The pre-activation form (He et al. 2016) of `BasicBlock`: norm and relu come ahead of each convolution.
+
+    A shortcut that is not the identity takes the pre-activated input, and a projection has no norm.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int = 1, *, shortcut: Shortcut = "B", fused: bool = True
+    ) -> None:
+        super().__init__(fused)
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = _conv3x3(in_channels, channels, stride)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = _conv3x3(channels, channels)
+        self.downsample = make_shortcut(shortcut, in_channels, channels, stride, norm=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = self.relu(self.bn1(x))
+        out = self.relu(self.bn2(self.conv1(activated)))
+        shortcut_input = x if isinstance(self.downsample, IdentityShortcut) else activated
+        return self._tail(self.conv2(out), None, None, shortcut_input, None)
+
+
+class PreActBottleneck(ResidualBlock):
+    """The pre-activation form (He et al. 2016) of `Bottleneck`: norm and relu come ahead of each convolution.
+
+    A shortcut that is not the identity takes the pre-activated input, and a projection has no norm.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        *,
+        shortcut: Shortcut = "B",
+        groups: int = 1,
+        base_width: int = 64,
+        fused: bool = True,
+    ) -> None:
+        out_channels = channels * self.expansion
+        super().__init__(fused)
+        width = int(channels * base_width / 64) * groups
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = _conv1x1(in_channels, width)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = _conv3x3(width, width, stride, groups)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.conv3 = _conv1x1(width, out_channels)
+        self.downsample = make_shortcut(shortcut, in_channels, out_channels, stride, norm=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = self.relu(self.bn1(x))
+        out = self.relu(self.bn2(self.conv1(activated)))
+        out = self.relu(self.bn3(self.conv2(out)))
+        shortcut_input = x if isinstance(self.downsample, IdentityShortcut) else activated
+        return self._tail(out, self.conv3, None, shortcut_input, None)
