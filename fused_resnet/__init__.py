@@ -3,6 +3,7 @@
 from . import functional, models, nn
 from .backend import available_backends, use_backend
 from .functional import residual_tail
+from .fusion import fuse, unfuse
 
 __version__ = "0.1.0"
 
@@ -10,8 +11,10 @@ __all__ = [
     "__version__",
     "available_backends",
     "functional",
+    "fuse",
     "models",
     "nn",
     "residual_tail",
+    "unfuse",
     "use_backend",
 ]

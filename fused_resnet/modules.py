@@ -42,14 +42,15 @@ def refusal(module: nn.Module, kind: type[nn.Module]) -> str | None:
     own = [method for method in ("forward", "_conv_forward") if _overrides(module, kind, method)]
     if own:
         return f"{name} is a {kind.__name__} with a {own[0]} of its own"
-    return _convolution_refusal(module) if isinstance(module, nn.Conv2d) else None
+    return geometry_refusal(module) if isinstance(module, nn.Conv2d) else None
 
 
 def _overrides(module: nn.Module, kind: type[nn.Module], method: str) -> bool:
     return method in vars(module) or getattr(type(module), method, None) is not getattr(kind, method, None)
 
 
-def _convolution_refusal(conv: nn.Conv2d) -> str | None:
+def geometry_refusal(conv: nn.Conv2d) -> str | None:
+    """Why a convolution is not a projection, None where it is."""
     if conv.kernel_size != (1, 1):
         return f"{conv.kernel_size[0]}x{conv.kernel_size[1]} convolution"
     if conv.groups != 1:

@@ -6,11 +6,15 @@ work as with torchvision's blocks. ``shortcut`` is one of `fused_resnet.nn.Short
 
 from __future__ import annotations
 
+from typing import ClassVar, TypeAlias
+
 from torch import Tensor, nn
 
 from ..branches import Activation
-from ..modules import any_hooks, branch_of, refusal, residual_tail_or
+from ..modules import any_hooks, branch_of, has_hooks, refusal, residual_tail_or
 from .shortcuts import IdentityShortcut, Shortcut, ShortcutModule, make_shortcut
+
+Roles: TypeAlias = dict[str, type[nn.Module]]
 
 
 def _conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -25,12 +29,13 @@ class ResidualBlock(nn.Module):
     """What the blocks share: the tail, fused unless ``fused`` is False or something in it cannot be.
 
     Attributes:
+        tail: names and kinds of the main branch's modules that are part of the tail; the shortcut always is.
         fused: set by `fused_resnet.fuse` (True) and `fused_resnet.unfuse` (False).
         expansion: output channels per ``channels``.
     """
 
+    tail: ClassVar[Roles] = {}
     expansion = 1
-
     downsample: nn.Module
 
     def __init__(self, fused: bool) -> None:
@@ -38,28 +43,41 @@ class ResidualBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.fused = fused
 
-    def _tail(
-        self, x: Tensor, conv: nn.Module | None, norm: nn.Module | None, shortcut_input: Tensor, activation: Activation
-    ) -> Tensor:
-        """``activation(norm(conv(x)) + downsample(shortcut_input))``."""
+    def refusals(self) -> dict[str, str]:
+        """Names of children to the reasons why a tail cannot stand for them as they are now."""
+        shortcut = self.downsample
+        reasons: dict[str, str | None]
+        if not isinstance(shortcut, ShortcutModule):
+            reasons = {"downsample": f"{type(shortcut).__name__} is not a shortcut of fused_resnet.nn"}
+        elif has_hooks(shortcut):
+            reasons = {"downsample": f"{type(shortcut).__name__} has hooks"}
+        else:
+            reasons = {"downsample": shortcut.refusal()}
+        for name, kind in self.tail.items():
+            reasons[name] = refusal(getattr(self, name), kind)
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def describe(self) -> str:
+        """The tail, for people: ``"conv3 + bn3 + downsample + relu"``."""
+        main = [name for name in self.tail if name != "relu"]
+        return " + ".join([*main, "downsample", *(["relu"] if "relu" in self.tail else [])])
+
+    def _tail(self, x: Tensor, shortcut_input: Tensor) -> Tensor:
+        """The tail on the value of the main branch that reaches it, and on the shortcut's input."""
+        parts = {kind: getattr(self, name) for name, kind in self.tail.items()}
+        conv, norm, relu = (parts.get(kind) for kind in (nn.Conv2d, nn.BatchNorm2d, nn.ReLU))
 
         def unfused() -> Tensor:
             z: Tensor = x if conv is None else conv(x)
             z = z if norm is None else norm(z)
             addend: Tensor | None = self.downsample(shortcut_input)
             z = z if addend is None else z + addend
-            return self.relu(z) if activation else z
+            return z if relu is None else relu(z)
 
         shortcut = self.downsample
-        roles = ((conv, nn.Conv2d), (norm, nn.BatchNorm2d), (self.relu if activation else None, nn.ReLU))
-        if (
-            not self.fused
-            or not isinstance(shortcut, ShortcutModule)
-            or any_hooks([shortcut])
-            or shortcut.refusal() is not None
-            or any(module is not None and refusal(module, kind) for module, kind in roles)
-        ):
+        if not self.fused or not isinstance(shortcut, ShortcutModule) or any_hooks(()) or self.refusals():
             return unfused()
+        activation: Activation = None if relu is None else "relu"
         return residual_tail_or(unfused, branch_of(x, conv, norm), shortcut.branch(shortcut_input), activation)
 
 
@@ -72,6 +90,8 @@ class BasicBlock(ResidualBlock):
         shortcut: how the shortcut crosses a change of shape.
         fused: False to run the standard operations.
     """
+
+    tail: ClassVar[Roles] = {"bn2": nn.BatchNorm2d, "relu": nn.ReLU}
 
     def __init__(
         self, in_channels: int, channels: int, stride: int = 1, *, shortcut: Shortcut = "B", fused: bool = True
@@ -90,7 +110,7 @@ class BasicBlock(ResidualBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
-        return self._tail(self.conv2(out), None, self.bn2, x, "relu")
+        return self._tail(self.conv2(out), x)
 
 
 class Bottleneck(ResidualBlock):
@@ -105,6 +125,7 @@ class Bottleneck(ResidualBlock):
         fused: False to run the standard operations.
     """
 
+    tail: ClassVar[Roles] = {"conv3": nn.Conv2d, "bn3": nn.BatchNorm2d, "relu": nn.ReLU}
     expansion = 4
 
     def __init__(
@@ -137,7 +158,7 @@ class Bottleneck(ResidualBlock):
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
-        return self._tail(out, self.conv3, self.bn3, x, "relu")
+        return self._tail(out, x)
 
 
 class PreActBasicBlock(ResidualBlock):
@@ -160,7 +181,7 @@ class PreActBasicBlock(ResidualBlock):
         activated = self.relu(self.bn1(x))
         out = self.relu(self.bn2(self.conv1(activated)))
         shortcut_input = x if isinstance(self.downsample, IdentityShortcut) else activated
-        return self._tail(self.conv2(out), None, None, shortcut_input, None)
+        return self._tail(self.conv2(out), shortcut_input)
 
 
 class PreActBottleneck(ResidualBlock):
@@ -169,6 +190,7 @@ class PreActBottleneck(ResidualBlock):
     A shortcut that is not the identity takes the pre-activated input, and a projection has no norm.
     """
 
+    tail: ClassVar[Roles] = {"conv3": nn.Conv2d}
     expansion = 4
 
     def __init__(
@@ -198,4 +220,4 @@ class PreActBottleneck(ResidualBlock):
         out = self.relu(self.bn2(self.conv1(activated)))
         out = self.relu(self.bn3(self.conv2(out)))
         shortcut_input = x if isinstance(self.downsample, IdentityShortcut) else activated
-        return self._tail(out, self.conv3, None, shortcut_input, None)
+        return self._tail(out, shortcut_input)

@@ -1,0 +1,99 @@
+"""A fused block: the module itself, its class exchanged for a subclass whose forward runs the block's program.
+
+Exchanging the class touches this one instance: parameters, children, hooks and names stay what and where they are, and
+``isinstance`` still holds. Replicas work too, since forward receives the instance that it is called on.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from .plan import plan
+from .program import PROGRAM, Program
+from .tracing import FusedForward
+
+
+class FusedBlock(FusedForward, nn.Module):
+    """Mixed into a block's class by `swap`."""
+
+    _fused_program: Program | None
+
+    def _run_tail(self, index: int, main: Tensor, shortcut: Tensor) -> Tensor:
+        assert self._fused_program is not None
+        return self._fused_program.tails[index](self, main, shortcut)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        recipe: Any = super().__reduce_ex__(protocol)
+        function, arguments, *rest = recipe
+        if function is copyreg.__newobj__:  # type: ignore[attr-defined]
+            return _new_fused, (self._unfused_class, *arguments[1:]), *rest
+        return function, arguments, *rest
+
+
+def _new_fused(cls: type[nn.Module], *arguments: Any) -> nn.Module:
+    fused = _fused_class(cls)
+    block: nn.Module = fused.__new__(fused, *arguments)
+    return block
+
+
+def swap(block: nn.Module, program: Program) -> None:
+    """Makes a block run a program; called again, exchanges the program.
+
+    Raises:
+        TypeError: the block's class does not let itself be subclassed.
+    """
+    if not isinstance(block, FusedBlock):
+        block.__class__ = _fused_class(type(block))
+    vars(block)[PROGRAM] = program
+
+
+def restore(block: FusedBlock) -> None:
+    """Gives a fused block its own class back.
+
+    Raises:
+        RuntimeError: something else has exchanged the class since.
+    """
+    cls = block._unfused_class
+    if type(block) is not _fused_class(cls):
+        raise RuntimeError(f"{type(block).__name__} has been given another class since it was fused; unfuse it first")
+    block.__class__ = cls  # type: ignore[assignment]
+    del vars(block)[PROGRAM]
+
+
+_fused_classes: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def _fused_class(cls: type[nn.Module]) -> type[nn.Module]:
+    if cls not in _fused_classes:
+        _fused_classes[cls] = _make_fused_class(cls)
+    return _fused_classes[cls]
+
+
+def _make_fused_class(cls: type[nn.Module]) -> type[nn.Module]:
+    @functools.wraps(cls.forward)
+    def forward(self: FusedBlock, *args: Any, **kwargs: Any) -> Any:
+        traced = any(isinstance(argument, fx.Proxy) for argument in args)
+        program = None if traced or kwargs else self._fused_program or _program_of_copy(self)
+        if program is None or not program.applies(self, args):
+            return cls.forward(self, *args, **kwargs)
+        return program.forward(self, *args)
+
+    names = ("__module__", "__qualname__", "__doc__")
+    namespace = {**{name: getattr(cls, name) for name in names}, "forward": forward, "_unfused_class": cls}
+    metaclass: Any = type(cls)
+    fused: type[nn.Module] = metaclass(cls.__name__, (FusedBlock, cls), namespace)
+    return fused
+
+
+def _program_of_copy(block: FusedBlock) -> Program | None:
+    """The program of a block that has been copied or unpickled; one that cannot be fused any more is restored."""
+    program = plan(block).program
+    if program is None:
+        restore(block)
+    else:
+        swap(block, program)
+    return program

@@ -1,0 +1,163 @@
+"""A block's fused forward: its graph with each tail as one call, and the conditions under which it may run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from operator import attrgetter
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from ..branches import Activation, Branch, ZeroPad
+from ..modules import any_hooks, branch_of, refusal, residual_tail_or
+from .matching import Part, Tail
+from .tracing import containers, unfused_class
+
+RUN_TAIL = "_run_tail"
+PROGRAM = "_fused_program"
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module())) | {PROGRAM}
+_ABSENT = object()
+
+
+class Program:
+    """What a fused block runs in the place of its forward."""
+
+    def __init__(self, block: nn.Module, graph: fx.Graph, leaves: Set[nn.Module], tails: list[Tail]) -> None:
+        self._guards = [_Guard(path, module) for path, module in containers(block, leaves)]
+        self._arguments = sum(_is_required(node) for node in graph.nodes)
+        self.tails = [_RunnableTail(tail) for tail in tails]
+        _replace_tails(graph, tails)
+        self.forward = _compile(graph, type(block).__name__)
+
+    def applies(self, block: nn.Module, arguments: tuple[Any, ...]) -> bool:
+        """Whether the block is as it was when its graph was traced, and called as it was traced.
+
+        Hooks count as a change: the graph passes the modules by that they are registered on. (Those of the block
+        itself have fired already.)
+        """
+        if len(arguments) != self._arguments or not all(guard.holds(block) for guard in self._guards):
+            return False
+        passed_by = [guard.module(block) for guard in self._guards[1:]]
+        return not any_hooks(passed_by) and all(tail.stands(block) for tail in self.tails)
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        # A copy of a block has modules of its own: it makes its own program when it is first called.
+        return _no_program, ()
+
+
+def _no_program() -> None:
+    return None
+
+
+class _Guard:
+    """What a traced forward may have looked at in one module: its class, attributes, children and their kinds."""
+
+    def __init__(self, path: str, module: nn.Module) -> None:
+        self.module: Callable[[nn.Module], nn.Module] = attrgetter(path) if path else _itself
+        self._class = unfused_class(module)
+        self._forward = self._class.forward
+        self._children = _children(module)
+        self._attributes = {k: v for k, v in vars(module).items() if k not in _MODULE_ATTRIBUTES}
+
+    def holds(self, block: nn.Module) -> bool:
+        module = self.module(block)
+        if unfused_class(module) is not self._class or self._class.forward is not self._forward:
+            return False
+        if _children(module) != self._children:
+            return False
+        now = vars(module)
+        return all(_same(now.get(name, _ABSENT), value) for name, value in self._attributes.items())
+
+
+def _itself(block: nn.Module) -> nn.Module:
+    return block
+
+
+def _children(module: nn.Module) -> list[tuple[str, type, Any]]:
+    return [(name, type(child), getattr(child, "inplace", None)) for name, child in module._modules.items()]
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and isinstance(a, (int, float, str)) and a == b)
+
+
+class _RunnableTail:
+    """A tail, from the values it starts from and the modules that the block has when it runs."""
+
+    def __init__(self, tail: Tail) -> None:
+        self._main, self._shortcut = _part_reader(tail.main), _part_reader(tail.shortcut)
+        self._activation: Activation = None if tail.relu is None else "relu"
+        taken = [*tail.main.modules, *tail.shortcut.modules]
+        if tail.relu is not None and tail.relu.op == "call_module":
+            taken.append((str(tail.relu.target), nn.ReLU))
+        self._taken = [(attrgetter(path), kind) for path, kind in taken]
+        self._unfused = _compile(_graph_of(tail), "unfused tail")
+
+    def stands(self, block: nn.Module) -> bool:
+        """Whether the tail can still do the work of the modules that it takes the place of."""
+        return all(refusal(module(block), kind) is None for module, kind in self._taken)
+
+    def __call__(self, block: nn.Module, main: Tensor, shortcut: Tensor) -> Tensor:
+        def unfused() -> Tensor:
+            result: Tensor = self._unfused(block, main, shortcut)
+            return result
+
+        branches = self._main(block, main), self._shortcut(block, shortcut)
+        return residual_tail_or(unfused, *branches, self._activation)
+
+
+def _part_reader(part: Part) -> Callable[[nn.Module, Tensor], Branch]:
+    """What describes a part as a branch of the block that it is given."""
+    if part.padding is not None:
+        padding, stride = part.padding, part.stride
+
+        def read_zero_pad(block: nn.Module, x: Tensor) -> Branch:
+            channels = x.shape[1] if x.dim() > 1 else 0
+            return ZeroPad(x, channels + sum(padding), stride, "both" if padding[0] else "end")
+
+        return read_zero_pad
+    conv = attrgetter(part.conv) if part.conv else _nothing
+    norm = attrgetter(part.norm) if part.norm else _nothing
+    return lambda block, x: branch_of(x, conv(block), norm(block))
+
+
+def _nothing(block: nn.Module) -> None:
+    return None
+
+
+def _is_required(node: fx.Node) -> bool:
+    return node.op == "placeholder" and not node.args and not str(node.target).startswith("*")
+
+
+def _replace_tails(graph: fx.Graph, tails: list[Tail]) -> None:
+    """Puts a call of the block's method `RUN_TAIL` where each tail's last operation was."""
+    replaced: dict[fx.Node, fx.Node] = {}
+    for i, tail in enumerate(tails):
+        sources = [replaced.get(part.source, part.source) for part in (tail.main, tail.shortcut)]
+        with graph.inserting_after(tail.last):
+            call = graph.create_node("call_module", RUN_TAIL, (i, *sources))
+        tail.last.replace_all_uses_with(call)
+        replaced[tail.last] = call
+        for node in reversed(tail.nodes()):
+            graph.erase_node(node)
+
+
+def _graph_of(tail: Tail) -> fx.Graph:
+    """The operations that a tail replaces, as a function of its two sources."""
+    graph = fx.Graph()
+    values = {tail.main.source: graph.placeholder("main")}
+    shortcut = graph.placeholder("shortcut")
+    values.setdefault(tail.shortcut.source, shortcut)
+    for node in tail.nodes():
+        values[node] = graph.node_copy(node, lambda n: values[n])
+    graph.output(values[tail.last])
+    return graph
+
+
+def _compile(graph: fx.Graph, name: str) -> Callable[..., Any]:
+    """A function of the block and the graph's inputs; modules and parameters are looked up on the block."""
+    code = graph.python_code("self")
+    namespace = dict(code.globals)
+    exec(compile(code.src, f"<fused_resnet: {name}>", "exec"), namespace)
+    forward: Callable[..., Any] = namespace["forward"]
+    return forward
