@@ -13,7 +13,7 @@ from ..nn import ResidualBlock
 from .block import FusedBlock, restore, swap
 from .plan import Plan, plan
 from .report import FusionReport
-from .tracing import is_leaf
+from .tracing import is_block
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -93,7 +93,7 @@ def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             for child_name, child in module.named_children():
                 yield from walk(f"{name}.{child_name}" if name else child_name, child)
         chains = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-        own = isinstance(module, (ResidualBlock, FusedBlock)) or not (is_leaf(module) or type(module) in chains)
+        own = isinstance(module, ResidualBlock) or (is_block(module) and type(module) not in chains)
         if own and any(isinstance(inner, nn.Conv2d) for inner in module.modules()):
             yield name, module
 

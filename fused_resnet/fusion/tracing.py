@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
 from ..modules import has_hooks
 from ..nn import ResidualBlock
@@ -29,16 +30,15 @@ class UntraceableError(Exception):
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether a block's graph shows the module as one call.
+    """Whether a block's graph shows the module as one call: see `is_block`; or if calling it does more than forward."""
+    return not is_block(module) or has_hooks(module) or "forward" in vars(module) or isinstance(module, FusedForward)
 
-    Leaves are PyTorch's own modules (containers aside), norms, and modules whose call does more than their class's
-    forward: with hooks, or a forward of the instance's own.
-    """
-    if isinstance(module, (_NormBase, torch.jit.ScriptModule, FusedForward, ResidualBlock)):
-        return True
-    if has_hooks(module) or "forward" in vars(module):
-        return True
-    return type(module).__module__.startswith(("torch.nn", "torch.ao.nn")) and not isinstance(module, nn.Sequential)
+
+def is_block(module: nn.Module) -> bool:
+    """Whether a module's forward may put others together: not PyTorch's own, no convolution or norm of any class."""
+    if isinstance(module, (_ConvNd, _NormBase, torch.jit.ScriptModule, ResidualBlock)):
+        return False
+    return isinstance(module, nn.Sequential) or not type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
 
 
 class FusedForward:

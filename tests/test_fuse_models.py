@@ -1,0 +1,123 @@
+"""`fuse` on the ResNets of torchvision, timm and transformers: the same training under the same names."""
+
+import itertools
+
+import pytest
+import torchvision_operators  # noqa: F401 - before torchvision and all that imports it
+from torch import Tensor, nn
+from user_blocks import assert_trains_alike, copies
+
+import fused_resnet
+
+timm = pytest.importorskip("timm")
+torchvision = pytest.importorskip("torchvision")
+transformers = pytest.importorskip("transformers")
+
+IMAGES = (4, 3, 64, 64)
+# Training amplifies rounding: in three steps, weights perturbed by 1e-15 drift apart by up to 1e-10 here.
+TOLERANCE = 1e-8
+
+
+class TransformersResNet(nn.Module):
+    def __init__(self, layer_type: str) -> None:
+        super().__init__()
+        config = transformers.ResNetConfig(
+            embedding_size=16, hidden_sizes=[32, 64], depths=[2, 2], layer_type=layer_type, num_labels=10
+        )
+        self.net = transformers.ResNetForImageClassification(config)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images).logits
+
+
+PROJECTION = "conv3 + bn3 + downsample.0 + downsample.1 + relu"
+IDENTITY = "conv3 + bn3 + identity + relu"
+
+
+def bottlenecks(first: str, rest: str, prefix: str = "layer") -> dict[str, str]:
+    """What is fused in a ResNet-50, by block."""
+    depths = {1: 3, 2: 4, 3: 6, 4: 3}
+    return {f"{prefix}{i}.{j}": rest if j else first for i, depth in depths.items() for j in range(depth)}
+
+
+def basic_blocks() -> dict[str, str]:
+    outside = " (outside: conv2: 3x3 convolution)"
+    blocks = dict.fromkeys(["layer1.0", "layer1.1"], "bn2 + identity + relu" + outside)
+    for i in (2, 3, 4):
+        blocks[f"layer{i}.0"] = "bn2 + downsample.0 + downsample.1 + relu" + outside
+        blocks[f"layer{i}.1"] = "bn2 + identity + relu" + outside
+    return blocks
+
+
+def pre_activation() -> dict[str, str]:
+    depths = (3, 4, 6, 3)
+    blocks = {f"stages.{i}.blocks.{j}": "conv3 + identity" for i, depth in enumerate(depths) for j in range(depth)}
+    return blocks | {f"stages.{i}.blocks.0": "conv3 + downsample.conv" for i in range(4)}
+
+
+def of_transformers(last: str, outside: str = "") -> dict[str, str]:
+    convolution = "" if outside else f"layer.{last}.convolution + "
+    projection = f"{convolution}layer.{last}.normalization + shortcut.convolution + shortcut.normalization + relu"
+    identity = f"{convolution}layer.{last}.normalization + identity + relu"
+    names = itertools.product((0, 1), (0, 1))
+    return {f"net.resnet.encoder.stages.{i}.layers.{j}": (identity if j else projection) + outside for i, j in names}
+
+
+MODELS = {
+    "torchvision resnet18": (lambda: torchvision.models.resnet18(), basic_blocks()),
+    "torchvision resnet50": (lambda: torchvision.models.resnet50(), bottlenecks(PROJECTION, IDENTITY)),
+    "torchvision wide_resnet50_2": (lambda: torchvision.models.wide_resnet50_2(), bottlenecks(PROJECTION, IDENTITY)),
+    "torchvision resnext50_32x4d": (lambda: torchvision.models.resnext50_32x4d(), bottlenecks(PROJECTION, IDENTITY)),
+    "timm resnet50": (lambda: timm.create_model("resnet50"), bottlenecks(PROJECTION, IDENTITY)),
+    "timm resnet50d": (
+        lambda: timm.create_model("resnet50d"),
+        bottlenecks("conv3 + bn3 + downsample.1 + downsample.2 + relu", IDENTITY),
+    ),
+    "timm seresnet50": (
+        lambda: timm.create_model("seresnet50"),
+        bottlenecks("identity + downsample.0 + downsample.1 + relu", "identity + identity + relu"),
+    ),
+    "timm resnetv2_50": (lambda: timm.create_model("resnetv2_50"), pre_activation()),
+    "transformers bottleneck": (lambda: TransformersResNet("bottleneck"), of_transformers("2")),
+    "transformers basic": (
+        lambda: TransformersResNet("basic"),
+        of_transformers("1", " (outside: layer.1.convolution: 3x3 convolution)"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_fused_model_trains_as_the_unfused_one(name, computed_tails):
+    make, expected = MODELS[name]
+    model, original = copies(make())
+    parameters = dict(model.named_parameters())
+    keys, text = list(model.state_dict()), repr(model)
+
+    report = fused_resnet.fuse(model, strict=True)
+
+    assert report.fused == expected
+    assert list(model.state_dict()) == keys
+    assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
+    assert_trains_alike(model, original, IMAGES, TOLERANCE, steps=3)
+    assert len(computed_tails) == 4 * len(expected)  # three steps and an evaluation
+    assert fused_resnet.unfuse(model) is model
+    assert repr(model) == text
+    assert all(type(a) is type(b) for a, b in zip(model.modules(), original.modules(), strict=True))
+    computed_tails.clear()
+    assert_trains_alike(model, original, IMAGES, TOLERANCE, steps=1)
+    assert not computed_tails
+
+
+def test_stochastic_depth_is_left_outside_and_the_rest_fused():
+    model = timm.create_model("resnet50", drop_path_rate=0.5)
+    report = fused_resnet.fuse(model)
+    dropped = bottlenecks("identity + downsample.0 + downsample.1 + relu", "identity + identity + relu")
+    # The first block's rate is zero, so timm gives it no module for it.
+    assert report.fused == dropped | {"layer1.0": PROJECTION}
+
+
+def test_checkpoints_go_from_fused_to_unfused_and_back():
+    fused, plain = torchvision.models.resnet18(), torchvision.models.resnet18()
+    fused_resnet.fuse(fused)
+    plain.load_state_dict(fused.state_dict(), strict=True)
+    fused.load_state_dict(plain.state_dict(), strict=True)
