@@ -15,6 +15,7 @@ from . import backend, functional
 from .branches import Activation, Branch, Direct, Norm, Projection
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = tuple(f"_global{hooks}" for hooks in _HOOKS)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -24,7 +25,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 def any_hooks(modules: Iterable[nn.Module]) -> bool:
     """Whether any of the modules has hooks, or hooks are registered for all modules of the process."""
-    return bool(_nn_module._has_any_global_hook()) or any(map(has_hooks, modules))  # type: ignore[no-untyped-call]
+    return any(getattr(_nn_module, hooks) for hooks in _GLOBAL_HOOKS) or any(map(has_hooks, modules))
 
 
 def refusal(module: nn.Module, kind: type[nn.Module]) -> str | None:
