@@ -35,5 +35,5 @@ $(VENV)/ready: pyproject.toml setup.py requirements/dev.txt requirements/without
 	$(RUN) -m pip install --quiet --requirement requirements/dev.txt
 	$(RUN) -m pip install --quiet --no-deps --requirement requirements/without-dependencies.txt
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
-	@$(RUN) -c "from fused_resnet import backend; print('fused_resnet installed;', backend.summary())"
+	@$(RUN) -c "from fused_resnet import backend; print('fused_resnet installed:', backend.summary())"
 	@touch $@

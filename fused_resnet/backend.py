@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
+import torch
 from torch import Tensor
 
 from . import moments
@@ -22,7 +23,7 @@ Backend: TypeAlias = Literal["cuda", "emulated", "reference"]
 BackendChoice: TypeAlias = Literal["auto", "cuda", "emulated", "reference"]
 ResidualTail: TypeAlias = Callable[[Branch, Branch | None, Activation], Tensor]
 
-_NOT_BUILT = "this version of fused_resnet has no compiled kernels"
+_NOT_BUILT = "not in this version"
 _chosen: Setting[BackendChoice] = Setting("auto")
 
 
@@ -56,6 +57,8 @@ def implementation() -> ResidualTail:
 
 def summary() -> str:
     """One line on what this installation computes with."""
-    missing = [f"{name}: {reason}" for name, reason in available_backends().items() if reason]
-    usable = [name for name, reason in available_backends().items() if reason is None]
-    return f"backends: {', '.join(usable)}" + (f" ({'; '.join(missing)})" if missing else "")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU only"
+    reasons = available_backends()
+    usable = ", ".join(name for name, reason in reasons.items() if reason is None)
+    missing = "".join(f"; no {name}: {reason}" for name, reason in reasons.items() if reason is not None)
+    return f"{device}, torch {torch.__version__}; backends: {usable}{missing}"
