@@ -12,6 +12,7 @@ whose mean is large against their spread lose no accuracy.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -121,13 +122,15 @@ def choose_path(branch: Branch, backward: bool) -> Path:
     """How a branch is computed; `backward` says whether gradients will be asked for."""
     if isinstance(branch, ZeroPad):
         return ZeroPadPath(branch)
+    # Paths outlive the forward: they get gamma and beta as operands and must not keep these alive beside them.
+    norm = None if branch.norm is None else replace(branch.norm, weight=None, bias=None)
     if isinstance(branch, Direct):
-        return IdentityPath() if branch.norm is None else NormPath(branch.norm)
-    if branch.norm is None:
+        return IdentityPath() if norm is None else NormPath(norm)
+    if norm is None:
         return ProductPath(branch.stride)
-    if not _takes_moments(branch, branch.norm, backward):
-        return MaterialisedPath(branch.norm, branch.stride)
-    return (MomentsPath if branch.norm.training else FoldedPath)(branch.norm, branch.stride)
+    if not _takes_moments(branch, norm, backward):
+        return MaterialisedPath(norm, branch.stride)
+    return (MomentsPath if norm.training else FoldedPath)(norm, branch.stride)
 
 
 def _takes_moments(branch: Projection, norm: Norm, backward: bool) -> bool:

@@ -19,6 +19,7 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..modules import has_hooks
 from ..nn import ResidualBlock
@@ -200,12 +201,14 @@ def _untouched(block: nn.Module, training: bool) -> Iterator[_Watch]:
     watch = _Watch()
     modules = list(block.modules())
     before = [_contents(module) for module in modules]
-    generators = (random.getstate(), torch.get_rng_state())
+    generators = torch.get_rng_state(), random.getstate()
     for module in modules:
         vars(module).pop("training", None)
     nn.Module.training = _TrainingFlag(training, watch.readers)  # type: ignore[assignment]
+    draws = _Draws()  # type: ignore[no-untyped-call]
     try:
-        yield watch
+        with draws:
+            yield watch
     finally:
         del nn.Module.training
         for module, contents in zip(modules, before, strict=True):
@@ -213,10 +216,20 @@ def _untouched(block: nn.Module, training: bool) -> Iterator[_Watch]:
             if changed or "training" in vars(module):
                 watch.marks.append(f"its forward writes to {type(module).__name__}.{[*changed, 'training'][0]}")
             _restore(module, contents)
-        if random.getstate() != generators[0] or not torch.equal(torch.get_rng_state(), generators[1]):
+        if draws.seen or random.getstate() != generators[1]:
             watch.marks.append("its forward draws random numbers")
-            random.setstate(generators[0])
-            torch.set_rng_state(generators[1])
+            torch.set_rng_state(generators[0])
+            random.setstate(generators[1])
+
+
+class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes whether PyTorch draws random numbers."""
+
+    seen = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen |= torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
 
 
 def _contents(module: nn.Module) -> dict[str, tuple[Any, Any]]:
