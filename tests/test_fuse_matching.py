@@ -298,12 +298,13 @@ class TestInPlace:
 
         fuse_and_compare(Alias())
 
-    def test_a_shortcut_computed_before_its_input_is_overwritten_is_not_delayed(self):
+    @pytest.mark.parametrize("alias", [lambda x: x, lambda x: x.view(x.shape)], ids=["itself", "a view"])
+    def test_a_shortcut_computed_before_its_input_is_overwritten_is_not_delayed(self, alias):
         class Overwritten(Block):
             def forward(self, x: Tensor) -> Tensor:
                 x = x * 1
                 shortcut = self.downsample(x)
-                out = self.conv2(F.relu(self.bn1(self.conv1(self.relu(x)))))
+                out = self.conv2(F.relu(self.bn1(self.conv1(self.relu(alias(x))))))
                 return self.relu(self.bn2(out) + shortcut)
 
         block, original = copies(Overwritten())

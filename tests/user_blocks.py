@@ -7,6 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SHAPE = (4, 6, 8, 8)
+
+
+def draw(*shape: int) -> Tensor:
+    """A float64 input, by default one of `Block`."""
+    return torch.randn(shape or SHAPE, dtype=torch.float64)
+
 
 class Block(nn.Module):
     """A Bottleneck-like block with a projection; subclasses change one thing each."""
@@ -143,7 +150,7 @@ def copies(block: nn.Module, dtype: torch.dtype = torch.float64) -> tuple[nn.Mod
 def assert_trains_alike(
     fused: nn.Module,
     unfused: nn.Module,
-    shape: tuple[int, ...] = (4, 6, 8, 8),
+    shape: tuple[int, ...] = SHAPE,
     tolerance: float = 1e-9,
     steps: int = 2,
 ) -> None:

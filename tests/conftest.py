@@ -1,0 +1,71 @@
+"""What every test runs under: each backend that can be used here, a fixed seed, one thread, one hypothesis profile."""
+
+import os
+
+import hypothesis
+import pytest
+import torch
+from user_blocks import WHOLE_TAIL, Block, copies
+
+import fused_resnet
+
+hypothesis.settings.register_profile(
+    "tails",
+    deadline=None,  # the first call of a kernel may compile or load it
+    max_examples=40,
+    derandomize="CI" in os.environ,
+    # The `backend` fixture holds for all examples of a test, as it should.
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("tails")
+
+# Tensors are small here: more threads cost more than they give, and pytest-xdist's workers would fight for the cores.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=list(fused_resnet.available_backends()))
+def backend(request):
+    """Name of the backend that the test runs on; backends that cannot be used here are skipped with their reason."""
+    reason = fused_resnet.available_backends()[request.param]
+    if reason is not None:
+        pytest.skip(f"backend {request.param!r}: {reason}")
+    with fused_resnet.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def device(backend):
+    """Where the tensors of a test of `backend` live."""
+    return "cuda" if backend == "cuda" else "cpu"
+
+
+@pytest.fixture
+def computed_tails(monkeypatch):
+    """The list of (main, shortcut, activation) that reach a backend while the test runs."""
+    calls = []
+    implementation = fused_resnet.backend.implementation
+
+    def recording():
+        compute = implementation()
+
+        def compute_and_record(*tail):
+            calls.append(tail)
+            return compute(*tail)
+
+        return compute_and_record
+
+    monkeypatch.setattr(fused_resnet.backend, "implementation", recording)
+    return calls
+
+
+@pytest.fixture
+def pair():
+    """A fused block of a user's and an unfused copy of it, in float64."""
+    block, original = copies(Block())
+    assert fused_resnet.fuse(block).fused == {"": WHOLE_TAIL}
+    return block, original

@@ -1,0 +1,134 @@
+"""Tracing leaves no mark on a block; what a graph cannot show is refused."""
+
+import copy
+import types
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from user_blocks import SHAPE, WHOLE_TAIL, Block, assert_trains_alike, copies, draw
+
+import fused_resnet
+
+
+class TestTracing:
+    def test_fuse_changes_no_state(self):
+        block = Block()
+        block.bn1.eval()
+        before = copy.deepcopy(block.state_dict())
+        modes = [module.training for module in block.modules()]
+        random_state = torch.get_rng_state()
+        fused_resnet.fuse(block)
+        torch.testing.assert_close(block.state_dict(), before, rtol=0, atol=0)
+        assert [module.training for module in block.modules()] == modes
+        assert torch.equal(torch.get_rng_state(), random_state)
+        assert "training" not in vars(nn.Module)
+
+    def refused(self, block: nn.Module) -> str:
+        block, original = copies(block)
+        before = {name: copy.copy(value) for name, value in vars(block).items()}
+        report = fused_resnet.fuse(block)
+        assert not report.fused
+        after = {name: copy.copy(value) for name, value in vars(block).items()}
+        assert before.keys() == after.keys()
+        assert_trains_alike(block, original)
+        return report.refused[""]
+
+    def test_a_forward_that_differs_in_evaluation(self):
+        class Differs(Block):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x) if self.training else self.downsample(x)
+
+        assert "training and evaluation" in self.refused(Differs())
+
+    def test_a_forward_with_dropout_of_its_own_is_the_same_graph_but_for_its_mode(self):
+        class Dropout(Block):
+            def forward(self, x: Tensor) -> Tensor:
+                out, shortcut = self.branches(x)
+                return self.relu(F.dropout(out, 0.0, self.training) + shortcut)
+
+        assert "training and evaluation" in self.refused(Dropout())
+
+    def test_a_forward_that_counts_its_calls(self):
+        class Counts(Block):
+            def __init__(self) -> None:
+                super().__init__()
+                self.calls = 0
+
+            def forward(self, x: Tensor) -> Tensor:
+                self.calls += 1
+                return super().forward(x)
+
+        assert "writes to Counts.calls" in self.refused(Counts())
+
+    def test_a_forward_that_appends_to_a_list(self):
+        class Records(Block):
+            def __init__(self) -> None:
+                super().__init__()
+                self.seen = []
+
+            def forward(self, x: Tensor) -> Tensor:
+                self.seen.append(1)
+                return super().forward(x)
+
+        block = Records()
+        seen = block.seen
+        assert "writes to Records.seen" in self.refused(block)
+        assert block.seen is seen
+
+    def test_a_forward_that_updates_a_buffer_keeps_updating_it(self):
+        class Counter(Block):
+            def __init__(self) -> None:
+                super().__init__()
+                self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+            def forward(self, x: Tensor) -> Tensor:
+                self.count.add_(1)
+                return super().forward(x)
+
+        block, original = copies(Counter())
+        assert fused_resnet.fuse(block).fused == {"": WHOLE_TAIL}
+        assert block.count == 0
+        assert_trains_alike(block, original)
+        assert block.count == 3
+
+    def test_a_forward_that_draws_random_numbers(self):
+        class Random(Block):
+            def forward(self, x: Tensor) -> Tensor:
+                if torch.rand(()) > 2:
+                    return x
+                return super().forward(x)
+
+        assert "random numbers" in self.refused(Random())
+
+    def test_control_flow_on_values(self):
+        class Branches(Block):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(-x if x.sum() > 0 else x)
+
+        assert "cannot be traced" in self.refused(Branches())
+
+    def test_a_forward_of_the_instances_own(self):
+        block = Block()
+        block.forward = types.MethodType(lambda self, x: 2 * Block.forward(self, x), block)
+        assert "replaced on the instance" in fused_resnet.fuse(block).refused[""]
+        x = torch.randn(SHAPE)
+        torch.testing.assert_close(block(x), 2 * Block.forward(block, x))
+
+    def test_optional_arguments_take_the_original_forward(self):
+        class Optional(Block):
+            def forward(self, x: Tensor, gate: Tensor | None = None, *, twice: bool = False) -> Tensor:
+                out, shortcut = self.branches(x)
+                out = out if gate is None else out * gate
+                return self.relu(out + shortcut) * (2 if twice else 1)
+
+        block, original = copies(Optional())
+        assert fused_resnet.fuse(block).fused == {"": WHOLE_TAIL}
+        x, gate = draw(), draw(4, 8, 4, 4)
+        for model in (block, original):
+            model.eval()
+        assert torch.equal(block(x, gate), original(x, gate))
+        assert torch.equal(block(x, twice=True), original(x, twice=True))
+        torch.testing.assert_close(block(x), original(x))
+        torch.testing.assert_close(block(x=x), original(x))
+        assert_trains_alike(block, original)
