@@ -87,15 +87,16 @@ def _check_zero_pad(name: str, branch: ZeroPad) -> None:
 
 
 def _check_norm(name: str, norm: Norm, branch: Branch) -> None:
+    vectors = {v: getattr(norm, v) for v in ("weight", "bias", "running_mean", "running_var")}
+    given = {vector_name: vector for vector_name, vector in vectors.items() if vector is not None}
     allowed = (branch.x.dtype, torch.float32) if branch.x.dtype in HALF_DTYPES else (branch.x.dtype,)
-    vectors = ("weight", "bias", "running_mean", "running_var")
-    for vector_name in vectors:
-        vector = getattr(norm, vector_name)
-        if vector is None:
-            continue
+    for vector_name, vector in given.items():
         _check_vector(f"{name}.{vector_name}", vector, branch.out_channels)
         if vector.dtype not in allowed:
             raise TypeError(f"{name}.{vector_name} is {vector.dtype}, expected {' or '.join(map(str, allowed))}")
+    if len({vector.dtype for vector in given.values()}) > 1:
+        dtypes = ", ".join(f"{vector_name} {vector.dtype}" for vector_name, vector in given.items())
+        raise TypeError(f"{name} has vectors of different dtypes ({dtypes}), expected one for all")
     if (norm.running_mean is None) != (norm.running_var is None):
         raise ValueError(f"{name} has only one of running_mean and running_var, expected both or neither")
     if not norm.training and norm.running_mean is None:
@@ -105,6 +106,10 @@ def _check_norm(name: str, norm: Norm, branch: Branch) -> None:
 
 
 def _check_training_norm(name: str, norm: Norm, shape: tuple[int, int, int, int]) -> None:
+    if not isinstance(norm.num_batches_tracked, Tensor | None):
+        raise TypeError(
+            f"{name}.num_batches_tracked is a {type(norm.num_batches_tracked).__name__}, expected a tensor or None"
+        )
     if norm.momentum is None and norm.running_mean is not None and norm.num_batches_tracked is None:
         raise ValueError(f"{name}.num_batches_tracked is None, expected a tensor where momentum is None")
     n, _, h, w = shape

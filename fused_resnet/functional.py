@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import backend
+from ._autocast import autocast_dtype
 from .branches import Activation, Branch, Direct, Norm, Placement, Projection, ZeroPad
 from .checks import check_tail
 
@@ -55,10 +56,9 @@ def _under_autocast(branch: Branch) -> Branch:
     """The branch with a projection's operands cast as autocast casts a convolution's."""
     if not isinstance(branch, Projection) or not isinstance(branch.x, Tensor):
         return branch
-    device = branch.x.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    dtype = autocast_dtype(branch.x)
+    if dtype is None:
         return branch
-    dtype = torch.get_autocast_dtype(device)
     bias = None if branch.bias is None else _cast(branch.bias, dtype)
     return replace(branch, x=_cast(branch.x, dtype), weight=_cast(branch.weight, dtype), bias=bias)
 

@@ -31,7 +31,8 @@ def any_hooks(modules: Iterable[nn.Module]) -> bool:
 def refusal(module: nn.Module, kind: type[nn.Module]) -> str | None:
     """Why a tail cannot do this module's work in the place of a ``kind``, None where it can.
 
-    ``kind`` is one of ``nn.Conv2d``, ``nn.BatchNorm2d``, ``nn.ReLU`` and ``nn.Identity``.
+    ``kind`` is one of ``nn.Conv2d``, ``nn.BatchNorm2d``, ``nn.ReLU`` and ``nn.Identity``, or a shortcut of
+    `fused_resnet.nn`.
     """
     name = type(module).__name__
     if isinstance(module, nn.SyncBatchNorm):

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
 from . import reference
+from ._autocast import autocast_off
 from .branches import Activation, Branch, Direct, Norm, Projection, ZeroPad, output_shape
 from .checks import HALF_DTYPES
 from .paths import (
@@ -54,7 +54,7 @@ def residual_tail(main: Branch, shortcut: Branch | None, activation: Activation)
     operands = [tensor for branch in branches for tensor in operands_of(branch)]
     backward = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
     paths = [choose_path(branch, backward) for branch in branches]
-    with torch.autocast(main.x.device.type, enabled=False):
+    with autocast_off(main.x):
         if not backward:
             with torch.no_grad():
                 return _forward(paths, activation, operands)[0]
@@ -84,21 +84,42 @@ class _Tail(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        *saved, y = ctx.saved_tensors
-        needs = ctx.needs_input_grad[2:]
-        gradients: list[Tensor | None] = []
-        with torch.autocast(dy.device.type, enabled=False):
-            g = dy if y is None else torch.ops.aten.threshold_backward(dy, y, 0)
-            for path, count, layout, own_needs in zip(
-                ctx.paths, ctx.saved_counts, ctx.formats, _by_branch(needs, ctx.paths), strict=True
-            ):
-                dx, *rest = path.backward(g, tuple(saved[:count]), Needs(*own_needs))
-                gradients += [None if dx is None else dx.contiguous(memory_format=layout), *rest]
-                del saved[:count]
-        asked = zip(gradients, needs, ctx.dtypes, strict=True)
-        return None, None, *(g.to(dtype) if g is not None and need else None for g, need, dtype in asked)
+        with torch.no_grad(), autocast_off(dy):
+            gradients = _backward(ctx, dy)
+        if torch.is_grad_enabled():  # create_graph=True: the gradients get a graph, whose one node refuses
+            gradients = [None if g is None else _Once.apply(g, dy, *ctx.saved_tensors) for g in gradients]  # type: ignore[no-untyped-call]
+        return None, None, *gradients
+
+
+def _backward(ctx: Any, dy: Tensor) -> list[Tensor | None]:
+    *saved, y = ctx.saved_tensors
+    needs = ctx.needs_input_grad[2:]
+    g = dy if y is None else torch.ops.aten.threshold_backward(dy, y, 0)
+    gradients: list[Tensor | None] = []
+    for path, count, layout, own_needs in zip(
+        ctx.paths, ctx.saved_counts, ctx.formats, _by_branch(needs, ctx.paths), strict=True
+    ):
+        dx, *rest = path.backward(g, tuple(saved[:count]), Needs(*own_needs))
+        gradients += [None if dx is None else dx.contiguous(memory_format=layout), *rest]
+        del saved[:count]
+    asked = zip(gradients, needs, ctx.dtypes, strict=True)
+    return [gradient.to(dtype) if gradient is not None and need else None for gradient, need, dtype in asked]
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that cannot be differentiated. Without it, double backward would take it for a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *depends_on: Tensor | None) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Any, ...]:
+        raise RuntimeError(
+            "a fused residual tail cannot be differentiated twice: run the standard operations"
+            " (fused_resnet.unfuse) where a gradient of a gradient is needed"
+        )
 
 
 def _by_branch(values: Sequence[Any], paths: list[Path]) -> list[Sequence[Any]]:
@@ -137,9 +158,9 @@ def _takes_moments(branch: Projection, norm: Norm, backward: bool) -> bool:
     chosen = current_strategy()
     if chosen != "auto":
         return chosen == "moments"
-    # Plain PyTorch cannot multiply half-precision operands into a float32 result, and products rounded to half
-    # precision would cost accuracy wherever the formulas subtract.
-    if branch.x.dtype in HALF_DTYPES and (norm.training or backward):
+    # Plain PyTorch cannot multiply half-precision operands into a float32 result, and weights or products rounded to
+    # half precision would cost accuracy wherever the formulas subtract.
+    if branch.x.dtype in HALF_DTYPES:
         return False
     if not norm.training:
         return True
@@ -168,9 +189,8 @@ class MomentsPath:
         self._update_running_statistics(w @ mu if bias is None else w @ mu + bias, var, rows)
         invstd = (var + self._norm.eps).rsqrt()
         a = invstd if gamma is None else gamma * invstd
-        addend = F.conv2d(xc, _scaled_rows(weight, a, xc.dtype), None if beta is None else beta.to(xc.dtype)).to(
-            x.dtype
-        )
+        shift = None if beta is None else beta.to(xc.dtype)
+        addend = F.conv2d(xc, _scaled_rows(weight, a, xc.dtype), shift).to(x.dtype)
         return addend, (x, weight, gamma, mu, invstd, cov)
 
     def _update_running_statistics(self, mean: Tensor, var: Tensor, rows: int) -> None:
@@ -220,9 +240,9 @@ class FoldedPath:
         invstd = (var.to(exact) + self._norm.eps).rsqrt()
         a = invstd if gamma is None else gamma * invstd
         offset = mean.to(exact, copy=True) if bias is None else mean.to(exact) - bias
-        shift = -a * offset if beta is None else beta - a * offset
-        addend = F.conv2d(x, _scaled_rows(weight, a, x.dtype), shift.to(x.dtype), self._stride)
-        return addend, (x, weight, gamma, offset, invstd)
+        shift = -a * offset if beta is None else beta.to(exact) - a * offset
+        addend = F.conv2d(x.to(exact), _scaled_rows(weight, a, exact), shift, self._stride)
+        return addend.to(x.dtype), (x, weight, gamma, offset, invstd)
 
     def backward(self, g: Tensor, saved: Saved, needs: Needs) -> Gradients:
         x, weight, gamma, offset, invstd = saved
@@ -241,10 +261,11 @@ class FoldedPath:
 
 
 def _centred(x: Tensor, stride: int, mu: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """x - mu on the pixels that the projection reads, and mu (K,), in the accumulation dtype."""
+    """x - mu on the pixels that the projection reads, and mu (K,), in the accumulation dtype and x's memory format."""
     read = reference.subsample(x, stride).to(_accumulation_dtype(x))
     mu = read.mean((0, 2, 3)) if mu is None else mu
-    return read - mu[:, None, None], mu
+    centred = torch.empty(read.shape, dtype=read.dtype, device=x.device, memory_format=memory_format(x))
+    return torch.sub(read, mu[:, None, None], out=centred), mu
 
 
 def _transposed_product(a: Tensor, b: Tensor) -> Tensor:

@@ -192,7 +192,15 @@ def upsample(dx: Tensor, shape: torch.Size, stride: int) -> Tensor:
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """channels_last where x is laid out so and not also plainly contiguous, else contiguous."""
-    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        return torch.channels_last
-    return torch.contiguous_format
+    """The format that PyTorch's convolutions see in x (N, C, H, W): channels_last where its strides ascend so.
+
+    Sizes of one leave it open; as ``c10::is_channels_last_strides_2d`` decides, strides that fit both are contiguous.
+    """
+    smallest = 0
+    for dim in (1, 3, 2, 0):
+        size, stride = x.shape[dim], x.stride(dim)
+        ambiguous = dim == 0 and smallest == x.stride(1)
+        if size == 0 or stride < smallest or ambiguous or x.stride(1) == 0:
+            return torch.contiguous_format
+        smallest = stride * max(size, 1)
+    return torch.channels_last

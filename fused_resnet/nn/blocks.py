@@ -6,12 +6,12 @@ work as with torchvision's blocks. ``shortcut`` is one of `fused_resnet.nn.Short
 
 from __future__ import annotations
 
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias, get_args
 
 from torch import Tensor, nn
 
 from ..branches import Activation
-from ..modules import any_hooks, branch_of, has_hooks, refusal, residual_tail_or
+from ..modules import any_hooks, branch_of, refusal, residual_tail_or
 from .shortcuts import IdentityShortcut, Shortcut, ShortcutModule, make_shortcut
 
 Roles: TypeAlias = dict[str, type[nn.Module]]
@@ -46,13 +46,12 @@ class ResidualBlock(nn.Module):
     def refusals(self) -> dict[str, str]:
         """Names of children to the reasons why a tail cannot stand for them as they are now."""
         shortcut = self.downsample
+        kind = next((kind for kind in get_args(ShortcutModule) if isinstance(shortcut, kind)), None)
         reasons: dict[str, str | None]
-        if not isinstance(shortcut, ShortcutModule):
+        if kind is None or not isinstance(shortcut, ShortcutModule):
             reasons = {"downsample": f"{type(shortcut).__name__} is not a shortcut of fused_resnet.nn"}
-        elif has_hooks(shortcut):
-            reasons = {"downsample": f"{type(shortcut).__name__} has hooks"}
         else:
-            reasons = {"downsample": shortcut.refusal()}
+            reasons = {"downsample": refusal(shortcut, kind) or shortcut.refusal()}
         for name, kind in self.tail.items():
             reasons[name] = refusal(getattr(self, name), kind)
         return {name: reason for name, reason in reasons.items() if reason is not None}

@@ -98,7 +98,7 @@ class ProjectionShortcut(nn.Sequential):
         if norm:
             modules.append(nn.BatchNorm2d(out_channels))
         super().__init__(*modules)
-        self._at = int(pool)
+        self._at, self._length = int(pool), len(modules)
         self.trainable = trainable
         if not trainable:
             conv.weight.requires_grad_(False)
@@ -113,6 +113,8 @@ class ProjectionShortcut(nn.Sequential):
 
     def refusal(self) -> str | None:
         """Why the projection cannot be part of a tail as it is now."""
+        if len(self) != self._length:
+            return f"it has {len(self)} modules instead of {self._length}"
         reason = refusal(self[self._at], nn.Conv2d)
         return reason or (refusal(self[self._at + 1], nn.BatchNorm2d) if len(self) > self._at + 1 else None)
 
