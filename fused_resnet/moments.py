@@ -64,12 +64,11 @@ def residual_tail(main: Branch, shortcut: Branch | None, activation: Activation)
 
 def _forward(
     paths: list[Path], activation: Activation, operands: Sequence[Tensor | None]
-) -> tuple[Tensor, tuple[Saved, ...]]:
+) -> tuple[Tensor, list[Saved]]:
     """The tail's output and what each path keeps for backward."""
-    inputs = [Operands(*own) for own in _by_branch(operands, paths)]
-    addends, saved = zip(*(path.forward(own) for path, own in zip(paths, inputs, strict=True)), strict=True)
-    y = _sum(addends, paths)
-    return y.relu_() if activation == "relu" else y, saved
+    results = [path.forward(Operands(*_part(operands, i))) for i, path in enumerate(paths)]
+    y = _sum([addend for addend, _ in results], paths)
+    return y.relu_() if activation == "relu" else y, [saved for _, saved in results]
 
 
 class _Tail(torch.autograd.Function):
@@ -77,7 +76,7 @@ class _Tail(torch.autograd.Function):
     def forward(ctx: Any, paths: list[Path], activation: Activation, *operands: Tensor | None) -> Tensor:
         y, saved = _forward(paths, activation, operands)
         ctx.paths = paths
-        ctx.formats = [memory_format(x) for x, *_ in _by_branch(operands, paths)]
+        ctx.formats = [memory_format(_part(operands, i)[0]) for i in range(len(paths))]
         ctx.dtypes = [None if t is None else t.dtype for t in operands]
         ctx.saved_counts = [len(own) for own in saved]
         ctx.save_for_backward(*(t for own in saved for t in own), y if activation == "relu" else None)
@@ -97,12 +96,10 @@ def _backward(ctx: Any, dy: Tensor) -> list[Tensor | None]:
     needs = ctx.needs_input_grad[2:]
     g = dy if y is None else torch.ops.aten.threshold_backward(dy, y, 0)
     gradients: list[Tensor | None] = []
-    for path, count, layout, own_needs in zip(
-        ctx.paths, ctx.saved_counts, ctx.formats, _by_branch(needs, ctx.paths), strict=True
-    ):
-        dx, *rest = path.backward(g, tuple(saved[:count]), Needs(*own_needs))
-        gradients += [None if dx is None else dx.contiguous(memory_format=layout), *rest]
-        del saved[:count]
+    for i, path in enumerate(ctx.paths):
+        own, saved = tuple(saved[: ctx.saved_counts[i]]), saved[ctx.saved_counts[i] :]
+        dx, *rest = path.backward(g, own, Needs(*_part(needs, i)))
+        gradients += [None if dx is None else dx.contiguous(memory_format=ctx.formats[i]), *rest]
     asked = zip(gradients, needs, ctx.dtypes, strict=True)
     return [gradient.to(dtype) if gradient is not None and need else None for gradient, need, dtype in asked]
 
@@ -122,12 +119,13 @@ class _Once(torch.autograd.Function):
         )
 
 
-def _by_branch(values: Sequence[Any], paths: list[Path]) -> list[Sequence[Any]]:
+def _part(values: Sequence[Any], branch: int) -> Sequence[Any]:
+    """The values that belong to one branch of those that stand in a row for all branches."""
     size = len(Operands._fields)
-    return [values[i * size : (i + 1) * size] for i in range(len(paths))]
+    return values[branch * size : (branch + 1) * size]
 
 
-def _sum(addends: tuple[Tensor, ...], paths: list[Path]) -> Tensor:
+def _sum(addends: list[Tensor], paths: list[Path]) -> Tensor:
     """The addends' sum in memory that is ours to write, in the memory format that ``a + b`` would have."""
     if len(addends) == 1:
         return addends[0]
