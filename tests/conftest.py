@@ -28,12 +28,16 @@ def _seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=list(fused_resnet.available_backends()))
+USABLE = [name for name, reason in fused_resnet.available_backends().items() if reason is None]
+
+
+def pytest_report_header():
+    return fused_resnet.backend.summary()
+
+
+@pytest.fixture(params=USABLE)
 def backend(request):
-    """Name of the backend that the test runs on; backends that cannot be used here are skipped with their reason."""
-    reason = fused_resnet.available_backends()[request.param]
-    if reason is not None:
-        pytest.skip(f"backend {request.param!r}: {reason}")
+    """Name of the backend that the test runs on: each that can be used here, in turn."""
     with fused_resnet.use_backend(request.param):
         yield request.param
 

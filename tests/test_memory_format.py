@@ -1,0 +1,82 @@
+"""Memory formats: the output's is that of the unfused operations, a gradient's that of its input."""
+
+import pytest
+import torch
+from compare import assert_same_memory_format, fused, unfused
+from samples import LAYOUTS, SAMPLES, Branch, Sample, build, lay_out
+
+from fused_resnet.strategy import use_strategy
+
+each_strategy = pytest.mark.parametrize("strategy", ["moments", "materialise"])
+each_sample = pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
+DENSE = ("contiguous", "channels_last")
+# A mere addition is autograd's own business: both inputs get one and the same gradient there.
+FUSED = {k: s for k, s in SAMPLES.items() if s.main.norm or "projection" in (s.main.source, s.shortcut.source)}
+
+
+def outcomes(sample, strategy, device, layouts, weight_layout="contiguous", cut=0):
+    tail, inputs, dy = build(sample, device, cut)
+    inputs = {
+        name: lay_out(x.detach(), layout).requires_grad_()
+        for (name, x), layout in zip(inputs.items(), layouts, strict=False)
+    }
+    for parameter in tail.parameters():
+        if parameter.dim() == 4:
+            parameter.data = lay_out(parameter.data, weight_layout)
+    with use_strategy(strategy):
+        return fused(tail, inputs, dy), unfused(tail, inputs, dy), inputs
+
+
+@each_strategy
+@each_sample
+def test_output_has_the_unfused_operations_memory_format(sample, strategy, device):
+    for layout in LAYOUTS:
+        for weight_layout in DENSE:
+            tested, expected, _ = outcomes(sample, strategy, device, (layout, layout), weight_layout)
+            assert_same_memory_format(tested.output, expected.output)
+
+
+@each_strategy
+@each_sample
+def test_branches_in_different_formats_give_the_unfused_operations_format(sample, strategy, device):
+    for layouts in (DENSE, DENSE[::-1]):
+        tested, expected, _ = outcomes(sample, strategy, device, layouts)
+        assert_same_memory_format(tested.output, expected.output)
+
+
+@each_strategy
+@pytest.mark.parametrize("sample", FUSED.values(), ids=FUSED)
+def test_gradient_has_its_inputs_memory_format(sample, strategy, device):
+    """pytorch issue 107199: the gradient's memory layout differs from the input's."""
+    for layouts in ((DENSE[0],) * 2, (DENSE[1],) * 2, DENSE):
+        tested, _, inputs = outcomes(sample, strategy, device, layouts)
+        for name, x in inputs.items():
+            assert_same_memory_format(tested.gradients[name], x)
+
+
+@each_strategy
+@pytest.mark.parametrize("shape", [(3, 1, 4, 5), (3, 8, 1, 1), (3, 8, 1, 5), (3, 8, 5, 1), (1, 8, 4, 4)], ids=str)
+@pytest.mark.parametrize("layout", DENSE)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_sizes_of_one_do_not_confuse_the_format(stride, layout, shape, strategy, device):
+    sample = Sample(Branch("projection", "training", in_channels=6, stride=stride), None, shape=shape)
+    for cut in range(stride):
+        tested, expected, _ = outcomes(sample, strategy, device, (layout,), cut=cut)
+        assert_same_memory_format(tested.output, expected.output)
+
+
+def test_output_is_new_memory(device):
+    for sample in SAMPLES.values():
+        tail, inputs, _ = build(sample, device)
+        y = tail.fused(inputs)
+        storages = {t.untyped_storage().data_ptr() for t in (*inputs.values(), *tail.parameters(), *tail.buffers())}
+        assert y.untyped_storage().data_ptr() not in storages
+
+
+def test_strided_projection_has_zero_gradient_where_it_does_not_read(device):
+    for layout in DENSE:
+        tested, _, _ = outcomes(SAMPLES["bottleneck projection"], "moments", device, (layout, layout))
+        gradient = tested.gradients["shortcut.x"].clone()
+        assert gradient[:, :, ::2, ::2].abs().min() > 0
+        gradient[:, :, ::2, ::2] = 0
+        assert torch.equal(gradient, torch.zeros_like(gradient))
