@@ -1,0 +1,1 @@
+"""Benchmarks of fused_resnet: ``python -m benchmarks NAME``; without a name, the demo."""

@@ -1,0 +1,50 @@
+"""Runs one benchmark: ``python -m benchmarks [NAME] [options]``.
+
+A benchmark is a module or package ``benchmarks.NAME`` listed below, whose docstring is its help text and which has
+``add_arguments(parser)`` and ``run(arguments) -> exit status``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from .errors import UserError, check_dependencies
+
+DEFAULT = "demo"
+BENCHMARKS = {
+    "demo": "everything at once, in a few minutes: learning, time, saved activations and accuracy",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmark that ``argv`` (default: the command line) names and returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else DEFAULT
+    try:
+        return _run(name, arguments)
+    except UserError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    if name not in BENCHMARKS:
+        raise UserError(f"there is no benchmark {name!r}, expected one of {', '.join(map(repr, BENCHMARKS))}")
+    check_dependencies()
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {name}",
+        description=benchmark.__doc__,
+        epilog="\n".join(["benchmarks:", *(f"  {name:<10} {what}" for name, what in BENCHMARKS.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    benchmark.add_arguments(parser)
+    status: int = benchmark.run(parser.parse_args(arguments))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
