@@ -115,12 +115,14 @@ class ProductPath:
 
     def backward(self, g: Tensor, saved: Saved, needs: Needs) -> Gradients:
         x, weight = saved
-        stride, pad = [self._stride] * 2, [0, 0]
-        mask = [needs.x, needs.weight, needs.bias]
-        bias_sizes = [weight.shape[0]]
-        return Gradients(
-            *torch.ops.aten.convolution_backward(g, x, weight, bias_sizes, stride, pad, [1, 1], False, pad, 1, mask)
+        # With stride 1, on the pixels that were read: on CPUs, strided backward convolutions are slow, and write out of
+        # bounds in channels_last with fewer than 16 channels (oneDNN issue 6035).
+        read = reference.subsample(x, self._stride).contiguous(memory_format=memory_format(x))
+        mask, none, one = [needs.x, needs.weight, needs.bias], [0, 0], [1, 1]
+        dx, dweight, dbias = torch.ops.aten.convolution_backward(
+            g, read, weight, [weight.shape[0]], one, none, one, False, none, 1, mask
         )
+        return Gradients(None if dx is None else upsample(dx, x.shape, self._stride), dweight, dbias)
 
 
 class NormPath:

@@ -17,7 +17,7 @@ def _strategy(request):
 
 
 def projections(mode):
-    return Sample(Branch("projection", mode, bias=True), Branch("projection", mode, in_channels=13, stride=2))
+    return Sample(Branch("projection", mode, bias=True), Branch("projection", mode, in_channels=19, stride=2))
 
 
 @pytest.mark.parametrize("mode", ["training", "eval"])

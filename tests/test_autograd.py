@@ -146,6 +146,15 @@ def test_two_calls_ahead_of_backward(name, device):
         torch.testing.assert_close(parameter.grad, expected[0][n] + expected[1][n], msg=n)
 
 
+def test_an_unfused_norm_on_the_same_statistics_may_be_waiting_for_its_backward(device):
+    """PyTorch moves running statistics without a new version of the buffer, so that this is no error."""
+    tail, inputs, dy = build(SAMPLES["bottleneck plain"], device)
+    expected = fused(tail, inputs, dy).gradients["main.x"]
+    waiting = tail.unfused(inputs).relu()
+    (waiting + tail.fused(inputs)).backward(dy)
+    torch.testing.assert_close(inputs["main.x"].grad, 2 * expected, rtol=1e-4, atol=1e-5)
+
+
 def test_output_may_be_changed_in_place_where_backward_does_not_need_it(device):
     tail, inputs, dy = build(SAMPLES["preactivation identity"], device)
     expected = unfused(tail, inputs, dy).gradients

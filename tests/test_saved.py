@@ -9,7 +9,7 @@ from samples import SAMPLES, Branch, Sample, build
 
 from fused_resnet.strategy import use_strategy
 
-C = 10
+C = 24
 
 
 def saved_by(sample, strategy, device):
@@ -44,7 +44,7 @@ def test_no_pre_norm_tensor_is_kept(sample, strategy, device):
 def test_moments_keep_the_input_vectors_and_one_covariance(device):
     names, others, _ = saved_by(SAMPLES["bottleneck projection"], "moments", device)
     assert names == {"y"} | projection("main", "training") | projection("shortcut", "training")
-    assert others == sorted([(7,), (C,), (7, 7), (13,), (C,), (13, 13)])  # mean, 1 / std, covariance
+    assert others == sorted([(17,), (C,), (17, 17), (19,), (C,), (19, 19)])  # mean, 1 / std, covariance
 
 
 def test_materialising_keeps_no_covariance(device):
