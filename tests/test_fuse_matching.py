@@ -195,7 +195,7 @@ def test_a_hook_keeps_its_module_out(path):
     fired = len(calls)
     assert fired
     assert fired % 2 == 0
-    assert path == "downsample" or "has hooks" in report.refused[path]
+    assert "has hooks" in report.refused[path]
     assert path not in report.fused[""].split(" + ")
 
 

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..modules import geometry_refusal, refusal
 from .aliasing import Aliasing
+from .tracing import is_block, opacity
 
 _RELU_FUNCTIONS = (F.relu, F.relu_, torch.relu, torch.relu_)
 
@@ -168,7 +169,15 @@ class Matcher:
             self._take_identities(part, addition)
         if self._take(part, nn.Conv2d, addition):
             part.conv = part.modules[-1][0]
+        self._report_opaque(part.source)
         return _zero_pad(operand, addition) if part.is_identity else part
+
+    def _report_opaque(self, node: fx.Node) -> None:
+        """Reports a module that might have been looked into, such as a hooked ``downsample``."""
+        module = self._module(node)
+        reason = opacity(module) if module is not None and is_block(module) else None
+        if reason is not None:
+            self.refused[str(node.target)] = reason
 
     def _take_identities(self, part: Part, addition: fx.Node) -> None:
         while self._take(part, nn.Identity, addition):

@@ -31,8 +31,15 @@ class UntraceableError(Exception):
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether a block's graph shows the module as one call: see `is_block`; or if calling it does more than forward."""
-    return not is_block(module) or has_hooks(module) or "forward" in vars(module) or isinstance(module, FusedForward)
+    """Whether a block's graph shows the module as one call."""
+    return not is_block(module) or isinstance(module, FusedForward) or opacity(module) is not None
+
+
+def opacity(module: nn.Module) -> str | None:
+    """Why calling the module does more than its class's forward, None where it does not."""
+    if has_hooks(module):
+        return f"{type(module).__name__} has hooks"
+    return "its forward is replaced on the instance" if "forward" in vars(module) else None
 
 
 def is_block(module: nn.Module) -> bool:
