@@ -156,6 +156,21 @@ def test_a_block_wrapped_after_fuse_refuses_to_be_restored():
         fused_resnet.unfuse(block)
 
 
+def test_a_block_within_a_block_is_fused_and_so_is_the_block_around_it(computed_tails):
+    class Around(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Block(6, 6, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.inner(x))
+
+    block, original = copies(Around())
+    assert fused_resnet.fuse(block).fused == {"inner": WHOLE_TAIL, "": WHOLE_TAIL}
+    assert_trains_alike(block, original)
+    assert len(computed_tails) == 6
+
+
 class TestOwnBlocks:
     """This package's own blocks are fused as they are built, and switched in place."""
 

@@ -73,8 +73,11 @@ def _itself(block: nn.Module) -> nn.Module:
     return block
 
 
-def _children(module: nn.Module) -> list[tuple[str, type, Any]]:
-    return [(name, type(child), getattr(child, "inplace", None)) for name, child in module._modules.items()]
+def _children(module: nn.Module) -> list[tuple[str, type | None, Any]]:
+    return [
+        (name, None if child is None else unfused_class(child), getattr(child, "inplace", None))
+        for name, child in module._modules.items()
+    ]
 
 
 def _same(a: Any, b: Any) -> bool:
