@@ -156,6 +156,18 @@ def test_a_block_wrapped_after_fuse_refuses_to_be_restored():
         fused_resnet.unfuse(block)
 
 
+def test_a_class_that_refuses_subclasses_is_reported():
+    class Final(Block):
+        def __init_subclass__(cls) -> None:
+            raise TypeError("Final is final")
+
+    block = Final()
+    report = fused_resnet.fuse(nn.Sequential(block))
+    assert report.refused == {"0": "its class cannot be subclassed: Final is final"}
+    assert not report.fused
+    assert type(block) is Final
+
+
 def test_a_block_within_a_block_is_fused_and_so_is_the_block_around_it(computed_tails):
     class Around(Block):
         def __init__(self) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from .plan import plan
 from .program import PROGRAM, Program
-from .tracing import FusedForward
+from .tracing import FusedForward, unfused_class
 
 
 class FusedBlock(FusedForward, nn.Module):
@@ -40,12 +40,17 @@ def _new_fused(cls: type[nn.Module], *arguments: Any) -> nn.Module:
     return block
 
 
-def swap(block: nn.Module, program: Program) -> None:
-    """Makes a block run a program; called again, exchanges the program.
+def swap_refusal(block: nn.Module) -> str | None:
+    """Why a block's class cannot be exchanged, None where it can."""
+    try:
+        _fused_class(unfused_class(block))
+    except Exception as error:  # a class may ask anything of its subclasses
+        return f"its class cannot be subclassed: {error}"
+    return None
 
-    Raises:
-        TypeError: the block's class does not let itself be subclassed.
-    """
+
+def swap(block: nn.Module, program: Program) -> None:
+    """Makes a block run a program; called again, exchanges the program. `swap_refusal` must have nothing against it."""
     if not isinstance(block, FusedBlock):
         block.__class__ = _fused_class(type(block))
     vars(block)[PROGRAM] = program

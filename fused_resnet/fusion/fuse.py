@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..nn import ResidualBlock
-from .block import FusedBlock, restore, swap
+from .block import FusedBlock, restore, swap, swap_refusal
 from .plan import Plan, plan
 from .report import FusionReport
 from .tracing import is_block
@@ -50,7 +50,7 @@ def fuse(
         if isinstance(block, ResidualBlock):
             outcome = Plan(description=block.describe(), refused=block.refusals())
         else:
-            outcome = plan(block, leaves)
+            outcome = _plan(block, leaves)
         if not outcome.traceable:
             leaves.add(block)
         if filter is not None and not filter(name, block):
@@ -98,6 +98,12 @@ def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
     return walk("", model)
+
+
+def _plan(block: nn.Module, leaves: set[nn.Module]) -> Plan:
+    outcome = plan(block, leaves)
+    reason = None if outcome.program is None else swap_refusal(block)
+    return outcome if reason is None else Plan(refused={"": reason})
 
 
 def _apply(block: nn.Module, outcome: Plan) -> None:
