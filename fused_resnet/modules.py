@@ -41,7 +41,7 @@ def refusal(module: nn.Module, kind: type[nn.Module]) -> str | None:
         return f"{name} is not a {kind.__name__}"
     if has_hooks(module):
         return f"{name} has hooks"
-    own = [method for method in ("forward", "_conv_forward") if _overrides(module, kind, method)]
+    own = [method for method in ("forward", "__call__", "_conv_forward") if _overrides(module, kind, method)]
     if own:
         return f"{name} is a {kind.__name__} with a {own[0]} of its own"
     return geometry_refusal(module) if isinstance(module, nn.Conv2d) else None

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import threading
 
 import pytest
 import torch
@@ -13,6 +14,21 @@ from torch.utils.checkpoint import checkpoint
 from user_blocks import SHAPE, WHOLE_TAIL, Block, Written, assert_trains_alike, copies, draw
 
 import fused_resnet
+
+
+class Untraceable(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else x * 1
+
+
+class AroundUntraceable(Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Untraceable()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.inner(x))
+
 
 SWALLOWED = ["conv2", "bn2", "act", "downsample", "downsample.0", "downsample.1"]
 
@@ -94,6 +110,26 @@ class TestCopies:
         computed_tails.clear()
         assert_trains_alike(loaded, original)
         assert len(computed_tails) == 3
+
+    def test_copies_are_as_fused_as_the_model_was(self, computed_tails):
+        """A block around one that cannot be traced keeps its tail in copies, made in any thread."""
+
+        model = copies(AroundUntraceable())[0]
+        assert fused_resnet.fuse(model).fused.keys() == {""}
+        twins = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+        threads = [threading.Thread(target=twin, args=(draw(),)) for twin in twins * 4]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(computed_tails) == len(threads)
+
+    def test_another_instance_of_a_fused_class_is_not_fused_but_works(self, pair, computed_tails):
+        another = type(pair[0])().double()
+        assert another(draw()).shape == (4, 8, 4, 4)
+        assert not computed_tails
+        fused_resnet.unfuse(another)
+        assert type(another) is Block
 
     def test_an_averaged_model_averages_a_fused_block(self, pair):
         averaged = [torch.optim.swa_utils.AveragedModel(block, use_buffers=True) for block in pair]

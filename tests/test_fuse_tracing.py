@@ -3,12 +3,16 @@
 import copy
 import types
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from user_blocks import SHAPE, WHOLE_TAIL, Block, assert_trains_alike, copies, draw
+from torch.utils.checkpoint import checkpoint
+from user_blocks import SHAPE, WHOLE_TAIL, Block, WithSomethingBetween, assert_trains_alike, copies, draw
 
 import fused_resnet
+
+SOME = draw()
 
 
 class TestTracing:
@@ -107,6 +111,116 @@ class TestTracing:
                 return super().forward(-x if x.sum() > 0 else x)
 
         assert "cannot be traced" in self.refused(Branches())
+
+    @pytest.mark.parametrize(
+        "context",
+        [
+            torch.no_grad,
+            lambda: torch.autocast("cpu", torch.bfloat16),
+            lambda: torch.autograd.graph.save_on_cpu(),
+        ],
+        ids=["no_grad", "autocast", "saved tensors"],
+    )
+    def test_a_context_around_a_part(self, context):
+        class Contextual(Block):
+            def forward(self, x: Tensor) -> Tensor:
+                with context():
+                    shortcut = self.downsample(x)
+                return self.relu(self.bn2(self.conv2(self.conv1(x))) + shortcut)
+
+        assert "its forward" in self.refused(Contextual())
+
+    def test_a_part_under_activation_checkpointing(self):
+        class Checkpointed(Block):
+            def forward(self, x: Tensor) -> Tensor:
+                out = checkpoint(lambda x: self.conv2(self.relu(self.bn1(self.conv1(x)))), x, use_reentrant=False)
+                return self.relu(self.bn2(out) + self.downsample(x))
+
+        assert "saved" in self.refused(Checkpointed())
+
+    def test_a_forward_that_asks_for_the_gradient_mode(self):
+        class Asks(Block):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x) * (2 if torch.is_grad_enabled() else 1)
+
+        assert "with gradients" in self.refused(Asks())
+
+    def test_a_forward_that_reads_a_norms_mode(self):
+        class Reads(Block):
+            def forward(self, x: Tensor) -> Tensor:
+                return F.dropout(super().forward(x), 0.0, self.bn1.training)
+
+        assert "training and evaluation" in self.refused(Reads())
+
+    def test_a_child_with_a_call_of_its_own(self):
+        class Doubling(nn.Dropout):
+            def __call__(self, x: Tensor) -> Tensor:
+                return 2 * super().__call__(x)
+
+        block = WithSomethingBetween(Doubling(0.0))
+        assert "__call__ of its own" in self.refused(block)
+
+    def test_a_fused_block_that_overwrites_its_input_is_waited_for(self):
+        class Overwrites(Block):
+            def forward(self, x: Tensor) -> Tensor:
+                return F.relu(self.bn2(self.conv2(self.relu(x))) + x)
+
+        class Around(Block):
+            def __init__(self) -> None:
+                super().__init__(8, 8, 1)
+                self.inner = Overwrites()
+
+            def forward(self, x: Tensor) -> Tensor:
+                shortcut = self.downsample(x)
+                return self.relu(self.inner(x) + shortcut)
+
+        block, original = copies(Around())
+        assert fused_resnet.fuse(block).fused.keys() == {"inner", ""}
+        x = draw(4, 8, 6, 6)
+        with torch.no_grad():
+            torch.testing.assert_close(block(x.clone()), original(x.clone()))
+
+    def test_modules_called_by_keyword_are_left_outside(self):
+        class Keywords(Block):
+            def forward(self, x: Tensor) -> Tensor:
+                out = self.conv2(F.relu(self.bn1(self.conv1(x))))
+                return F.relu(self.bn2(input=out) + self.downsample(x))
+
+        block, original = copies(Keywords())
+        assert fused_resnet.fuse(block).fused == {"": "identity + downsample.0 + downsample.1 + relu"}
+        assert_trains_alike(block, original)
+
+    def test_an_addition_into_a_given_tensor_is_not_a_tail(self):
+        class Into(Block):
+            def forward(self, x: Tensor) -> Tensor:
+                out, shortcut = (branch.detach() for branch in self.branches(x))
+                return F.relu(torch.add(out, shortcut, out=out))
+
+        block, original = copies(Into())
+        assert not fused_resnet.fuse(block).fused
+        x = draw()
+        assert torch.equal(block(x), original(x))
+
+    def test_parameters_and_contents_changed_later_count(self):
+        class Gated(Block):
+            def __init__(self) -> None:
+                super().__init__()
+                self.register_parameter("gate", None)
+                self.options = {"scale": 1.0}
+
+            def forward(self, x: Tensor) -> Tensor:
+                out, shortcut = self.branches(x)
+                out = out if self.gate is None else out * self.gate
+                return self.relu(out * self.options["scale"] + shortcut)
+
+        block, original = copies(Gated())
+        fused_resnet.fuse(block)
+        for model in (block, original):
+            model.options["scale"] = 3.0
+        torch.testing.assert_close(*(model.eval()(SOME) for model in (block, original)))
+        for model in (block, original):
+            model.gate = nn.Parameter(torch.full((), 0.5, dtype=torch.float64))
+        assert_trains_alike(block.train(), original.train())
 
     def test_a_forward_of_the_instances_own(self):
         block = Block()

@@ -12,6 +12,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
+from .leaves import is_block
+
 IN_PLACE_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "imatmul")
 
 _ALLOCATING_MODULES = (_ConvNd, _NormBase, _AvgPoolNd, _MaxPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, nn.Linear)
@@ -72,7 +74,11 @@ class Aliasing:
         if name in IN_PLACE_OPERATORS:
             in_place = True
         if node.op == "call_module":
-            in_place = bool(getattr(self._block.get_submodule(str(node.target)), "inplace", False))
+            module = self._block.get_submodule(str(node.target))
+            if is_block(module):  # a leaf whose forward is not known, such as a block fused by itself
+                yield from node.all_input_nodes
+                return
+            in_place = bool(getattr(module, "inplace", False))
         if in_place and node.args and isinstance(node.args[0], fx.Node):
             yield node.args[0]
         out = node.kwargs.get("out")

@@ -12,18 +12,18 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from .leaves import FusedForward, unfused_class
 from .plan import plan
-from .program import PROGRAM, Program
-from .tracing import FusedForward, unfused_class
+from .program import PROGRAM, Program, StaleProgram
 
 
 class FusedBlock(FusedForward, nn.Module):
     """Mixed into a block's class by `swap`."""
 
-    _fused_program: Program | None
+    _fused_program: Program | StaleProgram | None = None
 
     def _run_tail(self, index: int, main: Tensor, shortcut: Tensor) -> Tensor:
-        assert self._fused_program is not None
+        assert isinstance(self._fused_program, Program)
         return self._fused_program.tails[index](self, main, shortcut)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -31,7 +31,12 @@ class FusedBlock(FusedForward, nn.Module):
         function, arguments, *rest = recipe
         if function is copyreg.__newobj__:  # type: ignore[attr-defined]
             return _new_fused, (self._unfused_class, *arguments[1:]), *rest
-        return function, arguments, *rest
+        plain = [self._unfused_class if part is type(self) else part for part in (function, *arguments)]
+        return plain[0], tuple(plain[1:]), *rest
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        _bring_up_to_date(self)
 
 
 def _new_fused(cls: type[nn.Module], *arguments: Any) -> nn.Module:
@@ -66,7 +71,7 @@ def restore(block: FusedBlock) -> None:
     if type(block) is not _fused_class(cls):
         raise RuntimeError(f"{type(block).__name__} has been given another class since it was fused; unfuse it first")
     block.__class__ = cls  # type: ignore[assignment]
-    del vars(block)[PROGRAM]
+    vars(block).pop(PROGRAM, None)
 
 
 _fused_classes: dict[type[nn.Module], type[nn.Module]] = {}
@@ -81,9 +86,9 @@ def _fused_class(cls: type[nn.Module]) -> type[nn.Module]:
 def _make_fused_class(cls: type[nn.Module]) -> type[nn.Module]:
     @functools.wraps(cls.forward)
     def forward(self: FusedBlock, *args: Any, **kwargs: Any) -> Any:
+        program = self._fused_program
         traced = any(isinstance(argument, fx.Proxy) for argument in args)
-        program = None if traced or kwargs else self._fused_program or _program_of_copy(self)
-        if program is None or not program.applies(self, args):
+        if traced or kwargs or not isinstance(program, Program) or not program.applies(self, args):
             return cls.forward(self, *args, **kwargs)
         return program.forward(self, *args)
 
@@ -94,11 +99,12 @@ def _make_fused_class(cls: type[nn.Module]) -> type[nn.Module]:
     return fused
 
 
-def _program_of_copy(block: FusedBlock) -> Program | None:
-    """The program of a block that has been copied or unpickled; one that cannot be fused any more is restored."""
-    program = plan(block).program
-    if program is None:
-        restore(block)
-    else:
-        swap(block, program)
-    return program
+def _bring_up_to_date(block: FusedBlock) -> None:
+    """Gives an unpickled block a program of its own; one that cannot be fused any more is restored."""
+    stale = block._fused_program
+    if isinstance(stale, StaleProgram):
+        program = plan(block, stale.leaves_of(block)).program
+        if program is None:
+            restore(block)
+        else:
+            swap(block, program)

@@ -11,9 +11,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..nn import ResidualBlock
 from .block import FusedBlock, restore, swap, swap_refusal
+from .leaves import is_block
 from .plan import Plan, plan
 from .report import FusionReport
-from .tracing import is_block
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..modules import geometry_refusal, refusal
 from .aliasing import Aliasing
-from .tracing import is_block, opacity
+from .leaves import is_block, opacity
 
 _RELU_FUNCTIONS = (F.relu, F.relu_, torch.relu, torch.relu_)
 
@@ -108,7 +108,7 @@ class Matcher:
                 self._match(node)
 
     def _match(self, addition: fx.Node) -> None:
-        left, right = addition.args[:2]
+        left, right = addition.args
         assert isinstance(left, fx.Node)
         assert isinstance(right, fx.Node)
         tail = Tail(self._part(left, addition), self._part(right, addition), addition, self._relu(addition))
@@ -186,7 +186,7 @@ class Matcher:
     def _take(self, part: Part, kind: type[nn.Module], addition: fx.Node) -> bool:
         """Moves the part's source over a module of a kind, if there is one and it can be taken."""
         node, module = part.source, self._module(part.source)
-        if not isinstance(module, _FAMILIES[kind]) or not isinstance(node.args[0], fx.Node):
+        if not isinstance(module, _FAMILIES[kind]) or len(node.args) != 1 or not isinstance(node.args[0], fx.Node):
             return False
         path = str(node.target)
         if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
@@ -213,7 +213,8 @@ def is_addition(node: fx.Node) -> bool:
     """Whether a node adds two values of the graph."""
     function = node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add)
     method = node.op == "call_method" and node.target in ("add", "add_")
-    return (function or method) and len(node.args) >= 2 and all(isinstance(arg, fx.Node) for arg in node.args[:2])
+    of_two = len(node.args) == 2 and all(isinstance(operand, fx.Node) for operand in node.args)
+    return (function or method) and of_two and node.kwargs.keys() <= {"alpha"}
 
 
 def adds_in_place(addition: fx.Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Set
 from operator import attrgetter
 from typing import Any
@@ -10,8 +11,8 @@ from torch import Tensor, fx, nn
 
 from ..branches import Activation, Branch, ZeroPad
 from ..modules import any_hooks, branch_of, refusal, residual_tail_or
+from .leaves import containers, unfused_class
 from .matching import Part, Tail
-from .tracing import containers, unfused_class
 
 RUN_TAIL = "_run_tail"
 PROGRAM = "_fused_program"
@@ -24,6 +25,7 @@ class Program:
 
     def __init__(self, block: nn.Module, graph: fx.Graph, leaves: Set[nn.Module], tails: list[Tail]) -> None:
         self._guards = [_Guard(path, module) for path, module in containers(block, leaves)]
+        self._leaves = [path for path, module in block.named_modules() if module in leaves]
         self._arguments = sum(_is_required(node) for node in graph.nodes)
         self.tails = [_RunnableTail(tail) for tail in tails]
         _replace_tails(graph, tails)
@@ -40,13 +42,26 @@ class Program:
         passed_by = [guard.module(block) for guard in self._guards[1:]]
         return not any_hooks(passed_by) and all(tail.stands(block) for tail in self.tails)
 
-    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
-        # A copy of a block has modules of its own: it makes its own program when it is first called.
-        return _no_program, ()
+    def __deepcopy__(self, memo: dict[int, Any]) -> Program:
+        """For a deep copy of the block: modules are found by name, attributes compared with the copy's own."""
+        twin = object.__new__(Program)
+        vars(twin).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
+        return twin
+
+    def __reduce__(self) -> tuple[type[StaleProgram], tuple[list[str]]]:
+        # Compiled code is not pickled: an unpickled block traces itself again.
+        return StaleProgram, (self._leaves,)
 
 
-def _no_program() -> None:
-    return None
+class StaleProgram:
+    """What is left of a program in a pickle: which modules its graph did not look into, by path."""
+
+    def __init__(self, leaves: list[str]) -> None:
+        self._leaves = leaves
+
+    def leaves_of(self, block: nn.Module) -> set[nn.Module]:
+        """These modules, in a block."""
+        return {block.get_submodule(path) for path in self._leaves}
 
 
 class _Guard:
@@ -57,15 +72,19 @@ class _Guard:
         self._class = unfused_class(module)
         self._forward = self._class.forward
         self._children = _children(module)
+        self._tensors = _tensors(module)
         self._attributes = {k: v for k, v in vars(module).items() if k not in _MODULE_ATTRIBUTES}
+        self._contents = {k: copy.copy(v) for k, v in self._attributes.items() if isinstance(v, (dict, list, set))}
 
     def holds(self, block: nn.Module) -> bool:
         module = self.module(block)
         if unfused_class(module) is not self._class or self._class.forward is not self._forward:
             return False
-        if _children(module) != self._children:
+        if _children(module) != self._children or _tensors(module) != self._tensors:
             return False
         now = vars(module)
+        if any(not _same_contents(now.get(name), contents) for name, contents in self._contents.items()):
+            return False
         return all(_same(now.get(name, _ABSENT), value) for name, value in self._attributes.items())
 
 
@@ -78,6 +97,19 @@ def _children(module: nn.Module) -> list[tuple[str, type | None, Any]]:
         (name, None if child is None else unfused_class(child), getattr(child, "inplace", None))
         for name, child in module._modules.items()
     ]
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, bool]]:
+    """Names of parameters and buffers, and whether there is one."""
+    return [(name, tensor is None) for own in (module._parameters, module._buffers) for name, tensor in own.items()]
+
+
+def _same_contents(a: Any, b: Any) -> bool:
+    if type(a) is not type(b) or len(a) != len(b):
+        return False
+    if isinstance(a, dict):
+        return all(_same(a.get(key, _ABSENT), value) for key, value in b.items())
+    return bool(a == b) if isinstance(a, set) else all(map(_same, a, b))
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -11,53 +11,23 @@ import copy
 import inspect
 import operator
 import random
+import threading
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..modules import has_hooks
-from ..nn import ResidualBlock
 from .aliasing import IN_PLACE_OPERATORS
+from .leaves import calls_more_than_forward, is_leaf, unfused_class
+
+_AUTOCAST_DEVICES = ("cpu", "cuda")
 
 
 class UntraceableError(Exception):
     """A block has no faithful graph; the message says why."""
-
-
-def is_leaf(module: nn.Module) -> bool:
-    """Whether a block's graph shows the module as one call."""
-    return not is_block(module) or isinstance(module, FusedForward) or opacity(module) is not None
-
-
-def opacity(module: nn.Module) -> str | None:
-    """Why calling the module does more than its class's forward, None where it does not."""
-    if has_hooks(module):
-        return f"{type(module).__name__} has hooks"
-    return "its forward is replaced on the instance" if "forward" in vars(module) else None
-
-
-def is_block(module: nn.Module) -> bool:
-    """Whether a module's forward may put others together: not PyTorch's own, no convolution or norm of any class."""
-    if isinstance(module, (_ConvNd, _NormBase, torch.jit.ScriptModule, ResidualBlock)):
-        return False
-    return isinstance(module, nn.Sequential) or not type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
-
-
-class FusedForward:
-    """Base of the classes that `fused_resnet.fuse` gives to blocks; each knows the class that it stands for."""
-
-    _unfused_class: type[nn.Module]
-
-
-def unfused_class(module: nn.Module) -> type[nn.Module]:
-    """The module's class, or, of a fused block, the class that it had before."""
-    return module._unfused_class if isinstance(module, FusedForward) else type(module)
 
 
 def trace(block: nn.Module, leaves: Set[nn.Module]) -> tuple[fx.Graph, Set[nn.Module]]:
@@ -72,38 +42,61 @@ def trace(block: nn.Module, leaves: Set[nn.Module]) -> tuple[fx.Graph, Set[nn.Mo
     """
     while True:
         graph, error, readers = _trace_once(block, leaves, training=True)
-        nested = readers - leaves - {block}
-        if nested:
-            leaves = leaves | nested
-            continue
-        if graph is None:
-            raise UntraceableError(error)
-        if block in readers:
-            evaluation, error, _ = _trace_once(block, leaves, training=False)
-            if evaluation is None:
-                raise UntraceableError(error)
-            if _signature(graph) != _signature(evaluation):
-                raise UntraceableError("its forward differs between training and evaluation")
-        return graph, leaves
+        nested = {module for module in readers - leaves - {block} if not is_leaf(module)}
+        if not nested:
+            break
+        leaves = leaves | nested
+    if graph is None:
+        raise UntraceableError(error)
+    if readers:
+        _require_same(graph, _trace_once(block, leaves, training=False), "between training and evaluation")
+    with _other_modes():
+        _require_same(graph, _trace_once(block, leaves, training=True), "with gradients or autocast on and off")
+    return graph, leaves
 
 
-def containers(block: nn.Module, leaves: Set[nn.Module], path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The block and the modules in it that its graph looks through, each with its path."""
-    yield path, block
-    for name, child in block.named_children():
-        if child not in leaves and not is_leaf(child):
-            yield from containers(child, leaves, f"{path}.{name}" if path else name)
+def _require_same(graph: fx.Graph, other: tuple[fx.Graph | None, str, set[nn.Module]], between: str) -> None:
+    if other[0] is None:
+        raise UntraceableError(other[1])
+    if _signature(graph) != _signature(other[0]):
+        raise UntraceableError(f"its forward differs {between}")
+
+
+@contextmanager
+def _other_modes() -> Iterator[None]:
+    """Gradients on where they were off and off where they were on; autocast likewise."""
+    former = {device: torch.is_autocast_enabled(device) for device in _AUTOCAST_DEVICES}
+    try:
+        for device, enabled in former.items():
+            torch.set_autocast_enabled(device, not enabled)
+        with torch.set_grad_enabled(not torch.is_grad_enabled()):
+            yield
+    finally:
+        for device, enabled in former.items():
+            torch.set_autocast_enabled(device, enabled)
+
+
+def _modes() -> tuple[Any, ...]:
+    """What a ``with`` block around operations may have changed, which a graph does not show."""
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        tuple((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _AUTOCAST_DEVICES),
+    )
 
 
 def _trace_once(
     block: nn.Module, leaves: Set[nn.Module], training: bool
 ) -> tuple[fx.Graph | None, str, set[nn.Module]]:
-    """The graph, or None and why not; and the modules that looked whether they are training."""
-    with _untouched(block, training) as watch:
+    """The graph, or None and why not; and modules to show as leaves: they read their mode or cannot be traced."""
+    with _lock, _untouched(block, training) as watch:
+        tracer = _Tracer(leaves)
         try:
-            graph = _Tracer(leaves).trace(block, concrete_args=_defaults(unfused_class(block).forward))
+            graph = tracer.trace(block, concrete_args=_defaults(unfused_class(block).forward))
         except Exception as error:  # forward may raise anything when handed proxies
-            return None, f"its forward cannot be traced: {_first_line(error)}", watch.readers
+            known = isinstance(error, UntraceableError)
+            reason = str(error) if known else f"its forward cannot be traced: {_first_line(error)}"
+            return None, reason, watch.readers if tracer.failed is None else watch.readers | {tracer.failed}
     if watch.marks:
         return None, watch.marks[0], watch.readers
     _drop_fixed_arguments(graph)
@@ -139,6 +132,8 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self._leaves = leaves
         self._depth = 0
+        self._modes = _modes()
+        self.failed: nn.Module | None = None  # the innermost module that could not be traced
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return m in self._leaves or is_leaf(m)
@@ -147,15 +142,22 @@ class _Tracer(fx.Tracer):
         return _InPlaceProxy(node, self)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if _modes() != self._modes:
+            raise UntraceableError("its forward switches gradients or autocast for a part")
         node = super().create_node(*args, **kwargs)
         node.meta["nested"] = self._depth > 0
         return node
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         inside = 0 if self.is_leaf_module(m, "") else 1
+        if not inside and calls_more_than_forward(m):
+            raise UntraceableError(f"{type(m).__name__} has a __call__ of its own")
         self._depth += inside
         try:
             return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or (m if inside else None)
+            raise
         finally:
             self._depth -= inside
 
@@ -202,6 +204,10 @@ class _TrainingFlag:
         return self._training
 
 
+# Tracing exchanges attributes of classes that all threads share.
+_lock = threading.RLock()
+
+
 @contextmanager
 def _untouched(block: nn.Module, training: bool) -> Iterator[_Watch]:
     """Puts everything back that tracing the block changes, and notes what that was."""
@@ -213,10 +219,19 @@ def _untouched(block: nn.Module, training: bool) -> Iterator[_Watch]:
         vars(module).pop("training", None)
     nn.Module.training = _TrainingFlag(training, watch.readers)  # type: ignore[assignment]
     draws = _Draws()  # type: ignore[no-untyped-call]
+    hooks = torch.autograd.graph.saved_tensors_hooks
+    enter = hooks.__enter__
+
+    def enter_and_note(self: Any) -> None:  # activation checkpointing, offloading
+        watch.marks.append("its forward changes how tensors are saved")
+        enter(self)
+
+    hooks.__enter__ = enter_and_note  # type: ignore[method-assign]
     try:
         with draws:
             yield watch
     finally:
+        hooks.__enter__ = enter  # type: ignore[method-assign]
         del nn.Module.training
         for module, contents in zip(modules, before, strict=True):
             changed = [name for name in _changes(module, contents) if name != "training"]
