@@ -47,6 +47,15 @@ def test_a_block_by_itself_is_reported_as_the_model():
     assert str(fused_resnet.fuse(Block())) == f"fused  (the model itself)  {WHOLE_TAIL}"
 
 
+def test_wrong_arguments_are_named():
+    with pytest.raises(TypeError, match=r"model is a type, expected a torch\.nn\.Module"):
+        fused_resnet.fuse(Block)
+    with pytest.raises(TypeError, match="model is a NoneType"):
+        fused_resnet.unfuse(None)
+    with pytest.raises(TypeError, match="filter is a str, expected a function"):
+        fused_resnet.fuse(Block(), filter="layer1")
+
+
 def test_strict_raises_and_changes_nothing():
     net = Net()
     with pytest.raises(RuntimeError, match=r"second\.bn2 +GroupNorm is not a BatchNorm2d"):

@@ -1,8 +1,10 @@
 """Tracing leaves no mark on a block; what a graph cannot show is refused."""
 
 import copy
+import random
 import types
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -96,14 +98,36 @@ class TestTracing:
         assert_trains_alike(block, original)
         assert block.count == 3
 
-    def test_a_forward_that_draws_random_numbers(self):
+    @pytest.mark.parametrize(
+        "draw_one",
+        [lambda: float(torch.rand(())), random.random, np.random.rand],
+        ids=["torch", "python", "numpy"],
+    )
+    def test_a_forward_that_draws_random_numbers(self, draw_one):
         class Random(Block):
             def forward(self, x: Tensor) -> Tensor:
-                if torch.rand(()) > 2:
-                    return x
+                return x if draw_one() > 2 else super().forward(x)
+
+        block = Random()
+        states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+        assert "random numbers" in fused_resnet.fuse(block).refused[""]
+        assert torch.equal(torch.get_rng_state(), states[0])
+        assert random.getstate() == states[1]
+        assert (np.random.get_state()[1] == states[2]).all()
+
+    def test_a_forward_that_counts_in_a_tensor(self):
+        class Counts(Block):
+            def __init__(self) -> None:
+                super().__init__()
+                self.calls = torch.zeros(())
+
+            def forward(self, x: Tensor) -> Tensor:
+                self.calls.add_(1)
                 return super().forward(x)
 
-        assert "random numbers" in self.refused(Random())
+        block = Counts()
+        assert "writes to a tensor" in self.refused(block)
+        assert block.calls == 3
 
     def test_control_flow_on_values(self):
         class Branches(Block):

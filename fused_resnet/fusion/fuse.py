@@ -41,8 +41,12 @@ def fuse(
         What was fused and what was not, and why.
 
     Raises:
+        TypeError: the model is no module, or the filter no function.
         RuntimeError: under ``strict``; the model is unchanged then.
     """
+    _check_module(model)
+    if filter is not None and not callable(filter):
+        raise TypeError(f"filter is a {type(filter).__name__}, expected a function of a name and a module, or None")
     report = FusionReport()
     changes: list[Callable[[], None]] = []
     leaves: set[nn.Module] = set()
@@ -71,14 +75,21 @@ def unfuse(model: Model) -> Model:
     """Undoes `fuse`, in place: every block computes by the standard operations again. Returns the model.
 
     Raises:
+        TypeError: the model is no module.
         RuntimeError: a block's class has been exchanged by something else since.
     """
+    _check_module(model)
     for module in model.modules():
         if isinstance(module, ResidualBlock):
             module.fused = False
         elif isinstance(module, FusedBlock):
             restore(module)
     return model
+
+
+def _check_module(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
 
 
 def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -11,6 +11,7 @@ import copy
 import inspect
 import operator
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
@@ -214,7 +215,7 @@ def _untouched(block: nn.Module, training: bool) -> Iterator[_Watch]:
     watch = _Watch()
     modules = list(block.modules())
     before = [_contents(module) for module in modules]
-    generators = torch.get_rng_state(), random.getstate()
+    torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), _numpy_state()
     for module in modules:
         vars(module).pop("training", None)
     nn.Module.training = _TrainingFlag(training, watch.readers)  # type: ignore[assignment]
@@ -238,18 +239,30 @@ def _untouched(block: nn.Module, training: bool) -> Iterator[_Watch]:
             if changed or "training" in vars(module):
                 watch.marks.append(f"its forward writes to {type(module).__name__}.{[*changed, 'training'][0]}")
             _restore(module, contents)
-        if draws.seen or random.getstate() != generators[1]:
+        if draws.seen or random.getstate() != python_state or _numpy_state() != numpy_state:
             watch.marks.append("its forward draws random numbers")
-            torch.set_rng_state(generators[0])
-            random.setstate(generators[1])
+            torch.set_rng_state(torch_state)
+            random.setstate(python_state)
+            if numpy_state is not None:
+                sys.modules["numpy"].random.set_state(numpy_state)
+
+
+def _numpy_state() -> dict[str, Any] | None:
+    """Of numpy's global generator, where numpy is in use; as plain data that can be compared."""
+    if "numpy" not in sys.modules:
+        return None
+    state: dict[str, Any] = sys.modules["numpy"].random.get_state(legacy=False)
+    return {**state, "state": {**state["state"], "key": state["state"]["key"].tolist()}}
 
 
 class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes whether PyTorch draws random numbers."""
+    """Notes whether PyTorch draws random numbers, and keeps it from writing to tensors."""
 
     seen = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.is_mutable:
+            raise UntraceableError("its forward writes to a tensor that is not part of its graph")
         self.seen |= torch.Tag.nondeterministic_seeded in func.tags
         return func(*args, **(kwargs or {}))
 
