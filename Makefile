@@ -4,36 +4,75 @@ VENV ?= .venv
 PYTHON ?= python3
 RUN = $(VENV)/bin/python
 
-.PHONY: help demo test check format clean
+# Of `make build`, such as "9.0" or "8.0 9.0+PTX": all usual ones unless given here or in TORCH_CUDA_ARCH_LIST.
+ARCH ?= $(TORCH_CUDA_ARCH_LIST)
+# Of `make test`: one of each generation, to keep it short.
+TEST_ARCH ?= 8.0 9.0 12.0
+# The part of the suite that `make sanitize` runs: sanitized, the emulator is several times slower.
+SANITIZE_SELECTION ?= -m emulated -k sanitize_smoke
+
+# Compiles what has changed, into the package's folder.
+BUILD = $(RUN) setup.py --quiet build_ext --inplace
+TEST_BUILD = FUSED_RESNET_EMULATOR=1 TORCH_CUDA_ARCH_LIST="$(TEST_ARCH)" $(BUILD)
+# Python is not linked to them, and a sanitizer has to be loaded ahead of everything else; it intercepts the exceptions
+# of libstdc++, which it has to find then.
+SANITIZERS = $(shell $${CXX:-g++} -print-file-name=libasan.so) $(shell $${CXX:-g++} -print-file-name=libstdc++.so)
+# Python keeps memory until its end: not leaks of the kernels. Stacks of fibers are not those that it expects.
+SANITIZE_OPTIONS = ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+
+CPP_FILES = $(shell find csrc tests/emulator -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
+
+.PHONY: help demo build test resources sanitize check format clean
 
 help:
-	@echo "make demo    train and measure on real images, unfused against fused (under 10 minutes on 2 cores)"
-	@echo "make test    run the test suite"
-	@echo "make check   ruff, ruff format, mypy"
-	@echo "make format  apply ruff's fixes and formatting"
+	@echo "make demo       train and measure on real images, unfused against fused (under 10 minutes on 2 cores)"
+	@echo "make build      build the CUDA kernels for all usual GPUs; make build ARCH=9.0 for one (under 2 minutes)"
+	@echo "make test       build what can be tested here, the kernels for the CPU included, and run the test suite"
+	@echo "make resources  write docs/kernels.md: registers, shared memory and occupancy of each kernel"
+	@echo "make sanitize   run a part of the test suite with the address and undefined behaviour sanitizers"
+	@echo "make check      ruff, ruff format, mypy, clang-format"
+	@echo "make format     apply the fixes and formatting of ruff and clang-format"
 
 demo: $(VENV)/ready
 	$(RUN) -m benchmarks
 
+build: $(VENV)/ready
+	FUSED_RESNET_CUDA=1 TORCH_CUDA_ARCH_LIST="$(ARCH)" $(BUILD)
+
 test: $(VENV)/ready
+	$(TEST_BUILD)
 	$(RUN) -m pytest -q -n auto
+
+resources: $(VENV)/ready
+	FUSED_RESNET_CUDA=1 $(TEST_BUILD)
+	$(RUN) -m kernel_build.resources
+
+# Afterwards the ordinary modules are put back: sanitized ones cannot be loaded without more ado.
+sanitize: $(VENV)/ready
+	FUSED_RESNET_CUDA=0 FUSED_RESNET_SANITIZE=1 FUSED_RESNET_EMULATOR=1 $(BUILD)
+	LD_PRELOAD="$(SANITIZERS)" $(SANITIZE_OPTIONS) timeout 300 $(RUN) -m pytest -q $(SANITIZE_SELECTION); \
+	    status=$$?; $(TEST_BUILD) && exit $$status
 
 check: $(VENV)/ready
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $(CPP_FILES)
 
 format: $(VENV)/ready
 	$(RUN) -m ruff check --fix
 	$(RUN) -m ruff format
+	$(VENV)/bin/clang-format -i $(CPP_FILES)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
+	rm -f $(foreach name,_C _emulated,fused_resnet/$(name).*so fused_resnet/$(name).json)
 
-$(VENV)/ready: pyproject.toml setup.py requirements/dev.txt requirements/without-dependencies.txt
+# The kernels are left to the targets that need them: they are compiled again whenever they change, this is not made.
+$(VENV)/ready: pyproject.toml requirements/dev.txt requirements/without-dependencies.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --requirement requirements/dev.txt
 	$(RUN) -m pip install --quiet --no-deps --requirement requirements/without-dependencies.txt
-	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	FUSED_RESNET_CUDA=0 $(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@$(RUN) -c "from fused_resnet import backend; print('fused_resnet installed:', backend.summary())"
 	@touch $@

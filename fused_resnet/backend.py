@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from . import moments
+from . import _kernels, kernels, moments
 from ._setting import RestoredOnExit, Setting
 from .branches import Activation, Branch
 
@@ -23,13 +23,15 @@ Backend: TypeAlias = Literal["cuda", "emulated", "reference"]
 BackendChoice: TypeAlias = Literal["auto", "cuda", "emulated", "reference"]
 ResidualTail: TypeAlias = Callable[[Branch, Branch | None, Activation], Tensor]
 
-_NOT_BUILT = "not in this version"
 _chosen: Setting[BackendChoice] = Setting("auto")
 
 
 def available_backends() -> dict[Backend, str | None]:
     """Every backend with the reason why it cannot be used, None where it can."""
-    return {"cuda": _NOT_BUILT, "emulated": _NOT_BUILT, "reference": None}
+    reason = _kernels.load("_C")[1]
+    if reason is None and not torch.cuda.is_available():
+        reason = "torch finds no GPU"
+    return {"cuda": reason, "emulated": _kernels.load("_emulated")[1], "reference": None}
 
 
 def use_backend(name: BackendChoice) -> RestoredOnExit[BackendChoice]:
@@ -52,7 +54,27 @@ def use_backend(name: BackendChoice) -> RestoredOnExit[BackendChoice]:
 
 def implementation() -> ResidualTail:
     """What computes the tails of the current choice."""
-    return moments.residual_tail
+    return {"auto": _automatic, "cuda": _cuda, "emulated": _emulated, "reference": moments.residual_tail}[_chosen.value]
+
+
+def _automatic(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
+    on_gpu = main.x.is_cuda and available_backends()["cuda"] is None
+    return (_cuda if on_gpu else moments.residual_tail)(main, shortcut, activation)
+
+
+def _cuda(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
+    return _by_kernels("_C", main, shortcut, activation)
+
+
+def _emulated(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
+    return _by_kernels("_emulated", main, shortcut, activation)
+
+
+def _by_kernels(name: _kernels.Name, main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
+    module, reason = _kernels.load(name)
+    if module is None:
+        raise RuntimeError(reason)
+    return kernels.residual_tail(module, main, shortcut, activation)
 
 
 def summary() -> str:

@@ -1,4 +1,4 @@
-"""The residual tail as one autograd Function in plain PyTorch that never saves a pre-norm tensor.
+"""The residual tail in plain PyTorch, without saving a pre-norm tensor.
 
 A batch norm behind a 1x1 convolution p = x W^T gets its statistics from the mean mu and the covariance Cov of x:
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from . import reference
-from ._autocast import autocast_off
+from .autograd import compute_tail, needs_backward, operands_at
 from .branches import Activation, Branch, Direct, Norm, Projection, ZeroPad, output_shape
 from .checks import HALF_DTYPES
 from .paths import (
@@ -36,10 +35,9 @@ from .paths import (
     Saved,
     ZeroPadPath,
     memory_format,
-    operands_of,
     upsample,
 )
-from .strategy import Problem, choose, current_strategy
+from .strategy import Problem, current_strategy, decide
 
 # Operations of plain PyTorch's float32 convolutions in the time of moving one byte: a few CPU cores, a large GPU.
 _OPERATIONS_PER_BYTE = {"cpu": 8.0, "cuda": 64.0}
@@ -51,81 +49,20 @@ def residual_tail(main: Branch, shortcut: Branch | None, activation: Activation)
     nothing_to_gain = not any(isinstance(b, Projection) or b.norm is not None for b in branches)
     if nothing_to_gain or main.x.numel() == 0:
         return reference.residual_tail(main, shortcut, activation)
-    operands = [tensor for branch in branches for tensor in operands_of(branch)]
-    backward = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
-    paths = [choose_path(branch, backward) for branch in branches]
-    with autocast_off(main.x):
-        if not backward:
-            with torch.no_grad():
-                return _forward(paths, activation, operands)[0]
-        y: Tensor = _Tail.apply(paths, activation, *operands)  # type: ignore[no-untyped-call]
-    return y
+    backward = needs_backward(branches)
+    return compute_tail(_forward, [choose_path(branch, backward) for branch in branches], branches, activation)
 
 
 def _forward(
-    paths: list[Path], activation: Activation, operands: Sequence[Tensor | None]
+    paths: Sequence[Path], activation: Activation, operands: Sequence[Tensor | None]
 ) -> tuple[Tensor, list[Saved]]:
     """The tail's output and what each path keeps for backward."""
-    results = [path.forward(Operands(*_part(operands, i))) for i, path in enumerate(paths)]
+    results = [path.forward(operands_at(operands, i)) for i, path in enumerate(paths)]
     y = _sum([addend for addend, _ in results], paths)
     return y.relu_() if activation == "relu" else y, [saved for _, saved in results]
 
 
-class _Tail(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, paths: list[Path], activation: Activation, *operands: Tensor | None) -> Tensor:
-        y, saved = _forward(paths, activation, operands)
-        ctx.paths = paths
-        ctx.formats = [memory_format(_part(operands, i)[0]) for i in range(len(paths))]
-        ctx.dtypes = [None if t is None else t.dtype for t in operands]
-        ctx.saved_counts = [len(own) for own in saved]
-        ctx.save_for_backward(*(t for own in saved for t in own), y if activation == "relu" else None)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        with torch.no_grad(), autocast_off(dy):
-            gradients = _backward(ctx, dy)
-        if torch.is_grad_enabled():  # create_graph=True: the gradients get a graph, whose one node refuses
-            gradients = [None if g is None else _Once.apply(g, dy, *ctx.saved_tensors) for g in gradients]  # type: ignore[no-untyped-call]
-        return None, None, *gradients
-
-
-def _backward(ctx: Any, dy: Tensor) -> list[Tensor | None]:
-    *saved, y = ctx.saved_tensors
-    needs = ctx.needs_input_grad[2:]
-    g = dy if y is None else torch.ops.aten.threshold_backward(dy, y, 0)
-    gradients: list[Tensor | None] = []
-    for i, path in enumerate(ctx.paths):
-        own, saved = tuple(saved[: ctx.saved_counts[i]]), saved[ctx.saved_counts[i] :]
-        dx, *rest = path.backward(g, own, Needs(*_part(needs, i)))
-        gradients += [None if dx is None else dx.contiguous(memory_format=ctx.formats[i]), *rest]
-    asked = zip(gradients, needs, ctx.dtypes, strict=True)
-    return [gradient.to(dtype) if gradient is not None and need else None for gradient, need, dtype in asked]
-
-
-class _Once(torch.autograd.Function):
-    """A gradient that cannot be differentiated. Without it, double backward would take it for a constant."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, *depends_on: Tensor | None) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Any, ...]:
-        raise RuntimeError(
-            "a fused residual tail cannot be differentiated twice: run the standard operations"
-            " (fused_resnet.unfuse) where a gradient of a gradient is needed"
-        )
-
-
-def _part(values: Sequence[Any], branch: int) -> Sequence[Any]:
-    """The values that belong to one branch of those that stand in a row for all branches."""
-    size = len(Operands._fields)
-    return values[branch * size : (branch + 1) * size]
-
-
-def _sum(addends: list[Tensor], paths: list[Path]) -> Tensor:
+def _sum(addends: list[Tensor], paths: Sequence[Path]) -> Tensor:
     """The addends' sum in memory that is ours to write, in the memory format that ``a + b`` would have."""
     if len(addends) == 1:
         return addends[0]
@@ -137,8 +74,11 @@ def _sum(addends: list[Tensor], paths: list[Path]) -> Tensor:
     return a + b
 
 
-def choose_path(branch: Branch, backward: bool) -> Path:
-    """How a branch is computed; `backward` says whether gradients will be asked for."""
+def choose_path(branch: Branch, backward: bool, moments: bool | None = None) -> Path:
+    """How a branch is computed; `backward` says whether gradients will be asked for.
+
+    `moments` says whether a projection's norm takes its statistics from the moments of x; None leaves it to this file.
+    """
     if isinstance(branch, ZeroPad):
         return ZeroPadPath(branch)
     # Paths outlive the forward: they get gamma and beta as operands and must not keep these alive beside them.
@@ -147,7 +87,7 @@ def choose_path(branch: Branch, backward: bool) -> Path:
         return IdentityPath() if norm is None else NormPath(norm)
     if norm is None:
         return ProductPath(branch.stride)
-    if not _takes_moments(branch, norm, backward):
+    if not (_takes_moments(branch, norm, backward) if moments is None else moments):
         return MaterialisedPath(norm, branch.stride)
     return (MomentsPath if norm.training else FoldedPath)(norm, branch.stride)
 
@@ -164,7 +104,7 @@ def _takes_moments(branch: Projection, norm: Norm, backward: bool) -> bool:
         return True
     n, c, h, w = output_shape(branch)
     problem = Problem(n * h * w, branch.x.shape[1], c, branch.x.element_size(), backward)
-    return choose(problem, _OPERATIONS_PER_BYTE.get(branch.x.device.type, 64.0)) == "moments"
+    return decide(problem, _OPERATIONS_PER_BYTE.get(branch.x.device.type, 64.0)) == "moments"
 
 
 class MomentsPath:

@@ -79,6 +79,11 @@ def use_strategy(strategy: StrategyChoice) -> RestoredOnExit[StrategyChoice]:
     return _chosen.set(strategy)
 
 
+def decide(problem: Problem, operations_per_byte: float) -> Strategy:
+    """What `use_strategy` forces, or what `choose` chooses."""
+    return choose(problem, operations_per_byte) if _chosen.value == "auto" else _chosen.value
+
+
 def current_strategy() -> StrategyChoice:
     """What `use_strategy` last chose."""
     return _chosen.value

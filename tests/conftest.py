@@ -21,6 +21,8 @@ hypothesis.settings.load_profile("tails")
 
 # Tensors are small here: more threads cost more than they give, and pytest-xdist's workers would fight for the cores.
 torch.set_num_threads(1)
+# float32 means float32, as it does in the operations that results are compared with; tf32 has tests of its own.
+torch.backends.cudnn.allow_tf32 = False
 
 
 @pytest.fixture(autouse=True)

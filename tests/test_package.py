@@ -24,10 +24,12 @@ LAYERS = (
     {"modules"},
     {"functional"},
     {"backend"},
+    {"kernels"},
     {"moments"},
+    {"autograd"},
     {"paths"},
     {"reference", "strategy", "checks"},
-    {"branches", "_setting", "_autocast"},
+    {"branches", "_kernels", "_setting", "_autocast"},
 )
 
 

@@ -1,0 +1,98 @@
+// What tensors must be before a kernel may touch them. Each failure names the argument, what it was and what was
+// expected.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <device/launch.h>
+
+namespace fused_resnet::bindings {
+
+template <class Was, class Expected>
+[[noreturn]] void refuse(const std::string& name, const Was& was, const Expected& expected) {
+  std::ostringstream message;
+  message << name << " is " << was << ", expected " << expected;
+  throw std::runtime_error(message.str());
+}
+
+template <class Was, class Expected>
+void require(bool holds, const std::string& name, const Was& was, const Expected& expected) {
+  if (!holds) refuse(name, was, expected);
+}
+
+inline std::string describe(at::IntArrayRef sizes) {
+  std::ostringstream text;
+  text << "of shape " << sizes;
+  return text.str();
+}
+
+// A strided tensor where the kernels run, of the given type, its address a multiple of an element's size.
+inline void check_tensor(const std::string& name, const at::Tensor& t, c10::Device device, c10::ScalarType type) {
+  require(t.defined(), name, "None", "a tensor");
+  require(t.layout() == c10::kStrided, name, t.layout(), c10::kStrided);
+  require(t.device() == device, name + ".device", t.device(), device);
+  require(t.scalar_type() == type, name + ".dtype", t.scalar_type(), type);
+  const auto address = reinterpret_cast<std::uintptr_t>(t.const_data_ptr());
+  require(address % t.element_size() == 0, name + "'s address", address, "a multiple of its element size");
+}
+
+inline void check_sizes(const std::string& name, const at::Tensor& t, at::IntArrayRef sizes) {
+  require(t.sizes() == sizes, name, describe(t.sizes()), describe(sizes));
+}
+
+inline void check_contiguous(const std::string& name, const at::Tensor& t) {
+  std::ostringstream strides;
+  strides << "strided " << t.strides();
+  require(t.is_contiguous(), name, strides.str(), "contiguous");
+}
+
+inline c10::ScalarType vector_type(const at::Tensor& vector, c10::ScalarType activations) {
+  const bool half = activations == c10::kHalf || activations == c10::kBFloat16;
+  return half && vector.scalar_type() == c10::kFloat ? c10::kFloat : activations;
+}
+
+// A (C) vector: contiguous, of the activations' type, or float32 where these are half precision.
+inline void check_vector(const std::string& name, const at::Tensor& t, c10::Device device, c10::ScalarType activations,
+                         std::int64_t channels) {
+  require(t.defined(), name, "None", "a tensor");
+  check_tensor(name, t, device, vector_type(t, activations));
+  check_sizes(name, t, {channels});
+  check_contiguous(name, t);
+}
+
+// The memory that a tensor may touch.
+struct Extent {
+  std::string name;
+  const char* begin;
+  const char* end;
+
+  Extent(std::string tensor_name, const at::Tensor& t)
+      : name(std::move(tensor_name)), begin(static_cast<const char*>(t.const_data_ptr())), end(begin) {
+    if (t.numel() == 0) return;
+    std::int64_t last = 0;
+    for (std::int64_t dim = 0; dim < t.dim(); ++dim) last += (t.size(dim) - 1) * t.stride(dim);
+    end = begin + (last + 1) * static_cast<std::int64_t>(t.element_size());
+  }
+
+  bool overlaps(const Extent& other) const { return begin < other.end && other.begin < end; }
+};
+
+// What is written must share no memory with anything else.
+inline void check_aliasing(const std::vector<Extent>& written, const std::vector<Extent>& read) {
+  for (std::size_t i = 0; i < written.size(); ++i) {
+    for (std::size_t j = i + 1; j < written.size(); ++j)
+      require(!written[i].overlaps(written[j]), written[i].name, "in the memory of " + written[j].name,
+              "memory of its own, as it is written");
+    for (const Extent& other : read)
+      require(!written[i].overlaps(other), written[i].name, "in the memory of " + other.name,
+              "memory of its own, as it is written");
+  }
+}
+
+}  // namespace fused_resnet::bindings

@@ -1,0 +1,50 @@
+// From tensors to what `tail.h` says of their memory.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <tail.h>
+
+namespace fused_resnet::bindings {
+
+inline ElementType element_type(c10::ScalarType type) {
+  if (type == c10::kBFloat16) return ElementType::bfloat16;
+  return type == c10::kHalf ? ElementType::float16 : ElementType::float32;
+}
+
+inline bool aligned_to_vectors(const at::Tensor& t) {
+  return reinterpret_cast<std::uintptr_t>(t.const_data_ptr()) % 16 == 0;
+}
+
+// Every `stride`-th pixel of x (N, C, H, W), `height` x `width` of them.
+inline Activations activations(const at::Tensor& x, std::int64_t stride, std::int64_t height, std::int64_t width) {
+  const std::int64_t n = x.size(0), channels = x.size(1);
+  Activations a{};
+  a.data = x.data_ptr();
+  a.channels = static_cast<int>(channels);
+  a.stride_n = x.stride(0);
+  a.stride_c = channels == 1 ? 1 : x.stride(1);
+  a.stride_h = x.stride(2) * stride;
+  a.stride_w = x.stride(3) * stride;
+  // Strides of sizes of one mean nothing: the distance of rows is that along the first dimension that has several.
+  const std::int64_t pitch = width > 1 ? a.stride_w : height > 1 ? a.stride_h : a.stride_n;
+  a.dense = (height == 1 || a.stride_h == width * pitch) && (n == 1 || a.stride_n == height * width * pitch);
+  if (a.dense) a.stride_w = pitch;
+  const std::int64_t vector = 16 / static_cast<std::int64_t>(x.element_size());
+  const auto whole = [vector](std::int64_t size, std::int64_t step) { return size == 1 || step % vector == 0; };
+  a.vectorised = aligned_to_vectors(x) && a.stride_c == 1 && channels % vector == 0 && whole(n, a.stride_n) &&
+                 whole(height, a.stride_h) && whole(width, a.stride_w);
+  return a;
+}
+
+// A weight (C, K, 1, 1).
+inline Matrix matrix(const at::Tensor& weight) {
+  const std::int64_t c = weight.size(0), k = weight.size(1);
+  const std::int64_t vector = 16 / static_cast<std::int64_t>(weight.element_size());
+  Matrix m{weight.const_data_ptr(), weight.stride(0), k == 1 ? 1 : weight.stride(1), false};
+  m.vectorised =
+      aligned_to_vectors(weight) && m.stride_k == 1 && k % vector == 0 && (c == 1 || m.stride_c % vector == 0);
+  return m;
+}
+
+}  // namespace fused_resnet::bindings

@@ -1,0 +1,81 @@
+// How the host launches kernels: the one place where `<<<>>>`'s counterpart is called and checked.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+// Written before a kernel and its one parameter: KERNEL(threads, blocks_per_multiprocessor) name(PARAMETER Tail tail)
+#define KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
+#define PARAMETER const __grid_constant__
+
+namespace fused_resnet::device {
+
+using Stream = cudaStream_t;
+
+// The kernels run on a GPU's memory and streams.
+constexpr bool on_gpu = true;
+
+// A pointer inside a kernel's parameters and the memory behind it: `address_of_pointer` is the byte offset of the
+// pointer in the parameter struct, and [first, first + bytes) what the kernel may touch. GPUs have no use for it; the
+// emulator holds the kernel to it.
+struct Buffer {
+  enum class Access { read, write, read_write };  // write: what is there before counts as uninitialised
+  std::string name;
+  std::size_t offset_in_parameters;
+  const void* first;
+  std::size_t bytes;
+  Access access;
+};
+
+struct Launch {
+  const char* name;  // of the kernel, for error messages
+  int threads;
+  int shared_bytes;
+  int blocks;
+  bool cooperative;
+};
+
+inline void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // not sticky: the next launch must not report it again
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+}
+
+// Blocks of the kernel that the current device holds at the same time.
+template <class Parameters>
+int resident_blocks(void (*kernel)(Parameters), int threads, int shared_bytes) {
+  int device = 0, multiprocessors = 0, blocks = 0;
+  check(cudaGetDevice(&device), "current device");
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "number of multiprocessors");
+  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             shared_bytes),
+        "shared memory of a kernel");
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes), "occupancy of a kernel");
+  return multiprocessors * blocks;
+}
+
+template <class Parameters>
+void launch(void (*kernel)(Parameters), const Launch& how, const Parameters& parameters, const std::vector<Buffer>&,
+            Stream stream) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = how.cooperative ? 1 : 0;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(how.blocks);
+  config.blockDim = dim3(how.threads);
+  config.dynamicSmemBytes = how.shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             how.shared_bytes),
+        how.name);
+  check(cudaLaunchKernelEx(&config, kernel, parameters), how.name);
+}
+
+}  // namespace fused_resnet::device

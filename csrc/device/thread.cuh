@@ -1,0 +1,35 @@
+// Who a thread is, and how threads wait for each other and exchange registers.
+//
+// `csrc/device/` is the only place that knows CUDA's intrinsics and PTX. Kernels are written against these names alone,
+// so that a second implementation can run them on a CPU.
+#pragma once
+
+#include <cooperative_groups.h>
+
+#define DEVICE __device__ __forceinline__
+
+namespace fused_resnet::device {
+
+constexpr int warp_size = 32;
+
+DEVICE int thread_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+DEVICE int lane_index() { return thread_index() % warp_size; }
+// The same for all lanes, told to the compiler by way of a broadcast: branches on it are uniform.
+DEVICE int warp_index() { return __shfl_sync(0xffffffffu, thread_index() / warp_size, 0); }
+DEVICE int block_index() { return static_cast<int>(blockIdx.x); }
+DEVICE int grid_size() { return static_cast<int>(gridDim.x); }
+
+// All threads of the block, warp or grid; memory written before is visible to them after. grid_sync needs a cooperative
+// launch.
+DEVICE void block_sync() { __syncthreads(); }
+DEVICE void warp_sync() { __syncwarp(); }
+DEVICE void grid_sync() { cooperative_groups::this_grid().sync(); }
+
+// The value of the lane whose index differs in the bits of `mask`. All lanes of the warp take part.
+DEVICE float warp_exchange(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+
+}  // namespace fused_resnet::device

@@ -1,0 +1,280 @@
+// The phase that turns partial sums into a mean and a variance a channel, and updates the running statistics.
+//
+// A projection's statistics take two steps with a barrier between: `combine` adds up mu and Cov of its input; `finish`
+// takes mean = W mu and var = diag(W Cov W^T), a group of channels a block (docs/design.md, section 3).
+#pragma once
+
+#include <moments.cuh>
+
+namespace fused_resnet {
+
+// Threads that share a sum over the ranges, where there are many.
+DEVICE int range_sharers(int ranges) { return ranges >= 64 ? 8 : ranges >= 16 ? 4 : 1; }
+
+// The sum of `term(range)` over all ranges, given by the first of the threads that share it, which lie
+// block_threads / sharers apart. Called by all threads; fixes the order.
+template <class Term>
+DEVICE double sum_over_ranges(int ranges, int sharers, bool active, Term term) {
+  const int apart = block_threads / sharers;
+  double sum = 0.0;
+  if (active) {
+#pragma unroll 4
+    for (int range = device::thread_index() / apart; range < ranges; range += sharers) sum += term(range);
+  }
+  if (sharers == 1) return sum;
+  const SharedOffset own = scratch_offset + 8 * device::thread_index();
+  device::block_sync();
+  device::shared_store(own, sum);
+  device::block_sync();
+  if (device::thread_index() >= apart) return 0.0;
+  for (int i = 1; i < sharers; ++i) sum += device::shared_load<double>(own + 8 * i * apart);
+  return sum;
+}
+
+// mean - shift of x's channels of a tile pair, the row tile's first, in scratch memory behind sum_over_ranges'.
+struct PairOffsets {
+  DEVICE static SharedOffset offset(int i) { return scratch_offset + 8 * (block_threads + i); }
+
+  // `owner`: one block of those that prepare a pair writes the means.
+  DEVICE static void prepare(const Tail& tail, const Branch& branch, TilePair pair, bool owner) {
+    const int i = device::thread_index();
+    const int channel = i < tile_rows ? pair.row * tile_rows + i : pair.column * tile_columns + i - tile_rows;
+    double sum = 0.0;
+    if (channel < branch.x.channels)
+      for (int range = 0; range < branch.partition.ranges; ++range)
+        sum += device::global_load(branch.partial_sum + range * static_cast<std::int64_t>(branch.x.channels) + channel);
+    device::block_sync();  // the last pair's have been read
+    device::shared_store(offset(i), sum / static_cast<double>(tail.rows));
+    device::block_sync();
+    if (owner && pair.row == pair.column && i < tile_rows && channel < branch.x.channels)
+      device::global_store(branch.mu + channel, static_cast<float>(device::global_load(branch.shift + channel) +
+                                                                   device::shared_load<double>(offset(i))));
+  }
+
+  DEVICE static double row(int i) { return device::shared_load<double>(offset(i)); }
+  DEVICE static double column(int i) { return device::shared_load<double>(offset(tile_rows + i)); }
+};
+static_assert(8 * (block_threads + tile_rows + tile_columns) <= scratch_bytes);
+
+// One element of Cov for each thread (or group of sharers) from `first` of the tile on.
+DEVICE void combine_elements(const Tail& tail, const Branch& branch, int number, TilePair pair, int first,
+                             int sharers) {
+  const int element = first + device::thread_index() % (block_threads / sharers);
+  const int row = element / tile_columns, column = element % tile_columns;
+  const int channels = branch.x.channels;
+  const std::int64_t i = pair.row * tile_rows + row, j = pair.column * tile_columns + column;
+  const bool exists = i < channels && j <= i;
+  const double sum = sum_over_ranges(branch.partition.ranges, sharers, exists, [&](int range) {
+    return static_cast<double>(device::global_load(gram_tile(branch, range, number) + element));
+  });
+  if (!exists || device::thread_index() >= block_threads / sharers) return;
+  const double mean = sum / static_cast<double>(tail.rows);
+  const auto cov = static_cast<float>(device::fma(-PairOffsets::row(row), PairOffsets::column(column), mean));
+  device::global_store(branch.cov + i * channels + j, cov);
+  if (i != j) device::global_store(branch.cov + j * channels + i, cov);
+}
+
+DEVICE void combine_branch(const Tail& tail, const Branch& branch) {
+  constexpr int elements = tile_rows * tile_columns;
+  const int sharers = range_sharers(branch.partition.ranges);
+  const int chunk = block_threads / sharers, chunks = elements / chunk;
+  const int pairs = tile_pairs(branch.x.channels);
+  // Consecutive chunks to a block, so that it prepares few pairs.
+  const std::int64_t each = (static_cast<std::int64_t>(pairs) * chunks + device::grid_size() - 1) / device::grid_size();
+  int prepared = -1;
+  for (std::int64_t i = device::block_index() * each; i < (device::block_index() + 1) * each; ++i) {
+    const int number = static_cast<int>(i / chunks);
+    if (number >= pairs) break;
+    const int first = static_cast<int>(i % chunks) * chunk;
+    const TilePair pair(number);
+    if (first / tile_columns + pair.row * tile_rows >= branch.x.channels) continue;
+    if (number != prepared) PairOffsets::prepare(tail, branch, pair, first == 0);
+    prepared = number;
+    combine_elements(tail, branch, number, pair, first, sharers);
+  }
+}
+
+DEVICE void combine(const Tail& tail) {
+#pragma unroll 1
+  for (int index = 0; index < 2; ++index)
+    if (tail.branches[index].statistics == Statistics::gram) combine_branch(tail, tail.branches[index]);
+}
+
+DEVICE void store_vector_element(void* vector, ElementType type, int i, float value) {
+  switch (type) {
+    case ElementType::bfloat16:
+      return device::global_store(static_cast<BFloat16*>(vector) + i, device::from_float<BFloat16>(value));
+    case ElementType::float16:
+      return device::global_store(static_cast<Float16*>(vector) + i, device::from_float<Float16>(value));
+    default:
+      return device::global_store(static_cast<float*>(vector) + i, value);
+  }
+}
+
+// Leaves a channel's statistics, and takes them into the running ones.
+template <class Element>
+DEVICE void publish(const Tail& tail, const Branch& branch, int channel, float mean, float var) {
+  var = var < 0.0f ? 0.0f : var;  // rounding; NaN stays NaN
+  device::global_store(branch.mean + channel, mean);
+  device::global_store(branch.var + channel, var);
+  const Norm& norm = branch.norm;
+  if (norm.running_mean == nullptr) return;
+  const float weight = device::global_load(branch.momentum);
+  if (branch.bias != nullptr)
+    mean += device::to_float(device::global_load(static_cast<const Element*>(branch.bias) + channel));
+  const float unbiased = var * static_cast<float>(static_cast<double>(tail.rows) / static_cast<double>(tail.rows - 1));
+  const float running_mean = vector_element(norm.running_mean, norm.type, channel, 0.0f);
+  const float running_var = vector_element(norm.running_var, norm.type, channel, 0.0f);
+  store_vector_element(norm.running_mean, norm.type, channel,
+                       device::fma(weight, mean, (1.0f - weight) * running_mean));
+  store_vector_element(norm.running_var, norm.type, channel,
+                       device::fma(weight, unbiased, (1.0f - weight) * running_var));
+}
+
+// Channels of a group, one a lane; the warps share the ranges.
+constexpr int columns_group = device::warp_size;
+
+// Combines partial means and squared distances: with d the distance of a range's mean from the first range's and n its
+// count, mean = first + sum(n d) / M and M var = sum(m2) + sum(n d^2) - sum(n d)^2 / M.
+template <class Element>
+DEVICE void finish_columns(const Tail& tail, const Branch& branch, int group) {
+  constexpr int sharers = block_threads / columns_group;
+  const int channel = group * columns_group + device::thread_index() % columns_group;
+  const bool exists = channel < tail.channels;
+  const double first = exists ? device::global_load(branch.partial_mean + channel) : 0.0;
+  const int ranges = branch.partition.ranges;
+  const auto count = [&](int range) {
+    const RowRange rows(tail, branch.partition, range);
+    return static_cast<double>(rows.end - rows.begin);
+  };
+  const auto at = [&](const float* partial, int range) {
+    return static_cast<double>(
+        device::global_load(partial + range * static_cast<std::int64_t>(tail.channels) + channel));
+  };
+  const double sum = sum_over_ranges(
+      ranges, sharers, exists, [&](int range) { return count(range) * (at(branch.partial_mean, range) - first); });
+  const double squares = sum_over_ranges(ranges, sharers, exists, [&](int range) {
+    const double distance = at(branch.partial_mean, range) - first;
+    return device::fma(count(range) * distance, distance, at(branch.partial_m2, range));
+  });
+  if (!exists || device::thread_index() >= columns_group) return;
+  const auto rows = static_cast<double>(tail.rows);
+  publish<Element>(tail, branch, channel, static_cast<float>(first + sum / rows),
+                   static_cast<float>((squares - sum * sum / rows) / rows));
+}
+
+// Output channels of a group of the quadratic form, and input channels whose weights are in shared memory at a time.
+constexpr int quadratic_group = 8;
+constexpr int quadratic_depth = 64;
+static_assert(4 * quadratic_group * quadratic_depth + 8 * 8 * quadratic_group <= scratch_bytes);
+
+// The group's weights of input channels [k, k + quadratic_depth), to scratch memory: the group's channels are
+// neighbours.
+template <class Products>
+DEVICE void load_weights(const Tail& tail, const Branch& branch, int first, int k) {
+  using Element = typename Products::Element;
+  const auto* weight = static_cast<const Element*>(branch.weight.data);
+  for (int i = device::thread_index(); i < quadratic_group * quadratic_depth; i += block_threads) {
+    const std::int64_t c = first + i / quadratic_depth, input = k + i % quadratic_depth;
+    float w = 0.0f;
+    if (c < tail.channels && input < branch.x.channels)
+      w = device::to_float(device::global_load(weight + c * branch.weight.stride_c + input * branch.weight.stride_k));
+    device::shared_store(scratch(i % quadratic_depth * quadratic_group + i / quadratic_depth), Products::operand(w));
+  }
+}
+
+// Adds W Cov of the group's channels, columns b of Cov, one a thread.
+template <class Products>
+DEVICE void multiply_covariance(const Tail& tail, const Branch& branch, int first, int b,
+                                float (&product)[quadratic_group]) {
+  const int channels = branch.x.channels;
+  for (int k = 0; k < channels; k += quadratic_depth) {
+    device::block_sync();
+    load_weights<Products>(tail, branch, first, k);
+    device::block_sync();
+    const int depth = channels - k < quadratic_depth ? channels - k : quadratic_depth;
+    if (b >= channels) continue;
+#pragma unroll 4
+    for (int i = 0; i < depth; ++i) {
+      const float cov = device::global_load(branch.cov + static_cast<std::int64_t>(k + i) * channels + b);
+#pragma unroll
+      for (int c = 0; c < quadratic_group; c += 4) {
+        const auto w = device::shared_load<Vector16<float>>(scratch(i * quadratic_group + c));
+#pragma unroll
+        for (int j = 0; j < 4; ++j) product[c + j] = device::fma(w.values[j], cov, product[c + j]);
+      }
+    }
+  }
+}
+
+// The sum over the warp's lanes.
+DEVICE float warp_sum(float x) {
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) x += device::warp_exchange(x, mask);
+  return x;
+}
+
+template <class Products>
+DEVICE void finish_gram(const Tail& tail, const Branch& branch, int group) {
+  using Element = typename Products::Element;
+  const int first = group * quadratic_group, channels = branch.x.channels;
+  const auto* weight = static_cast<const Element*>(branch.weight.data);
+  float mean[quadratic_group] = {}, var[quadratic_group] = {};
+  for (int from = 0; from < channels; from += block_threads) {
+    const int b = from + device::thread_index();
+    float product[quadratic_group] = {};
+    multiply_covariance<Products>(tail, branch, first, b, product);
+    if (b >= channels) continue;
+    const float mu = device::global_load(branch.mu + b);
+#pragma unroll
+    for (int c = 0; c < quadratic_group; ++c) {
+      if (first + c >= tail.channels) continue;
+      const Element* pointer = weight + (first + c) * branch.weight.stride_c + b * branch.weight.stride_k;
+      const float w = Products::operand(device::to_float(device::global_load(pointer)));
+      mean[c] = device::fma(w, mu, mean[c]);
+      var[c] = device::fma(w, product[c], var[c]);
+    }
+  }
+  device::block_sync();
+  constexpr int sums = 2 * quadratic_group;
+#pragma unroll
+  for (int c = 0; c < quadratic_group; ++c) {
+    const float warp_mean = warp_sum(mean[c]), warp_var = warp_sum(var[c]);
+    if (device::lane_index() != 0) continue;
+    device::shared_store(scratch(device::warp_index() * sums + c), warp_mean);
+    device::shared_store(scratch(device::warp_index() * sums + quadratic_group + c), warp_var);
+  }
+  device::block_sync();
+  const int c = device::thread_index();
+  if (c < quadratic_group && first + c < tail.channels) {
+    float total_mean = 0.0f, total_var = 0.0f;
+    for (int warp = 0; warp < block_threads / device::warp_size; ++warp) {
+      total_mean += device::shared_load<float>(scratch(warp * sums + c));
+      total_var += device::shared_load<float>(scratch(warp * sums + quadratic_group + c));
+    }
+    publish<Element>(tail, branch, first + c, total_mean, total_var);
+  }
+  device::block_sync();
+}
+
+template <class Products>
+DEVICE void finish(const Tail& tail) {
+  int item = device::block_index();
+#pragma unroll 1
+  for (int index = 0; index < 2; ++index) {
+    const Branch& branch = tail.branches[index];
+    if (!is_training(branch)) continue;
+    const bool gram = branch.statistics == Statistics::gram;
+    const int groups = tiles_of(tail.channels, gram ? quadratic_group : columns_group);
+    for (; item < groups; item += device::grid_size()) {
+      if (gram) {
+        finish_gram<Products>(tail, branch, item);
+      } else {
+        finish_columns<typename Products::Element>(tail, branch, item);
+      }
+    }
+    item -= groups;
+  }
+}
+
+}  // namespace fused_resnet

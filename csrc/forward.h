@@ -1,0 +1,34 @@
+// Each way of computing products is compiled in a file of its own, for each number of products in a tail: small files
+// that compile side by side.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include <tail.h>
+
+namespace fused_resnet {
+
+// What a kernel's launch asks of a multiprocessor. `blocks`: how many at a time its launch bounds leave registers for.
+struct LaunchNeeds {
+  int threads, shared_bytes, blocks;
+};
+// By kernel and, where it matters, number of products: "moments", "apply<1>".
+using NeedsByKernel = std::map<std::string, LaunchNeeds>;
+
+template <class Products, int products>
+struct ForwardLauncher {
+  static void launch(Phase phase, const Tail& tail, const std::vector<device::Buffer>& buffers, device::Stream stream);
+  static NeedsByKernel needs();
+};
+
+template <class Element>
+struct HalfProducts;
+struct Tf32Products;
+struct Float32Products;
+struct BFloat16;
+struct Float16;
+
+NeedsByKernel launch_needs();
+
+}  // namespace fused_resnet

@@ -1,0 +1,9 @@
+#include <forward.cuh>
+
+namespace fused_resnet {
+
+template struct ForwardLauncher<Tf32Products, 0>;
+template struct ForwardLauncher<Tf32Products, 1>;
+template struct ForwardLauncher<Tf32Products, 2>;
+
+}  // namespace fused_resnet

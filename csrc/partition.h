@@ -1,0 +1,64 @@
+// How the work of each phase is cut into items: known to the kernels, to the launcher and to whoever allocates the
+// workspace. An item is what a block does before it takes its next; its size depends on the problem alone, never on the
+// grid, so that results do not depend on the GPU.
+#pragma once
+
+#include <tail.h>
+
+#ifdef __CUDACC__
+#define HOST_DEVICE __host__ __device__ inline
+#else
+#define HOST_DEVICE inline
+#endif
+
+namespace fused_resnet {
+
+constexpr int tile_rows = 128;
+constexpr int tile_columns = 128;
+
+HOST_DEVICE int tiles_of(int size, int tile) { return (size - 1) / tile + 1; }
+
+// Tiles on and below the diagonal of x^T x.
+HOST_DEVICE int tile_pairs(int channels) {
+  const int tiles = tiles_of(channels, tile_columns);
+  return tiles * (tiles + 1) / 2;
+}
+
+// A product is in the accumulators when y is written; every other source is read there.
+HOST_DEVICE bool is_product(const Branch& branch) {
+  return branch.source == Source::projection && branch.statistics != Statistics::product;
+}
+
+// The norm takes its statistics from the batch.
+HOST_DEVICE bool is_training(const Branch& branch) { return branch.statistics > Statistics::running; }
+
+HOST_DEVICE bool has_gram(const Tail& tail) {
+  return tail.branches[0].statistics == Statistics::gram || tail.branches[1].statistics == Statistics::gram;
+}
+
+// Tiles of the moments phase that cover one range of rows.
+HOST_DEVICE int moments_tiles(const Tail& tail, const Branch& branch) {
+  if (branch.statistics == Statistics::gram) return tile_pairs(branch.x.channels);
+  return tiles_of(tail.channels, tile_columns);
+}
+
+HOST_DEVICE int moments_items(const Tail& tail, const Branch& branch) {
+  return is_training(branch) ? moments_tiles(tail, branch) * branch.partition.ranges : 0;
+}
+
+// Fits: 2^31 tiles would be 64 TiB of y.
+HOST_DEVICE int apply_items(const Tail& tail) {
+  return tiles_of(tail.rows, tile_rows) * tiles_of(tail.channels, tile_columns);
+}
+
+// Ranges of rows: enough of them to occupy a large GPU (partial tiles of x^T x are large: fewer), short enough for sums
+// in float32, and whole tiles of rows.
+inline Partition partition_rows(const Tail& tail, const Branch& branch) {
+  constexpr int longest = 4096;
+  const int items = branch.statistics == Statistics::gram ? 132 : 264;
+  const int wanted = tiles_of(tail.rows, tiles_of(items, moments_tiles(tail, branch)));
+  const int rows = tiles_of(wanted > longest ? longest : wanted, tile_rows) * tile_rows;
+  return {rows, tiles_of(tail.rows, rows)};
+}
+
+}  // namespace fused_resnet

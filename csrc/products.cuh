@@ -1,0 +1,237 @@
+// How a warp multiplies what a stage holds into its accumulators, for each way of computing products. All leave their
+// results where the tensor cores do (`device/matrix.cuh`), so that there is one epilogue.
+//
+//   multiply   d += a b^T of two operands whose rows run along the summed dimension  (x W^T)
+//   gram       d += (a - shift_a)^T (b - shift_b) of two stages of pixels            (x^T x)
+//
+// `operand` rounds to what the tensor cores read. A shift is a value near a channel's mean (moments.cuh). Floats are
+// shifted where they lie, before `gram`; halves on their way to the tensor cores, which is cheaper and as exact.
+#pragma once
+
+#include <device/matrix.cuh>
+#include <pixels.cuh>
+
+namespace fused_resnet {
+
+using device::SharedOffset;
+
+struct Lane {
+  int g, t;  // lane = 4 g + t
+
+  DEVICE Lane() : g(device::lane_index() / 4), t(device::lane_index() % 4) {}
+};
+
+// What a lane gives to load_matrices for the 16 rows x 2 chunks of an operand from (row, chunk) on: the order of the
+// matrices is that of the A fragment (rows first) or of two B fragments (chunks first). Eight rows further, the swizzle
+// is the same: the address grows by `eight_rows`.
+DEVICE SharedOffset a_piece(SharedOffset operand, int row, int chunk) {
+  const int lane = device::lane_index();
+  return operand + row_chunk(row + lane % 16, chunk + lane / 16);
+}
+DEVICE SharedOffset b_piece(SharedOffset operand, int row, int chunk) {
+  const int lane = device::lane_index();
+  return operand + row_chunk(row + lane / 16 * 8 + lane % 8, chunk + lane / 8 % 2);
+}
+constexpr int eight_rows = 8 * 64;
+
+// Products of stages on tensor cores: `Arithmetic` names the instruction and turns the registers that load_matrices
+// brings into operands.
+template <class Arithmetic>
+DEVICE void multiply_on_tensor_cores(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile) {
+#pragma unroll
+  for (int chunk = 0; chunk < 4; chunk += 2) {
+    const SharedOffset a_lane = a_piece(a, tile.row, chunk), b_lane = b_piece(b, tile.column, chunk);
+    std::uint32_t a_fragments[fragment_rows][4];
+#pragma unroll
+    for (int m = 0; m < fragment_rows; ++m) {
+      device::load_matrices(a_fragments[m], a_lane + 2 * m * eight_rows);
+      Arithmetic::round(a_fragments[m]);
+    }
+#pragma unroll
+    for (int n = 0; n < fragment_columns; n += 2) {
+      std::uint32_t pair[4];
+      device::load_matrices(pair, b_lane + n * eight_rows);
+      Arithmetic::round(pair);
+      const std::uint32_t b_fragments[2][2] = {{pair[0], pair[1]}, {pair[2], pair[3]}};
+#pragma unroll
+      for (int m = 0; m < fragment_rows; ++m) {
+        device::mma<typename Arithmetic::Instruction>(d.values[m][n], a_fragments[m], b_fragments[0]);
+        device::mma<typename Arithmetic::Instruction>(d.values[m][n + 1], a_fragments[m], b_fragments[1]);
+      }
+    }
+  }
+}
+
+template <class HalfElement>
+struct HalfProducts {
+  using Element = HalfElement;
+  using Instruction = HalfElement;
+  // x - shift is rounded to the element type again: it must be exact (moments.cuh, channel_shift).
+  static constexpr bool exact_shift_needed = true;
+  static constexpr bool shifted_in_place = false;
+
+  DEVICE static float operand(float x) { return x; }
+  DEVICE static void round(std::uint32_t (&)[4]) {}
+
+  DEVICE static void multiply(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile) {
+    multiply_on_tensor_cores<HalfProducts>(d, a, b, tile);
+  }
+
+  // `a_shifts` and `b_shifts` are offsets of the operands' shifts in shared memory, floats.
+  DEVICE static void gram(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset a_shifts,
+                          SharedOffset b_shifts) {
+    std::uint32_t rows[fragment_rows][2], columns[fragment_columns];
+#pragma unroll
+    for (int m = 0; m < fragment_rows; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) rows[m][half] = pair_of(a_shifts, tile.row + m * 16 + half * 8 + Lane().g);
+#pragma unroll
+    for (int n = 0; n < fragment_columns; ++n) columns[n] = pair_of(b_shifts, tile.column + n * 8 + Lane().g);
+    const int lane = device::lane_index();
+    // Rows of the stage are pixels, the summed dimension, so that both operands come transposed.
+    const int a_lane = (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 16;
+    const int b_lane = lane % 16 * pitch + lane / 16 * 16;
+#pragma unroll
+    for (int k = 0; k < TileTraits<Element>::depth; k += 16) {
+      std::uint32_t a_fragments[fragment_rows][4];
+#pragma unroll
+      for (int m = 0; m < fragment_rows; ++m) {
+        device::load_matrices_transposed(a_fragments[m], a + k * pitch + (tile.row + m * 16) * 2 + a_lane);
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          a_fragments[m][i] = device::subtract_packed<Element>(a_fragments[m][i], rows[m][i % 2]);
+      }
+#pragma unroll
+      for (int n = 0; n < fragment_columns; n += 2) {
+        std::uint32_t pair[4];
+        device::load_matrices_transposed(pair, b + k * pitch + (tile.column + n * 8) * 2 + b_lane);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) pair[i] = device::subtract_packed<Element>(pair[i], columns[n + i / 2]);
+        const std::uint32_t b_fragments[2][2] = {{pair[0], pair[1]}, {pair[2], pair[3]}};
+#pragma unroll
+        for (int m = 0; m < fragment_rows; ++m) {
+          device::mma<Element>(d.values[m][n], a_fragments[m], b_fragments[0]);
+          device::mma<Element>(d.values[m][n + 1], a_fragments[m], b_fragments[1]);
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr int pitch = TileTraits<Element>::pixel_pitch;
+
+  // A channel's shift twice, as registers hold two pixels of a channel.
+  DEVICE static std::uint32_t pair_of(SharedOffset shifts, int channel) {
+    const std::uint32_t bits = device::from_float<Element>(device::shared_load<float>(shifts + 4 * channel)).bits;
+    return bits << 16 | bits;
+  }
+};
+
+struct Tf32Products {
+  using Element = float;
+  using Instruction = device::Tf32;
+  static constexpr bool exact_shift_needed = true;
+  static constexpr bool shifted_in_place = true;
+
+  DEVICE static float operand(float x) { return device::round_to_tf32(x); }
+  DEVICE static void round(std::uint32_t (&registers)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) registers[i] = device::float_bits(operand(device::bits_float(registers[i])));
+  }
+
+  DEVICE static void multiply(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile) {
+    multiply_on_tensor_cores<Tf32Products>(d, a, b, tile);
+  }
+
+  DEVICE static void gram(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset, SharedOffset) {
+    constexpr int pitch = TileTraits<Element>::pixel_pitch;
+    const Lane lane;
+#pragma unroll 1
+    for (int k = 0; k < TileTraits<Element>::depth; k += 8) {
+      const SharedOffset a_lane = a + (k + lane.t) * pitch + (tile.row + lane.g) * 4;
+      const SharedOffset b_lane = b + (k + lane.t) * pitch + (tile.column + lane.g) * 4;
+      std::uint32_t a_fragments[fragment_rows][4];
+#pragma unroll
+      for (int m = 0; m < fragment_rows; ++m)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          a_fragments[m][i] = device::shared_load<std::uint32_t>(a_lane + i / 2 * 4 * pitch + (m * 16 + i % 2 * 8) * 4);
+#pragma unroll
+      for (int n = 0; n < fragment_columns; ++n) {
+        std::uint32_t b_fragment[2];
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+          b_fragment[i] = device::shared_load<std::uint32_t>(b_lane + i * 4 * pitch + n * 8 * 4);
+#pragma unroll
+        for (int m = 0; m < fragment_rows; ++m) device::mma<device::Tf32>(d.values[m][n], a_fragments[m], b_fragment);
+      }
+    }
+  }
+};
+
+// Full float32 on the CUDA cores: a lane computes the elements that the tensor cores would leave with it.
+struct Float32Products {
+  using Element = float;
+  static constexpr bool exact_shift_needed = false;
+  static constexpr bool shifted_in_place = true;
+
+  DEVICE static float operand(float x) { return x; }
+
+  DEVICE static void multiply(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile) {
+    const Lane lane;
+    // Two k at a time: more would not leave registers for two blocks a multiprocessor.
+#pragma unroll 1
+    for (int k = 0; k < TileTraits<float>::depth; k += 2) {
+      const SharedOffset a_lane = a + row_element<float>(tile.row + lane.g, k);
+      const SharedOffset b_lane = b + row_element<float>(tile.column + 2 * lane.t, k);
+      Float2 rows[fragment_rows][2];
+#pragma unroll
+      for (int m = 0; m < fragment_rows; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          rows[m][half] = device::shared_load<Float2>(a_lane + (2 * m + half) * eight_rows);
+#pragma unroll
+      for (int n = 0; n < fragment_columns; ++n)
+#pragma unroll
+        for (int odd = 0; odd < 2; ++odd) {
+          const auto column = device::shared_load<Float2>(b_lane + n * eight_rows + odd * 64);
+#pragma unroll
+          for (int m = 0; m < fragment_rows; ++m)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+              float& sum = d.values[m][n][2 * half + odd];
+              sum = device::fma(rows[m][half].x, column.x, sum);
+              sum = device::fma(rows[m][half].y, column.y, sum);
+            }
+        }
+    }
+  }
+
+  DEVICE static void gram(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset, SharedOffset) {
+    const Lane lane;
+    constexpr int pitch = TileTraits<float>::pixel_pitch;
+#pragma unroll 1
+    for (int k = 0; k < TileTraits<float>::depth; ++k) {
+      float rows[fragment_rows][2];
+#pragma unroll
+      for (int m = 0; m < fragment_rows; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          rows[m][half] = device::shared_load<float>(a + k * pitch + (tile.row + m * 16 + half * 8 + lane.g) * 4);
+#pragma unroll
+      for (int n = 0; n < fragment_columns; ++n) {
+        const auto columns = device::shared_load<Float2>(b + k * pitch + (tile.column + n * 8 + 2 * lane.t) * 4);
+#pragma unroll
+        for (int m = 0; m < fragment_rows; ++m)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            float* sums = &d.values[m][n][2 * half];
+            sums[0] = device::fma(rows[m][half], columns.x, sums[0]);
+            sums[1] = device::fma(rows[m][half], columns.y, sums[1]);
+          }
+      }
+    }
+  }
+};
+
+}  // namespace fused_resnet

@@ -1,0 +1,23 @@
+// Element types as memory holds them; `device/convert.cuh` knows how to compute with them.
+#pragma once
+
+#include <cstdint>
+
+namespace fused_resnet {
+
+struct BFloat16 {
+  std::uint16_t bits;
+};
+
+struct Float16 {
+  std::uint16_t bits;
+};
+
+// The unit of a 16-byte access.
+template <class T>
+struct alignas(16) Vector16 {
+  static constexpr int size = 16 / sizeof(T);
+  T values[size];
+};
+
+}  // namespace fused_resnet

@@ -1,0 +1,108 @@
+// The launch interface: what a residual tail is to the kernels. Plain data, no torch.
+//
+//     y = relu?( norm(source(a)) + norm(source(b)) )
+//
+// The output has `rows` pixels of `channels` channels; row r is pixel (n, h, w) with r = (n height + h) width + w. The
+// words and the mathematics are those of docs/design.md.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <device/launch.h>
+
+namespace fused_resnet {
+
+enum class ElementType { float32, bfloat16, float16 };
+
+// The type of all activations and weights, and how products are computed; sums are always float32.
+enum class Math { float32, tf32, bfloat16, float16 };
+
+enum class Source { none, direct, zero_pad, projection };
+
+// Where a branch's mean and variance come from.
+enum class Statistics {
+  none,     // no norm
+  running,  // the running statistics
+  columns,  // sums over the columns of a direct source
+  gram,     // x^T x of a projection's input: p = x W^T is not written
+  product,  // p is written to `materialised`, its columns are summed on the way
+};
+
+// The pixels that a branch reads (or writes), in units of elements. Strides along h and w include the branch's stride.
+struct Activations {
+  void* data;
+  std::int64_t stride_n, stride_c, stride_h, stride_w;
+  int channels;
+  bool dense;       // row r begins at r * stride_w
+  bool vectorised;  // 16 bytes along the channels can be accessed at once
+};
+
+// (C, K), in units of elements.
+struct Matrix {
+  const void* data;
+  std::int64_t stride_c, stride_k;
+  bool vectorised;  // 16 bytes along K can be accessed at once
+};
+
+// A batch norm; vectors are (C) and all of one type, absent ones null.
+struct Norm {
+  const void* weight;
+  const void* bias;
+  void* running_mean;
+  void* running_var;
+  std::int64_t* num_batches_tracked;  // one is added to it in training
+  ElementType type;
+  float momentum;
+  bool cumulative;  // 1 / num_batches_tracked in place of the momentum
+  float eps;
+};
+
+// Rows are summed in ranges whose number depends on the sizes alone: results are the same for any grid.
+struct Partition {
+  int rows;  // of each range but the last, a multiple of the tile's rows
+  int ranges;
+};
+
+struct Branch {
+  Source source;
+  Activations x;
+  int channels_before;  // zero channels ahead of a zero-padded source's own
+  Matrix weight;
+  const void* bias;  // of a projection, (C) or null
+  Statistics statistics;
+  Norm norm;
+
+  // Results of training statistics. `mean` is that of the branch without the projection's bias.
+  float* mean;  // (C)
+  float* var;   // (C), biased
+  float* mu;    // gram: (K), mean of x
+  float* cov;   // gram: (K, K), covariance of x
+
+  // Workspace.
+  Partition partition;
+  Activations materialised;  // product: p, (rows, C)
+  float* momentum;           // weight of this batch in the running statistics
+  float* partial_mean;       // columns, product: (ranges, C)
+  float* partial_m2;         // columns, product: (ranges, C), sum of squared distances from the partial mean
+  float* partial_gram;       // gram: (ranges, pairs of tiles, tile, tile), of x - shift
+  float* partial_sum;        // gram: (ranges, K), of x - shift
+  float* shift;              // gram: (K), a value near the mean
+};
+
+struct Tail {
+  // Branches that are multiplied where y is written (`is_product`) come first.
+  Branch branches[2];
+  Activations y;
+  int rows, height, width, channels;
+  bool relu;
+  bool vectorised;  // y and whatever is added to it can be accessed 16 bytes at once
+};
+
+enum class Phase { all, moments, finish, apply };
+
+// Queues the phase on the stream of the current device: `all` is one launch. Throws std::runtime_error.
+void launch_forward(Math math, Phase phase, const Tail& tail, const std::vector<device::Buffer>& buffers,
+                    device::Stream stream);
+
+}  // namespace fused_resnet

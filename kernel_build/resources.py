@@ -1,0 +1,146 @@
+"""Writes docs/kernels.md, the registers and the occupancy of each kernel, from the built module `_C`.
+
+python -m kernel_build.resources            writes the table
+python -m kernel_build.resources --check    fails where the table is out of date or a kernel breaks its promises
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from .binary import ToolMissingError
+from .occupancy import MULTIPROCESSORS, REGISTERS, Needs, Occupancy, collect, problems
+
+TABLE = Path(__file__).resolve().parents[1] / "docs" / "kernels.md"
+# One of each generation, as `make test` builds them.
+ARCHITECTURES = ("8.0", "9.0", "12.0")
+
+TEXT = """\
+# What the kernels take of a multiprocessor
+
+`make resources` writes this file, and the test suite fails where it is out of date. The compiler was nvcc {nvcc}:
+another one gives other numbers.
+
+A multiprocessor holds as many blocks at the same time as its {registers} registers, its shared memory and its threads
+allow. All kernels have blocks of {threads} threads and {shared} bytes of shared memory, of which there fit:
+
+{limits}
+
+The table of the kernels has three numbers side by side, for {architectures}:
+
+- *kernel*: as in csrc/forward.cuh, with how products are computed, and how many are while y is written.
+- *registers* of a thread.
+- *stack*: bytes a thread. There must be none: registers that are spilled to memory would lie there.
+- *blocks* at the same time: the least of what registers, shared memory and threads allow.
+- *claim*: how many there have to be. The kernel's launch bounds (*bounds*) make the compiler leave registers for as
+  many; where shared memory allows fewer, the claim is these.
+
+{kernels}
+"""
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _limits(needs: Needs) -> str:
+    rows = []
+    for name in ARCHITECTURES:
+        of = MULTIPROCESSORS[name]
+        shared, threads = of.blocks_by_shared(needs.shared_bytes), of.blocks_by_threads(needs.threads)
+        rows.append([name, f"{of.shared_kib} KiB", shared, of.threads, threads])
+    return _markdown(["architecture", "shared memory", "blocks by it", "threads", "blocks by them"], rows)
+
+
+def _row(kernels: Sequence[Occupancy]) -> list[str]:
+    """Of one kernel for each architecture."""
+    columns = [
+        [one.usage.registers for one in kernels],
+        [one.usage.stack for one in kernels],
+        [one.blocks for one in kernels],
+        [one.claim for one in kernels],
+        [kernels[0].needs.blocks],
+    ]
+    return [f"`{kernels[0].kernel}`", *(", ".join(map(str, column)) for column in columns)]
+
+
+def table(kernels: Iterable[Occupancy], nvcc: str) -> str:
+    """The text of docs/kernels.md."""
+    shown = [one for one in kernels if one.usage.architecture in ARCHITECTURES]
+    needs = shown[0].needs
+    # It names both only once.
+    assert all((one.needs.threads, one.needs.shared_bytes) == (needs.threads, needs.shared_bytes) for one in shown)
+    names = dict.fromkeys(one.kernel for one in shown)
+    rows = [_row([one for one in shown if one.kernel == name]) for name in names]
+    return TEXT.format(
+        nvcc=nvcc,
+        threads=needs.threads,
+        shared=needs.shared_bytes,
+        registers=REGISTERS,
+        limits=_limits(needs),
+        architectures=", ".join(ARCHITECTURES),
+        kernels=_markdown(["kernel", "registers", "stack", "blocks", "claim", "bounds"], rows),
+    )
+
+
+def incomparable(facts: dict[str, str], text: str) -> str | None:
+    """Why a module with these facts of its build cannot be compared with the table, or None."""
+    built_for = facts["architectures"].replace("+PTX", "").split()
+    if missing := [name for name in ARCHITECTURES if name not in built_for]:
+        return f"the kernels are built for {', '.join(built_for)}, without {', '.join(missing)}"
+    if (found := re.search(r"nvcc (\d+\.\d+)", text)) and found[1] != facts["nvcc"]:
+        return f"the kernels are built by nvcc {facts['nvcc']}, the table is of nvcc {found[1]}"
+    return None
+
+
+def _built() -> tuple[ModuleType, dict[str, str]]:
+    from fused_resnet import _kernels
+
+    module, reason = _kernels.load("_C")
+    if module is None:
+        raise SystemExit(f"there are no kernels to look at: _C is {reason}")
+    return module, _kernels.built_with("_C")
+
+
+def _kernels_of(module: ModuleType) -> list[Occupancy]:
+    assert module.__file__ is not None
+    try:
+        return collect(Path(module.__file__), module.launch_needs())
+    except ToolMissingError as error:
+        raise SystemExit(str(error)) from None
+
+
+def _check(kernels: Sequence[Occupancy], facts: dict[str, str]) -> None:
+    found = problems(kernels)
+    text = TABLE.read_text() if TABLE.exists() else ""
+    if reason := incomparable(facts, text):
+        found.append(f"docs/kernels.md cannot be checked: {reason}")
+    elif table(kernels, facts["nvcc"]) != text:
+        found.append("docs/kernels.md is out of date: run `make resources`")
+    if found:
+        raise SystemExit("\n".join(found))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Writes docs/kernels.md from the built kernels.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where table or kernels are wrong")
+    check = parser.parse_args().check
+    module, facts = _built()
+    kernels = _kernels_of(module)
+    if check:
+        return _check(kernels, facts)
+    if reason := incomparable(facts, ""):
+        raise SystemExit(reason)
+    TABLE.write_text(table(kernels, facts["nvcc"]))
+    for problem in problems(kernels):
+        print(problem)
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+#include <engine/warp.h>
+
+#include <engine/fault.h>
+#include <engine/grid.h>
+#include <engine/scheduler.h>
+#include <engine/thread.h>
+
+namespace fused_resnet::emulator {
+namespace {
+
+struct Exchange {
+  mutable float value;
+  int mask;
+};
+
+void exchange(Warp& warp) {
+  float values[lanes];
+  for (int lane = 0; lane < lanes; ++lane) values[lane] = static_cast<const Exchange*>(warp.operands[lane])->value;
+  for (int lane = 0; lane < lanes; ++lane) {
+    const auto* operand = static_cast<const Exchange*>(warp.operands[lane]);
+    operand->value = values[(lane ^ operand->mask) % lanes];
+  }
+}
+
+}  // namespace
+
+void meet(const Meeting& meeting, const void* operand, void (*work)(Warp&)) {
+  Warp& warp = *running->warp;
+  warp.operands[running->index % lanes] = operand;
+  if (warp.barrier.join(meeting)) {
+    work(warp);
+    warp.barrier.open();
+  }
+  scheduler.wait();
+}
+
+float warp_exchange(float value, int mask, const Place& place) {
+  const Exchange operand{value, mask};
+  meet({"warp_exchange", place}, &operand, exchange);
+  return operand.value;
+}
+
+void warp_sync(const Place& place) {
+  meet({"warp_sync", place}, nullptr, [](Warp& warp) { order(warp, same_warp, ++grid.clock); });
+}
+
+void block_sync(const Place& place) {
+  Block& block = *running->block;
+  if (block.barrier.join({"block_sync", place})) {
+    order(block, same_block, ++grid.clock);
+    block.barrier.open();
+  }
+  scheduler.wait();
+}
+
+void grid_sync(const Place& place) {
+  if (!grid.cooperative) fault("grid_sync: the launch is not cooperative", place);
+  if (grid.barrier.join({"grid_sync", place})) {
+    end_phase();
+    ++grid.phase;
+    ++grid.clock;
+    for (int block = 0; block < grid.alive_blocks; ++block) order(*grid.blocks[block], whole_grid, grid.clock);
+    grid.barrier.open();
+  }
+  scheduler.wait();
+}
+
+}  // namespace fused_resnet::emulator

@@ -1,0 +1,163 @@
+"""How the sanitizers' output is read, when it proves anything, and the cases that they watch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.gpu import checks, process, sanitize, small_cases
+from benchmarks.gpu.record import Record
+from fused_resnet import _kernels
+
+MODULE = _kernels.load("_emulated")[0]
+NEEDS_EMULATOR = pytest.mark.skipif(MODULE is None, reason="the emulator was not built")
+MACHINE: dict[str, Any] = {"gpu": {"capability": "9.0"}, "torch": "2.11.0"}
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    return Record(tmp_path, "stage", MACHINE)
+
+
+CLEAN = ["========= COMPUTE-SANITIZER", "case ok: one", "========= ERROR SUMMARY: 0 errors"]
+INVALID = [
+    "========= COMPUTE-SANITIZER",
+    "========= Invalid __global__ write of size 4 bytes",
+    "=========     at void fused_resnet::apply_kernel<fused_resnet::Float32Products, 1>(fused_resnet::Tail)+0x50",
+    "=========     Address 0x7f0000000080 is out of bounds",
+    "=========     and is 1 bytes after the nearest allocation at 0x7f0000000000 of size 128 bytes",
+    "========= ",
+    "========= ERROR SUMMARY: 3 errors",
+]
+RACE = [
+    "========= COMPUTE-SANITIZER",
+    "========= Error: Race reported between Write access at a+0x1 and Read access at b+0x2 [64 hazards]",
+    "========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)",
+]
+NO_RACE = ["========= COMPUTE-SANITIZER", "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)"]
+REJECTED = ["Error: unrecognised option '--kernel-nmae'"]
+ENDED = process.Ended(0, 1.0, False)
+
+
+@pytest.mark.parametrize(
+    ("lines", "errors", "finding"),
+    [
+        (CLEAN, 0, None),
+        (INVALID, 3, "Invalid __global__ write of size 4 bytes"),
+        (RACE, 1, "Error: Race reported between Write access at a+0x1 and Read access at b+0x2 [64 hazards]"),
+        (NO_RACE, 0, None),
+        (REJECTED, None, None),
+        (["========= COMPUTE-SANITIZER"], None, None),
+        ([*CLEAN, *INVALID], 3, "Invalid __global__ write of size 4 bytes"),  # of two processes
+    ],
+)
+def test_sanitizer_output(lines: list[str], errors: int | None, finding: str | None) -> None:
+    summary = sanitize.parse(lines)
+    assert summary.errors == errors
+    assert summary.findings == ([finding] if finding else [])
+
+
+def test_only_a_whole_run_of_a_tool_that_finds_something_is_a_proof() -> None:
+    def problem(lines: list[str], ended: process.Ended = ENDED, done: int = 2, planted: int | None = 1) -> str | None:
+        return sanitize.problem_of(sanitize.parse(lines), ended, done, 2, planted)
+
+    assert problem(CLEAN) is None
+    assert problem(NO_RACE) is None
+    assert problem(INVALID) == "3 errors, the first: Invalid __global__ write of size 4 bytes"
+    assert "option not understood: Error: unrecognised option '--kernel-nmae'" in str(problem(REJECTED))
+    assert problem(["========= COMPUTE-SANITIZER"]) == "no summary was printed"
+    assert problem(CLEAN, done=1) == "1 of 2 cases ran"
+    assert "time limit" in str(problem(CLEAN, ended=process.Ended(-9, 60.0, True)))
+    assert "planted error was not found" in str(problem(CLEAN, planted=0))
+    assert "planted error was not found" in str(problem(CLEAN, planted=None))
+
+
+def test_warnings_of_racecheck_are_a_problem() -> None:
+    summary = sanitize.parse(["========= RACECHECK SUMMARY: 2 hazards displayed (0 errors, 2 warnings)"])
+    assert (summary.errors, summary.warnings) == (0, 2)
+    assert sanitize.problem_of(summary, ENDED, 1, 1, 1) == "2 warnings"
+
+
+@pytest.mark.parametrize("name", ["--kernel-name", "--kernel-regex"])
+def test_kernel_filter_goes_by_the_name_that_the_version_knows(name: str, record: Record) -> None:
+    known = f"--print-limit arg\n--report-api-errors arg\n{name} arg"
+    assert sanitize.options("initcheck", known, record)[-2:] == [name, "kernel_substring=fused_resnet"]
+    assert sanitize.options("memcheck", known, record)[-2:] == ["--report-api-errors", "no"]
+    assert record.notes == []
+
+
+def test_option_that_is_not_known_is_noted(record: Record) -> None:
+    assert sanitize.options("initcheck", "--print-limit", record) == ["--tool", "initcheck", "--print-limit", "50"]
+    assert record.notes == ["initcheck: this compute-sanitizer knows no --kernel-name; it runs without"]
+
+
+def test_sanitizer_is_looked_for_in_all_places(tmp_path: Path) -> None:
+    def find() -> Path | None:
+        environ = {"PATH": str(tmp_path / "bin"), "CUDA_HOME": str(tmp_path / "home")}
+        return sanitize.find_sanitizer(environ, str(tmp_path), str(tmp_path))
+
+    assert find() is None
+    for place in ("nvidia/cu13/bin", "cuda-13.0/bin", "cuda/compute-sanitizer", "home/bin", "bin"):
+        path = tmp_path / place / "compute-sanitizer"
+        path.parent.mkdir(parents=True)
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+        assert find() == path
+
+
+def test_missing_sanitizer_fails_the_stage(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sanitize, "find_sanitizer", lambda _: None)
+    sanitize.run_stage(record, rehearse=False)
+    assert record.problems == ["compute-sanitizer was not found in PATH, beside nvcc or in NVIDIA's wheels"]
+
+
+STAND_IN = """\
+#!/bin/sh
+case "$*" in
+  --help) echo "--print-limit arg --report-api-errors arg --kernel-name arg";;
+  --version) echo "version 1";;
+  *planted*) echo "========= ERROR SUMMARY: 1 error";;
+  *) echo "case ok: a"; echo "case ok: b"; echo "========= ERROR SUMMARY: {errors} errors";;
+esac
+"""
+
+
+@pytest.mark.parametrize("errors", [0, 2])
+def test_whole_stage_with_a_stand_in(
+    errors: int, record: Record, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(STAND_IN.format(errors=errors))
+    tool.chmod(0o755)
+    monkeypatch.setattr(sanitize, "find_sanitizer", lambda _: tool)
+    monkeypatch.setattr(sanitize, "_compile_planted", lambda record, into, _: into)
+    monkeypatch.setattr(sanitize, "cases", lambda: ["a", "b"])
+    sanitize.run_stage(record, rehearse=False)
+    assert [item["tool"] for item in record.items] == list(sanitize.TOOLS)
+    assert [item["errors"] for item in record.items] == [errors] * 4
+    assert all(item["planted_errors_found"] == 1 and item["cases"] == 2 for item in record.items)
+    assert record.passed is (errors == 0)
+
+
+def test_cases_name_every_kernel_once() -> None:
+    chosen = small_cases.cases()
+    assert len(set(chosen)) == len(chosen)
+    assert {(case.arithmetic, case.projections) for case in chosen} == {
+        (arithmetic, projections) for arithmetic in checks.TOLERANCES for projections in (0, 1, 2)
+    }
+    assert {case.layout for case in chosen} == set(small_cases.LAYOUTS)
+    assert {(case.strategy, case.training, case.phases) for case in chosen if case.projections} == {
+        ("moments", False, False),
+        *((strategy, True, phases) for strategy in ("moments", "materialise") for phases in (False, True)),
+    }
+
+
+@pytest.mark.emulated
+@NEEDS_EMULATOR
+@pytest.mark.parametrize("layout", small_cases.LAYOUTS)
+def test_small_cases_are_right(layout: str) -> None:
+    for case in small_cases.cases():
+        if case.layout == layout and case.arithmetic in ("float32", "bfloat16"):
+            assert small_cases.error_of(MODULE, case, "cpu") <= checks.TOLERANCES[case.arithmetic], str(case)

@@ -1,0 +1,103 @@
+"""The instructions of the built kernels: the fast path is made of those that make it fast."""
+
+import functools
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from fused_resnet import _kernels
+from kernel_build.binary import MATHS, ToolMissingError, extract, instructions
+
+TENSOR_CORES = {"tf32": "HMMA.1688.F32.TF32", "bfloat16": "HMMA.16816.F32.BF16", "float16": "HMMA.16816.F32"}
+COPY_16_BYTES = "LDGSTS.E.BYPASS.128"
+LOAD_16_BYTES, STORE_16_BYTES = "LDG.E.128", "STG.E.128"
+LOAD_MATRICES, LOAD_MATRICES_TRANSPOSED = "LDSM.16.M88.4", "LDSM.16.MT88.4"
+
+
+@functools.cache
+def disassembled(architecture):
+    """Instructions by kernel. Disassembling takes a second for each way of computing products."""
+    module, reason = _kernels.load("_C")
+    if module is None:
+        pytest.skip(f"there are no kernels to look at: _C is {reason}")
+    if architecture not in _kernels.built_with("_C")["architectures"].replace("+PTX", "").split():
+        pytest.skip(f"the kernels are not built for {architecture}")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            cubins = extract(Path(module.__file__), architecture, Path(folder))
+            return {kernel: code for cubin in cubins for kernel, code in instructions(cubin).items()}
+    except ToolMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module", params=["8.0", "9.0"])
+def kernels(request):
+    """Of one architecture; scoped so that its tests follow each other, in one worker of pytest-xdist if possible."""
+    found = disassembled(request.param)
+    assert {kernel.math for kernel in found} == set(MATHS)
+    return found
+
+
+def multiplies(kernel):
+    """Whether products are among what the kernel computes; `moments` and `forward` take those of the statistics."""
+    return kernel.kind in ("moments", "forward") or (kernel.kind == "apply" and kernel.numbers != (0,))
+
+
+def takes_moments(kernel):
+    return kernel.kind in ("moments", "forward")
+
+
+def expected(kernel):
+    """What the fast path of a kernel consists of."""
+    if multiplies(kernel):
+        yield COPY_16_BYTES
+        yield STORE_16_BYTES
+        yield TENSOR_CORES.get(kernel.math, "FFMA")
+        if kernel.math in TENSOR_CORES:
+            yield LOAD_MATRICES
+        if takes_moments(kernel) and kernel.math in ("bfloat16", "float16"):
+            yield LOAD_MATRICES_TRANSPOSED
+    if kernel.kind in ("apply", "forward") and kernel.numbers < (2,):
+        yield LOAD_16_BYTES  # of the source that is no product
+        yield STORE_16_BYTES
+
+
+def test_fast_path_is_made_of_wide_copies_and_tensor_cores(kernels):
+    missing = {str(kernel): set(expected(kernel)) - set(code) for kernel, code in kernels.items()}
+    missing = {kernel: names for kernel, names in missing.items() if names}
+    assert not missing
+
+
+def found_in(kernels, pattern):
+    """Which instructions begin like that, by kernel."""
+    found = {str(kernel): {name for name in code if re.match(pattern, name)} for kernel, code in kernels.items()}
+    return {kernel: names for kernel, names in found.items() if names}
+
+
+def test_float32_is_left_to_the_cuda_cores(kernels):
+    found = found_in({k: code for k, code in kernels.items() if k.math == "float32"}, r"HMMA|LDSM")
+    assert not found
+
+
+def test_tensor_cores_multiply_what_they_are_meant_to(kernels):
+    """And not tf32 in half precision, or bfloat16 as float16."""
+    for kernel, code in kernels.items():
+        assert {name for name in code if name.startswith("HMMA")} <= {TENSOR_CORES.get(kernel.math)}, kernel
+
+
+def test_asynchronous_copies_are_of_16_bytes(kernels):
+    found = found_in(kernels, rf"LDGSTS(?!{re.escape(COPY_16_BYTES.removeprefix('LDGSTS'))}$)")
+    assert not found
+
+
+def test_no_kernel_uses_local_memory(kernels):
+    found = found_in(kernels, r"(LDL|STL)\b")
+    assert not found
+
+
+def test_grid_barriers_integers_are_the_only_atomics(kernels):
+    """Those of floating-point numbers, loops of compare and swap included, would make results differ between runs."""
+    found = found_in(kernels, r"(ATOM[GS]?|RED[GS]?)\b(?!\.E\.ADD\.STRONG\.GPU$)")
+    assert not found

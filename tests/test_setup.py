@@ -1,0 +1,312 @@
+"""What an installation decides to build, with stand-ins for compilers: nothing is compiled here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kernel_build import decision, jobs, toolchain
+from kernel_build.architectures import architectures, code_flags
+from kernel_build.toolchain import CannotBuildError, Nvcc, Torch
+
+ROOT = Path(__file__).parents[1]
+KNOWN = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+
+
+def nvcc(version="13.0", known=KNOWN):
+    return Nvcc(Path("/cuda/bin/nvcc"), version, frozenset(known))
+
+
+def torch(version="2.13.0", cuda="13.0"):
+    return Torch(Path("/site-packages/torch"), version, cuda)
+
+
+def script(path, *lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+    return path
+
+
+def fake_nvcc(folder, version="13.0", compiling="exit 0"):
+    listed = "\\n".join(f"compute_{name.replace('.', '')}" for name in KNOWN)
+    return script(
+        folder / "bin" / "nvcc",
+        f'[ "$1" = --version ] && echo "Cuda compilation tools, release {version}, V{version}.88" && exit 0',
+        f'[ "$1" = --list-gpu-arch ] && printf "{listed}\\n" && exit 0',
+        compiling,
+    )
+
+
+def fake_torch(folder, version="2.13.0", **facts):
+    (folder / "torch").mkdir()
+    (folder / "torch" / "__init__.py").write_text("raise AssertionError('imported')")
+    lines = [f"{name} = {value!r}" for name, value in {"__version__": version, "cuda": None, **facts}.items()]
+    (folder / "torch" / "version.py").write_text("\n".join(lines))
+    return [str(folder)]
+
+
+# Which nvcc
+
+
+def test_nvcc_is_taken_from_the_first_place_that_has_one(tmp_path):
+    places = {name: tmp_path / name for name in ("home", "path", "on_path", "usual")}
+    environ = {"CUDA_HOME": str(places["home"]), "CUDA_PATH": str(places["path"]), "PATH": f"{places['on_path']}/bin"}
+    for place in reversed(places.values()):
+        expected = fake_nvcc(place)
+        assert toolchain.find_nvcc(environ, places["usual"]).path == expected
+
+
+def test_missing_nvcc_names_every_place_that_was_looked_in(tmp_path):
+    environ = {"CUDA_HOME": "/no/cuda", "PATH": str(tmp_path)}
+    with pytest.raises(CannotBuildError, match=r"no nvcc was found in CUDA_HOME=/no/cuda, PATH, /usual: .*CUDA_HOME"):
+        toolchain.find_nvcc(environ, Path("/usual"))
+
+
+def test_nvcc_says_its_version_and_architectures(tmp_path):
+    fake_nvcc(tmp_path, "12.8")
+    found = toolchain.find_nvcc({"CUDA_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"})
+    assert (found.version, found.architectures) == ("12.8", frozenset(KNOWN))
+
+
+def test_old_nvcc_is_refused(tmp_path):
+    path = fake_nvcc(tmp_path, "11.7")
+    with pytest.raises(CannotBuildError, match=rf"nvcc 11\.7 \({path}\) is older than 11\.8"):
+        toolchain.find_nvcc({"CUDA_HOME": str(tmp_path)})
+
+
+def test_nvcc_that_does_not_go_with_the_host_compiler_is_explained(tmp_path):
+    compiling = 'echo "host_config.h: error: unsupported GNU version" >&2; exit 1'
+    fake_nvcc(tmp_path / "cuda", compiling=compiling)
+    compiler = script(tmp_path / "g++", "echo 99.0.0")
+    found = toolchain.find_nvcc({"CUDA_HOME": str(tmp_path / "cuda")})
+    with pytest.raises(CannotBuildError) as caught:
+        toolchain.check_host_compiler(found, compiler)
+    message = str(caught.value)
+    for part in ("nvcc 13.0", str(found.path), str(compiler), "99.0.0", "unsupported GNU version", "CXX"):
+        assert part in message
+
+
+def test_missing_host_compiler_is_named():
+    with pytest.raises(CannotBuildError, match=r"no-such-compiler is not in PATH"):
+        toolchain.host_compiler({"CXX": "no-such-compiler", "PATH": "/bin"})
+
+
+# Which torch
+
+
+def test_torch_is_read_without_importing_it(tmp_path):
+    assert toolchain.find_torch(fake_torch(tmp_path, "2.12.0a0+cu130", cuda="13.0")) == Torch(
+        tmp_path / "torch", "2.12.0a0+cu130", "13.0"
+    )
+
+
+def test_missing_torch_asks_for_no_isolation(tmp_path):
+    with pytest.raises(CannotBuildError, match="--no-build-isolation"):
+        toolchain.find_torch([str(tmp_path)])
+
+
+@pytest.mark.parametrize("version", ["2.6.0", "2.10.1+cu128"])
+def test_old_torch_has_no_kernels(tmp_path, version):
+    with pytest.raises(CannotBuildError) as caught:
+        toolchain.find_torch(fake_torch(tmp_path, version))
+    assert version in str(caught.value)
+    assert "2.11" in str(caught.value)
+
+
+def test_torch_for_rocm_has_no_kernels(tmp_path):
+    with pytest.raises(CannotBuildError, match="ROCm"):
+        toolchain.find_torch(fake_torch(tmp_path, hip="6.4"))
+
+
+@pytest.mark.parametrize("cuda", [None, "13.0", "13.2"])
+def test_torch_of_the_same_major_version_of_cuda_goes_with_nvcc(cuda):
+    toolchain.check_pair(nvcc("13.0"), torch(cuda=cuda))
+
+
+def test_torch_of_another_major_version_of_cuda_does_not():
+    with pytest.raises(CannotBuildError) as caught:
+        toolchain.check_pair(nvcc("13.0"), torch(cuda="12.8"))
+    for part in ("13.0", "12.8", "/cuda/bin/nvcc", "/site-packages/torch", "CUDA_HOME"):
+        assert part in str(caught.value)
+
+
+def test_old_setuptools_is_named_before_it_fails():
+    toolchain.check_setuptools("77.0.1")
+    with pytest.raises(SystemExit, match=r"setuptools 65\.5\.0 is too old .*setuptools>=77"):
+        toolchain.check_setuptools("65.5.0")
+
+
+# The decision
+
+
+def tools(sanitize=None):
+    common = (torch(), Path("ninja"), Path("include"), Path("g++"))
+    if sanitize is None:
+        return decision.CudaTools(*common, nvcc(), ["8.0", "9.0+PTX"])
+    return decision.EmulatorTools(*common, sanitize)
+
+
+def finds(_environ):
+    return tools()
+
+
+def misses(_environ):
+    raise CannotBuildError("no nvcc was found in PATH")
+
+
+def fails(_environ):
+    raise AssertionError("looked for tools")
+
+
+@pytest.mark.parametrize(
+    ("setting", "find", "builds", "required", "words"),
+    [
+        ("", finds, True, False, ["nvcc 13.0 (/cuda/bin/nvcc)", "torch 2.13.0", "8.0 9.0+PTX"]),
+        ("", misses, False, False, ["installed without CUDA kernels", "no nvcc was found in PATH"]),
+        ("0", fails, False, False, ["installed without CUDA kernels", "FUSED_RESNET_CUDA=0"]),
+        ("1", finds, True, False, ["nvcc 13.0"]),
+        ("1", misses, False, True, ["FUSED_RESNET_CUDA=1", "no nvcc was found in PATH"]),
+    ],
+)
+def test_decision_on_the_kernels(setting, find, builds, required, words):
+    decided = decision.decide_cuda({"FUSED_RESNET_CUDA": setting}, find)
+    assert (decided.tools is not None, decided.required) == (builds, required)
+    assert "\n" not in decided.line
+    assert all(word in decided.line for word in words)
+
+
+@pytest.mark.parametrize(
+    ("setting", "find", "builds", "required"),
+    [
+        ("", fails, False, False),
+        ("0", fails, False, False),
+        ("1", lambda _: tools(sanitize=False), True, False),
+        ("1", misses, False, True),
+    ],
+)
+def test_emulator_is_built_where_it_is_asked_for(setting, find, builds, required):
+    decided = decision.decide_emulated({"FUSED_RESNET_EMULATOR": setting}, find)
+    assert (decided.tools is not None, decided.required) == (builds, required)
+    assert "FUSED_RESNET_EMULATOR" in decided.line or builds
+
+
+@pytest.mark.parametrize("name", ["FUSED_RESNET_CUDA", "FUSED_RESNET_EMULATOR"])
+def test_setting_that_is_neither_0_nor_1_is_refused(name):
+    with pytest.raises(SystemExit, match=rf"{name} is 'yes', expected 0 or 1"):
+        (decision.decide_cuda if name == "FUSED_RESNET_CUDA" else decision.decide_emulated)({name: "yes"}, fails)
+
+
+# Architectures
+
+
+@pytest.mark.parametrize("wanted", ["8.0 9.0+PTX", "8.0;9.0+PTX", " 8.0 ; 9.0+PTX ", "8.0;9.0+PTX;8.0"])
+def test_architectures_in_each_form(wanted):
+    assert architectures(wanted, nvcc()) == ["8.0", "9.0+PTX"]
+
+
+def test_all_usual_architectures_are_the_default():
+    assert architectures("", nvcc()) == ["8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX"]
+
+
+def test_older_nvcc_has_fewer_and_leaves_later_gpus_to_the_newest():
+    assert architectures(" ", nvcc("11.8", ("8.0", "8.6", "8.7", "8.9", "9.0"))) == ["8.0", "8.6", "8.9", "9.0+PTX"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [("9.9", "does not know"), ("7.5", "8.0 or later"), ("Hopper", "expected numbers"), ("90", "expected numbers")],
+)
+def test_architecture_that_cannot_be_is_named(wanted, words):
+    with pytest.raises(CannotBuildError) as caught:
+        architectures(f"8.0 {wanted}", nvcc())
+    assert repr(wanted) in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_code_is_for_each_architecture_and_for_later_ones_where_it_says_so():
+    assert code_flags(["8.0", "12.0+PTX"]) == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_120,code=sm_120",
+        "-gencode=arch=compute_120,code=compute_120",
+    ]
+
+
+# Jobs
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cpus", "gib", "expected", "warns"),
+    [
+        ("", 4, 64, 4, False),
+        ("", 16, 9, 4, False),
+        ("", 16, 1, 1, False),
+        ("", 8, None, 8, False),
+        ("3", 8, 64, 3, False),
+        ("32", 8, 64, 32, False),
+        ("8", 16, 9, 8, True),
+        ("8", 16, None, 8, False),
+    ],
+)
+def test_number_of_jobs(wanted, cpus, gib, expected, warns):
+    number, warning = jobs.jobs({"MAX_JOBS": wanted}, cpus, None if gib is None else gib * jobs.GIB)
+    assert number == expected
+    assert (warning is not None) == warns
+
+
+def test_warning_of_too_many_jobs_names_both_numbers():
+    _, warning = jobs.jobs({"MAX_JOBS": "8"}, 16, 9 * jobs.GIB)
+    assert "MAX_JOBS=8" in warning
+    assert "enough for 4" in warning
+
+
+@pytest.mark.parametrize("wanted", ["0", "-1", "many"])
+def test_number_of_jobs_must_be_one(wanted):
+    with pytest.raises(SystemExit, match="MAX_JOBS"):
+        jobs.jobs({"MAX_JOBS": wanted}, 1, None)
+
+
+def test_memory_of_a_container_counts(tmp_path):
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (tmp_path / "proc").mkdir()
+    assert jobs.available_memory(tmp_path) is None
+    (tmp_path / "proc/meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable: {8 * 2**20} kB\n")
+    assert jobs.available_memory(tmp_path) == 8 * jobs.GIB
+    (group / "memory.max").write_text("max\n")
+    assert jobs.available_memory(tmp_path) == 8 * jobs.GIB
+    (group / "memory.max").write_text(f"{5 * jobs.GIB}\n")
+    (group / "memory.current").write_text(f"{jobs.GIB}\n")
+    assert jobs.available_memory(tmp_path) == 4 * jobs.GIB
+
+
+# The command, as pip runs it
+
+
+def build(folder, **environ):
+    (folder / "fused_resnet").mkdir()
+    for name in ("setup.py", "kernel_build"):
+        (folder / name).symlink_to(ROOT / name)
+    command = [sys.executable, "setup.py", "build_ext"]
+    return subprocess.run(command, cwd=folder, env={"PATH": "/usr/bin:/bin", **environ}, capture_output=True, text=True)
+
+
+def test_installation_without_kernels_says_so_and_remembers_the_reason(tmp_path):
+    done = build(tmp_path, FUSED_RESNET_CUDA="0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("fused_resnet: no _C: installed without CUDA kernels: FUSED_RESNET_CUDA=0\n") == 1
+    (record,) = tmp_path.rglob("_C.json")
+    assert json.loads(record.read_text()) == {"reason": "installed without CUDA kernels: FUSED_RESNET_CUDA=0"}
+
+
+def test_kernels_that_are_required_and_cannot_be_built_end_the_installation_in_one_line(tmp_path):
+    environ = {"FUSED_RESNET_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "1.0", "CUDA_HOME": str(tmp_path)}
+    fake_nvcc(tmp_path)
+    done = build(tmp_path, **environ)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "fused_resnet: no _C" in line]
+    assert "FUSED_RESNET_CUDA=1, but" in line
+    assert not list(tmp_path.rglob("_C.json"))
