@@ -22,7 +22,7 @@ SANITIZE_OPTIONS = ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:pri
 
 CPP_FILES = $(shell find csrc tests/emulator -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
-.PHONY: help demo build test resources sanitize check format clean
+.PHONY: help demo build test resources sanitize gpu check format clean
 
 help:
 	@echo "make demo       train and measure on real images, unfused against fused (under 10 minutes on 2 cores)"
@@ -30,6 +30,7 @@ help:
 	@echo "make test       build what can be tested here, the kernels for the CPU included, and run the test suite"
 	@echo "make resources  write docs/kernels.md: registers, shared memory and occupancy of each kernel"
 	@echo "make sanitize   run a part of the test suite with the address and undefined behaviour sanitizers"
+	@echo "make gpu        on a machine with a GPU: build, test, sanitize and time with the Python at hand; OUT=, STAGE="
 	@echo "make check      ruff, ruff format, mypy, clang-format"
 	@echo "make format     apply the fixes and formatting of ruff and clang-format"
 
@@ -52,6 +53,12 @@ sanitize: $(VENV)/ready
 	FUSED_RESNET_CUDA=0 FUSED_RESNET_SANITIZE=1 FUSED_RESNET_EMULATOR=1 $(BUILD)
 	LD_PRELOAD="$(SANITIZERS)" $(SANITIZE_OPTIONS) timeout 300 $(RUN) -m pytest -q $(SANITIZE_SELECTION); \
 	    status=$$?; $(TEST_BUILD) && exit $$status
+
+# Of `make gpu`: where results go (default: benchmarks/results), and one of build, suite, sanitize, time (default: all).
+OUT ?=
+STAGE ?=
+gpu:
+	$(PYTHON) -m benchmarks.gpu --out "$(OUT)" --stage "$(STAGE)"
 
 check: $(VENV)/ready
 	$(RUN) -m ruff check

@@ -39,19 +39,21 @@ DEVICE void apply_affine(const Accumulators& product, int index, Accumulators& s
   const WarpTile tile = warp_tile();
   const Lane lane;
 #pragma unroll
-  for (int n = 0; n < fragment_columns; ++n)
+  for (int n = 0; n < fragment_columns; ++n) {
+    Affine affines[2];
+    Affines::load(index, tile.column + n * 8 + 2 * lane.t, affines);
 #pragma unroll
     for (int odd = 0; odd < 2; ++odd) {
-      const Affine affine = Affines::load(index, tile.column + n * 8 + 2 * lane.t + odd);
 #pragma unroll
       for (int m = 0; m < fragment_rows; ++m)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const float value = affine(product.values[m][n][2 * half + odd]);
+          const float value = affines[odd](product.values[m][n][2 * half + odd]);
           float& to = sum.values[m][n][2 * half + odd];
           to = add ? to + value : value;
         }
     }
+  }
 }
 
 // The sum of the tile's products, norms applied.
@@ -80,7 +82,7 @@ DEVICE void apply_tile(const Tail& tail, TilePlace place) {
   Affines::prepare<Element>(tail, place.channel);
   Accumulators sum;
   sum_products<Products, products>(tail, place, sum);  // has a barrier: the affines are complete
-  store_tile<Element>(tail, tail.y, tail.vectorised, sum, place, ToOutput<products>{tail});
+  store_tile<Element>(tail, tail.y, tail.vectorised, sum, place, Ending<products>{tail.relu});
 }
 
 template <class Products, int products>

@@ -64,56 +64,70 @@ struct Affines {
     device::shared_store(offset(index, 2, column), a.shift);
   }
 
-  DEVICE static Affine load(int branch, int column) {
-    return {device::shared_load<float>(offset(branch, 0, column)),
-            device::shared_load<float>(offset(branch, 1, column)),
-            device::shared_load<float>(offset(branch, 2, column))};
+  // Of neighbouring columns, from a multiple of their number on.
+  template <int count>
+  DEVICE static void load(int branch, int column, Affine (&affines)[count]) {
+    struct alignas(4 * count) Floats {
+      float at[count];
+    };
+    const auto centres = device::shared_load<Floats>(offset(branch, 0, column));
+    const auto scales = device::shared_load<Floats>(offset(branch, 1, column));
+    const auto shifts = device::shared_load<Floats>(offset(branch, 2, column));
+#pragma unroll
+    for (int i = 0; i < count; ++i) affines[i] = {centres.at[i], scales.at[i], shifts.at[i]};
   }
 };
 static_assert(block_threads == 2 * tile_columns, "a thread prepares one channel of one branch");
 
-// Adds a source that is no product to `values`, `V` channels from `channel` on (tile column `column`) of a row.
+// A source that is no product as one lane adds it: `V` neighbouring channels of any row.
 template <class Element, int V>
-DEVICE void add_source(const Tail& tail, int index, int row, int channel, int column, float (&values)[V]) {
-  const Branch& branch = tail.branches[index];
-  const Activations& x = branch.statistics == Statistics::product ? branch.materialised : branch.x;
-  const int from = channel - branch.channels_before;
-  if (from < 0 || from >= x.channels) return;  // zeros; in vectors, these begin and end at multiples of V
-  const Element* pointer = row_pointer<Element>(tail, x, row) + from * x.stride_c;
-  Element source[V];
-  if constexpr (V == 1) {
-    source[0] = device::global_load(pointer);
-  } else {
-    const auto vector = device::global_load(reinterpret_cast<const Vector16<Element>*>(pointer));
-#pragma unroll
-    for (int i = 0; i < V; ++i) source[i] = vector.values[i];
-  }
-#pragma unroll
-  for (int i = 0; i < V; ++i) {
-    const float value = device::to_float(source[i]);
-    values[i] += branch.statistics == Statistics::none ? value : Affines::load(index, column + i)(value);
-  }
-}
+struct SourceColumn {
+  struct alignas(sizeof(Element) * V) Values {
+    Element at[V];
+  };
 
-// What becomes of a tile of `products` summed products on its way to y: the other sources and relu.
-template <int products>
-struct ToOutput {
-  const Tail& tail;
+  const Activations& x;
+  // Of row 0. Null where the source has zeros, which in vectors begin and end at multiples of V.
+  const Element* channel;
+  int index, column;
+  bool normed;
 
-  template <class Element, int V>
-  DEVICE void apply(int row, int channel, int column, float (&values)[V]) const {
-#pragma unroll
-    for (int index = products; index < 2; ++index)
-      if (tail.branches[index].source != Source::none) add_source<Element>(tail, index, row, channel, column, values);
-    if (!tail.relu) return;
-#pragma unroll
-    for (int i = 0; i < V; ++i) values[i] = values[i] <= 0.0f ? 0.0f : values[i];  // NaN stays NaN
+  // Branch `branch_index` from channel `first` on, which is column `tile_column` of the tile.
+  DEVICE SourceColumn(const Tail& tail, int branch_index, int first, int tile_column)
+      : x(tail.branches[branch_index].statistics == Statistics::product ? tail.branches[branch_index].materialised
+                                                                        : tail.branches[branch_index].x),
+        channel(nullptr),
+        index(branch_index),
+        column(tile_column),
+        normed(tail.branches[branch_index].statistics != Statistics::none) {
+    const Branch& branch = tail.branches[branch_index];
+    const int from = first - branch.channels_before;
+    if (branch.source != Source::none && from >= 0 && from < x.channels)
+      channel = static_cast<const Element*>(x.data) + from * x.stride_c;
   }
-};
 
-struct Unchanged {
-  template <class Element, int V>
-  DEVICE void apply(int, int, int, float (&)[V]) const {}
+  DEVICE Values load(const Tail& tail, int row) const {
+    if (channel == nullptr) return {};
+    return device::global_load(reinterpret_cast<const Values*>(channel + row_offset(tail, x, row)));
+  }
+
+  DEVICE void add(const Values& source, float (&values)[V]) const {
+    if (channel == nullptr) return;
+    if (!normed) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) values[i] += device::to_float(source.at[i]);
+      return;
+    }
+    // From shared memory for each row: in registers they would cost accumulators theirs.
+    constexpr int step = V < 4 ? V : 4;
+#pragma unroll
+    for (int i = 0; i < V; i += step) {
+      Affine affines[step];
+      Affines::load(index, column + i, affines);
+#pragma unroll
+      for (int j = 0; j < step; ++j) values[i + j] += affines[j](device::to_float(source.at[i + j]));
+    }
+  }
 };
 
 // Rows up to `end` of the tile at (row, channel).
@@ -138,56 +152,91 @@ DEVICE void fill_slab(const Accumulators& sum, device::SharedOffset slab) {
       }
 }
 
-// Writes `V` channels of a row.
-template <class Element, int V>
-DEVICE void store_vector(Element* to, const float (&values)[V]) {
-  if constexpr (V == 1) {
-    device::global_store(to, device::from_float<Element>(values[0]));
-  } else {
-    Vector16<Element> vector;
-#pragma unroll
-    for (int k = 0; k < V; ++k) vector.values[k] = device::from_float<Element>(values[k]);
-    device::global_store(reinterpret_cast<Vector16<Element>*>(to), vector);
-  }
-}
+// What becomes of a tile on its way to memory: the sources of branches from `first_source` on are added, then relu.
+template <int first_source>
+struct Ending {
+  bool relu;
+};
 
-// Writes the slab, `V` channels a lane at a time; neighbouring lanes take neighbouring rows or neighbouring channels.
-template <class Element, int V, bool rows_first, class Change>
-DEVICE void store_slab(const Tail& tail, const Activations& out, TilePlace place, device::SharedOffset slab,
-                       const Change& change) {
-  constexpr int vectors = warp_columns / V;
+// How lanes share a slab: neighbouring lanes take neighbouring rows, or neighbouring vectors of channels.
+template <int V, bool rows_first>
+struct Lanes {
+  static constexpr int vectors = warp_columns / V;
+  static constexpr int across = rows_first ? 1 : vectors < device::warp_size ? vectors : device::warp_size;
+  static constexpr int down = device::warp_size / across;
+  // Rows whose sources a lane loads before it uses the first of them.
+  static constexpr int batch = V > 1 ? 2 : 1;
+  static_assert(warp_rows % (down * batch) == 0);
+};
+
+// Writes `V` channels of the slab's rows, from column `column` of the tile on.
+template <class Element, int V, bool rows_first, int first_source>
+DEVICE void store_column(const Tail& tail, const Activations& out, TilePlace place, device::SharedOffset slab,
+                         int column, Ending<first_source> ending) {
+  using Sources = SourceColumn<Element, V>;
+  using Values = typename Sources::Values;
+  using Share = Lanes<V, rows_first>;
   const WarpTile tile = warp_tile();
-#pragma unroll 2
-  for (int i = device::lane_index(); i < warp_rows * vectors; i += device::warp_size) {
-    const int slab_row = rows_first ? i % warp_rows : i / vectors;
-    const int slab_column = (rows_first ? i / warp_rows : i % vectors) * V;
-    const int row = place.row + tile.row + slab_row, column = tile.column + slab_column;
-    if (row >= place.end || place.channel + column >= out.channels) continue;
-    float values[V];
+  const int channel = place.channel + tile.column + column;
+  const Sources sources[2] = {{tail, 0, channel, tile.column + column}, {tail, 1, channel, tile.column + column}};
+  auto* to = static_cast<Element*>(out.data) + channel * out.stride_c;
+#pragma unroll 1
+  for (int first = device::lane_index() / Share::across; first < warp_rows; first += Share::down * Share::batch) {
+    Values loaded[Share::batch][2];
 #pragma unroll
-    for (int k = 0; k < V; ++k)
-      values[k] = device::shared_load<float>(slab + 4 * (slab_row * slab_pitch + slab_column + k));
-    change.template apply<Element>(row, place.channel + column, column, values);
-    store_vector(static_cast<Element*>(out.data) + row_offset(tail, out, row) + (place.channel + column) * out.stride_c,
-                 values);
+    for (int j = 0; j < Share::batch; ++j) {
+      const int row = place.row + tile.row + first + j * Share::down;
+#pragma unroll
+      for (int index = first_source; index < 2; ++index)
+        loaded[j][index] = row < place.end ? sources[index].load(tail, row) : Values{};
+    }
+#pragma unroll
+    for (int j = 0; j < Share::batch; ++j) {
+      const int slab_row = first + j * Share::down, row = place.row + tile.row + slab_row;
+      if (row >= place.end) continue;
+      float values[V];
+#pragma unroll
+      for (int k = 0; k < V; ++k)
+        values[k] = device::shared_load<float>(slab + 4 * (slab_row * slab_pitch + column + k));
+#pragma unroll
+      for (int index = first_source; index < 2; ++index) sources[index].add(loaded[j][index], values);
+      Values result;
+#pragma unroll
+      for (int k = 0; k < V; ++k) {
+        const float value = ending.relu && values[k] <= 0.0f ? 0.0f : values[k];  // NaN stays NaN
+        result.at[k] = device::from_float<Element>(value);
+      }
+      device::global_store(reinterpret_cast<Values*>(to + row_offset(tail, out, row)), result);
+    }
   }
 }
 
-// Writes the tile to `out`, after `change`. The stages must be free.
-template <class Element, class Change>
+template <class Element, int V, bool rows_first, int first_source>
+DEVICE void store_slab(const Tail& tail, const Activations& out, TilePlace place, device::SharedOffset slab,
+                       Ending<first_source> ending) {
+  using Share = Lanes<V, rows_first>;
+  const int first = place.channel + warp_tile().column;
+#pragma unroll 1
+  for (int vector = device::lane_index() % Share::across; vector < Share::vectors; vector += Share::across)
+    if (first + vector * V < out.channels)
+      store_column<Element, V, rows_first>(tail, out, place, slab, vector * V, ending);
+}
+
+// Writes the tile to `out`. The stages must be free.
+template <class Element, int first_source>
 DEVICE void store_tile(const Tail& tail, const Activations& out, bool vectorised, const Accumulators& sum,
-                       TilePlace place, const Change& change) {
+                       TilePlace place, Ending<first_source> ending) {
   const WarpTile tile = warp_tile();
   if (place.row + tile.row >= place.end || place.channel + tile.column >= out.channels) return;
   const device::SharedOffset slab = warp_slab();
   fill_slab(sum, slab);
   device::warp_sync();
   if (vectorised) {
-    store_slab<Element, TileTraits<Element>::vector, false>(tail, out, place, slab, change);
+    store_slab<Element, TileTraits<Element>::vector, false>(tail, out, place, slab, ending);
   } else if (out.stride_c == 1) {
-    store_slab<Element, 1, false>(tail, out, place, slab, change);
+    store_slab<Element, 1, false>(tail, out, place, slab, ending);
   } else {
-    store_slab<Element, 1, true>(tail, out, place, slab, change);
+    store_slab<Element, 1, true>(tail, out, place, slab, ending);
   }
 }
 

@@ -72,7 +72,7 @@ struct ColumnSums {
       if (pixel >= pixels) continue;
       const auto x = device::shared_load<Element>(stage + pixel * Traits::pixel_pitch +
                                                   column() * static_cast<int>(sizeof(Element)));
-      const float value = Products::operand(device::to_float(x)) - shift;
+      const float value = device::to_float(x) - shift;
       stage_sum += value;
       stage_squares = device::fma(value, value, stage_squares);
     }
@@ -331,7 +331,7 @@ DEVICE void product_item(const Tail& tail, const Branch& branch, int item) {
     Accumulators p;
     p.clear();
     multiply_tile<Products>(tail, branch, place, p);
-    store_tile<Element>(tail, branch.materialised, branch.materialised.vectorised, p, place, Unchanged{});
+    store_tile<Element>(tail, branch.materialised, branch.materialised.vectorised, p, place, Ending<2>{false});
     const int count = rows.end - row < tile_rows ? rows.end - row : tile_rows;
     const WarpColumns<Element> columns(warp_has_work(tail, place) ? count : 0);
     device::block_sync();  // slabs, which overlap the scratch memory, have been read

@@ -6,6 +6,7 @@ What the kernels do not take goes to `fused_resnet.moments`: float64, empty tens
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -104,7 +105,9 @@ class KernelPath:
     """A branch whose forward is part of the tail's launch, and whose backward is that of a path in plain PyTorch."""
 
     def __init__(self, branch: Branch, backward: bool) -> None:
-        self._shape, self._stride, self._norm = output_shape(branch), branch.stride, branch.norm
+        self._shape, self._stride, self._backward = output_shape(branch), branch.stride, backward
+        # The path outlives the forward: it gets gamma and beta as operands and must not keep these alive beside them.
+        self._norm = None if branch.norm is None else replace(branch.norm, weight=None, bias=None)
         self._source = {Direct: "direct", ZeroPad: "zero_pad", Projection: "projection"}[type(branch)]
         self._channels_before = branch.padding[0] if isinstance(branch, ZeroPad) else 0
         self._materialise = not (isinstance(branch, Projection) and _takes_moments(branch, backward))
@@ -149,7 +152,7 @@ class KernelPath:
     def saved(self, operands: Operands, statistics: Any) -> Saved:
         """What the path keeps for backward, with the variance in place of what its backward derives from it."""
         x, weight, bias, gamma, _ = operands
-        if isinstance(self._path, IdentityPath | ZeroPadPath):
+        if not self._backward or isinstance(self._path, IdentityPath | ZeroPadPath):
             return ()
         if isinstance(self._path, ProductPath):
             return x, weight

@@ -37,6 +37,7 @@ class ForwardCall {
     const c10::OptionalDeviceGuard guard(device);
     device::Stream stream{};
     if constexpr (device::on_gpu) {
+      device::use_device(device.index());
       const c10::impl::VirtualGuardImpl implementation(device.type());
       stream = static_cast<device::Stream>(implementation.getStreamNativeHandle(implementation.getStream(device)));
     }

@@ -46,6 +46,10 @@ inline void check(cudaError_t status, const char* what) {
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
+// Makes launches of this thread go to the GPU. The caller has done so for its own copy of the CUDA runtime; this module
+// carries one of its own.
+inline void use_device(int index) { check(cudaSetDevice(index), "choice of the GPU"); }
+
 // Blocks of the kernel that the current device holds at the same time.
 template <class Parameters>
 int resident_blocks(void (*kernel)(Parameters), int threads, int shared_bytes) {

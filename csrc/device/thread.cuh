@@ -12,14 +12,15 @@ namespace fused_resnet::device {
 
 constexpr int warp_size = 32;
 
+// Read anew at each call: what is derived from it would otherwise stay in registers from one phase of a kernel to the
+// next.
 DEVICE int thread_index() {
   int index;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
   return index;
 }
 DEVICE int lane_index() { return thread_index() % warp_size; }
-// The same for all lanes, told to the compiler by way of a broadcast: branches on it are uniform.
-DEVICE int warp_index() { return __shfl_sync(0xffffffffu, thread_index() / warp_size, 0); }
+DEVICE int warp_index() { return thread_index() / warp_size; }
 DEVICE int block_index() { return static_cast<int>(blockIdx.x); }
 DEVICE int grid_size() { return static_cast<int>(gridDim.x); }
 

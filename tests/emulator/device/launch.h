@@ -16,6 +16,8 @@ using Stream = void*;
 
 constexpr bool on_gpu = false;
 
+inline void use_device(int) {}
+
 template <class Parameters>
 int resident_blocks(void (*)(Parameters), int, int shared_bytes) {
   return emulator::resident_blocks(shared_bytes);

@@ -1,0 +1,186 @@
+"""Times every tail, fused and not; the process of the stage ``time``.
+
+Two passes: all tails against eager operations, then, for as long as there is time, against torch.compile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+import fused_resnet
+from fused_resnet.kernels import KernelPath
+from fused_resnet.modules import branch_of
+from fused_resnet.paths import operands_of
+from fused_resnet.strategy import Strategy, StrategyChoice, use_strategy
+
+from ..accuracy import relative_error
+from ..tails import Tail, TailShape, by_importance, counted_bytes
+from .record import report
+from .timing import Clock, CpuClock, GpuClock, Times, measure
+
+DTYPE = torch.bfloat16
+# Of a side's output from that of the eager operations.
+TOLERANCE = 2e-2
+# What must be left for a tail to be compiled and timed.
+_COMPILE_S = 30.0
+_EAGER, _COMPILED = "eager", "torch.compile"
+
+Side = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured, on what."""
+
+    device: str
+    shapes: Sequence[TailShape]
+    compiled_shapes: Sequence[TailShape]
+    runs: int
+    warm_up: int
+
+
+def plan(rehearse: bool) -> Plan:
+    shapes = by_importance()
+    if not rehearse:
+        return Plan("cuda", shapes, shapes, runs=25, warm_up=5)
+    small = [shape.shrunk(2, 7, 16) for shape in shapes]
+    return Plan("cpu", small, small[:1], runs=2, warm_up=1)
+
+
+def run(chosen: Plan, clock: Clock, deadline: float) -> None:
+    """Reports an item for each tail and mode, and one on what there was no time for."""
+    left_out = []
+    for compiled, shapes in ((False, chosen.shapes), (True, chosen.compiled_shapes)):
+        for shape in shapes:
+            for training in (True, False):
+                where = {"tail": shape.name, "mode": "training" if training else "eval", "compiled": compiled}
+                if time.monotonic() > deadline - (_COMPILE_S if compiled else 0):
+                    left_out.append(where)
+                    continue
+                try:
+                    time_tail(shape, training, compiled, chosen, clock, where)
+                except Exception as error:
+                    # Of the compiler it is no failure of this project: the tail has been timed without.
+                    key = "not_compiled" if compiled else "problem"
+                    report(**where, **{key: f"{type(error).__name__}: {str(error)[:500]}"})
+    report(left_out=left_out)
+
+
+def time_tail(
+    shape: TailShape, training: bool, compiled: bool, chosen: Plan, clock: Clock, where: Mapping[str, object]
+) -> None:
+    torch.manual_seed(0)
+    tail = Tail(shape, DTYPE).to(chosen.device, memory_format=torch.channels_last).train(training)  # type: ignore[call-overload]
+    inputs = tail.inputs(chosen.device, DTYPE)
+    with torch.set_grad_enabled(training):
+        for x in inputs:
+            x.requires_grad_(training)
+        sides = sides_of(tail, inputs, compiled)
+        errors = {name: _error(side, sides[_EAGER]) for name, side in sides.items()}
+        wrong = {name: str(error) for name, error in errors.items() if not error <= TOLERANCE}
+        if wrong:
+            report(**where, problem=f"differs from eager, so it was not timed: {wrong}")
+        right = {name: side for name, side in sides.items() if name not in wrong}
+        times = measure(right, clock, runs=chosen.runs, warm_up=chosen.warm_up)
+        counted = {name: bytes_of(tail, inputs, name) for name in right}
+    report(**where, shape=_shape(shape), sides={n: _row(t, errors[n], counted[n]) for n, t in times.items()})
+
+
+def sides_of(tail: Tail, inputs: tuple[Tensor, Tensor], compiled: bool) -> dict[str, Side]:
+    """The ways to the tail's output, with the strategies where they make a difference."""
+    sides: dict[str, Side] = {"fused": partial(tail.fused, *inputs)}
+    if compiled:
+        torch._dynamo.reset()
+        # The sizes of a network do not change.
+        sides[_COMPILED] = partial(torch.compile(tail, dynamic=False), *inputs)
+    else:
+        if tail.training and tail.shape.projections:
+            for strategy in ("moments", "materialise"):
+                sides[strategy] = partial(_forced, strategy, tail, inputs)
+        if tail.conv is not None:
+            sides["conv3 apart"] = partial(tail.fused_behind_conv, *inputs)
+    return {**sides, _EAGER: partial(tail, *inputs)}
+
+
+def _forced(strategy: StrategyChoice, tail: Tail, inputs: tuple[Tensor, Tensor]) -> Tensor:
+    with use_strategy(strategy):
+        return tail.fused(*inputs)
+
+
+def _error(side: Side, eager: Side) -> float:
+    value, exact = side(), eager()
+    return relative_error(value.detach(), exact.detach().double())
+
+
+def bytes_of(tail: Tail, inputs: tuple[Tensor, Tensor], side: str) -> int | None:
+    """What the kernels must move by the design; None of a side whose work is not all theirs."""
+    if side not in ("fused", "moments", "materialise"):
+        return None
+    with use_strategy("auto" if side == "fused" else side):  # type: ignore[arg-type]
+        chosen = strategies_of(tail, inputs)
+    return counted_bytes(tail.shape, tail.training, chosen, DTYPE.itemsize)
+
+
+def strategies_of(tail: Tail, inputs: tuple[Tensor, Tensor]) -> list[Strategy]:
+    """What each projection's path decides, as it would tell the compiled module."""
+    convs = ((tail.conv, tail.norm), (tail.shortcut_conv, tail.shortcut_norm))
+    recorder = SimpleNamespace(Branch=dict, Norm=dict)
+    chosen: list[Strategy] = []
+    for x, (conv, norm) in zip(inputs, convs, strict=True):
+        if conv is not None:
+            branch = branch_of(x, conv, norm)
+            told = KernelPath(branch, torch.is_grad_enabled()).describe(recorder, operands_of(branch))
+            chosen.append("materialise" if told["materialise"] else "moments")
+    return chosen
+
+
+def _shape(shape: TailShape) -> dict[str, object]:
+    return {
+        "N": shape.batch,
+        "H=W": shape.size,
+        "K": shape.inner,
+        "C": shape.channels,
+        "K of shortcut": shape.before,
+        "stride": shape.stride,
+        "blocks": shape.blocks,
+    }
+
+
+def _row(times: Times, error: float, counted: int | None) -> dict[str, float | int | None]:
+    device = times.device
+    return {
+        "us": round(device.median * 1e6, 2),
+        "us_lower": round(device.lower * 1e6, 2),
+        "us_upper": round(device.upper * 1e6, 2),
+        "host_us": round(times.host.median * 1e6, 1),
+        "bytes": counted,
+        "gb_s": None if counted is None else round(counted / device.median / 1e9, 1),
+        "error": error,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--seconds", type=float, required=True)
+    arguments = parser.parse_args()
+    deadline = time.monotonic() + arguments.seconds
+    # As whoever trains a network of fixed sizes has it.
+    torch.backends.cudnn.benchmark = True
+    if arguments.rehearse:
+        torch.set_num_threads(1)  # tensors are small
+    clock: Clock = CpuClock() if arguments.rehearse else GpuClock()
+    with fused_resnet.use_backend("emulated" if arguments.rehearse else "cuda"):
+        run(plan(arguments.rehearse), clock, deadline)
+
+
+if __name__ == "__main__":
+    main()
