@@ -155,6 +155,8 @@ DEVICE void fill_slab(const Accumulators& sum, device::SharedOffset slab) {
 // What becomes of a tile on its way to memory: the sources of branches from `first_source` on are added, then relu.
 template <int first_source>
 struct Ending {
+  // There is something in the accumulators: products come first among the branches.
+  static constexpr bool has_products = first_source > 0;
   bool relu;
 };
 
@@ -197,7 +199,9 @@ DEVICE void store_column(const Tail& tail, const Activations& out, TilePlace pla
       float values[V];
 #pragma unroll
       for (int k = 0; k < V; ++k)
-        values[k] = device::shared_load<float>(slab + 4 * (slab_row * slab_pitch + column + k));
+        values[k] = Ending<first_source>::has_products
+                        ? device::shared_load<float>(slab + 4 * (slab_row * slab_pitch + column + k))
+                        : 0.0f;
 #pragma unroll
       for (int index = first_source; index < 2; ++index) sources[index].add(loaded[j][index], values);
       Values result;
@@ -229,8 +233,10 @@ DEVICE void store_tile(const Tail& tail, const Activations& out, bool vectorised
   const WarpTile tile = warp_tile();
   if (place.row + tile.row >= place.end || place.channel + tile.column >= out.channels) return;
   const device::SharedOffset slab = warp_slab();
-  fill_slab(sum, slab);
-  device::warp_sync();
+  if constexpr (Ending<first_source>::has_products) {
+    fill_slab(sum, slab);
+    device::warp_sync();
+  }
   if (vectorised) {
     store_slab<Element, TileTraits<Element>::vector, false>(tail, out, place, slab, ending);
   } else if (out.stride_c == 1) {

@@ -39,7 +39,8 @@ struct TileTraits {
 constexpr int operand_bytes = 8704;
 constexpr int stage_bytes = 2 * operand_bytes;
 // A warp's accumulators on their way to memory, in place of the stages when these have been computed with.
-constexpr int slab_pitch = warp_columns + 4;
+// The padding spreads the rows that lanes write at the same time over the banks.
+constexpr int slab_pitch = warp_columns + 8;
 constexpr int slab_bytes = warp_rows * slab_pitch * sizeof(float);
 constexpr int slabs_bytes = block_threads / device::warp_size * slab_bytes;
 // Norms of the tile's channels; behind stages and slabs.

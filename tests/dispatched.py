@@ -1,0 +1,24 @@
+"""Which of PyTorch's operators run: each would be a kernel of its own on a GPU."""
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Operators(TorchDispatchMode):
+    """Records operators that do more than allocate memory or look at it, on anything but meta tensors.
+
+    `calls` are pairs of a name and the result's number of dimensions, None where it is no tensor.
+    """
+
+    QUIET = frozenset({"empty", "new_empty", "empty_like", "empty_strided", "detach", "as_strided", "view", "permute"})
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        is_tensor = isinstance(result, torch.Tensor)
+        if func.overloadpacket.__name__ not in self.QUIET and not (is_tensor and result.is_meta):
+            self.calls.append((str(func), result.dim() if is_tensor else None))
+        return result
