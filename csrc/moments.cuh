@@ -175,7 +175,7 @@ DEVICE bool prepare_pixels(SharedOffset stage, int pixels, SharedOffset shifts) 
         stage + pixel * TileTraits<Element>::pixel_pitch + column * static_cast<int>(sizeof(Element));
     if constexpr (Products::shifted_in_place) {
       const float x = Products::operand(device::shared_load<float>(at));
-      device::shared_store(at, pixel < pixels ? Products::operand(x - shift) : 0.0f);
+      device::shared_store(at, pixel < pixels ? x - shift : 0.0f);
     } else if (pixel >= pixels) {
       device::shared_store(at, device::from_float<Element>(shift));
     }

@@ -132,7 +132,7 @@ struct Tf32Products {
   using Element = float;
   using Instruction = device::Tf32;
   static constexpr int unrolled = 1;  // rounding takes the registers that two would need
-  static constexpr bool exact_shift_needed = true;
+  static constexpr bool exact_shift_needed = false;
   static constexpr bool shifted_in_place = true;
 
   DEVICE static float operand(float x) { return device::round_to_tf32(x); }
@@ -152,22 +152,39 @@ struct Tf32Products {
     for (int k = 0; k < TileTraits<Element>::depth; k += 8) {
       const SharedOffset a_lane = a + (k + lane.t) * pitch + (tile.row + lane.g) * 4;
       const SharedOffset b_lane = b + (k + lane.t) * pitch + (tile.column + lane.g) * 4;
-      std::uint32_t a_fragments[fragment_rows][4];
+      Split a_fragments[fragment_rows][4];
 #pragma unroll
       for (int m = 0; m < fragment_rows; ++m)
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-          a_fragments[m][i] = device::shared_load<std::uint32_t>(a_lane + i / 2 * 4 * pitch + (m * 16 + i % 2 * 8) * 4);
+        for (int i = 0; i < 4; ++i) a_fragments[m][i] = split(a_lane + i / 2 * 4 * pitch + (m * 16 + i % 2 * 8) * 4);
 #pragma unroll
       for (int n = 0; n < fragment_columns; ++n) {
-        std::uint32_t b_fragment[2];
+        const Split b_fragment[2] = {split(b_lane + n * 8 * 4), split(b_lane + 4 * pitch + n * 8 * 4)};
 #pragma unroll
-        for (int i = 0; i < 2; ++i)
-          b_fragment[i] = device::shared_load<std::uint32_t>(b_lane + i * 4 * pitch + n * 8 * 4);
-#pragma unroll
-        for (int m = 0; m < fragment_rows; ++m) device::mma<device::Tf32>(d.values[m][n], a_fragments[m], b_fragment);
+        for (int m = 0; m < fragment_rows; ++m) multiply_split(d.values[m][n], a_fragments[m], b_fragment);
       }
     }
+  }
+
+ private:
+  // x - shift is no tf32 number, and its rounding would show where the mean is large: high + low is it to 22 bits.
+  struct Split {
+    std::uint32_t high, low;
+  };
+
+  DEVICE static Split split(SharedOffset at) {
+    const auto value = device::shared_load<float>(at);
+    const float high = operand(value);
+    return {device::float_bits(high), device::float_bits(operand(value - high))};
+  }
+
+  DEVICE static void multiply_split(float (&d)[4], const Split (&a)[4], const Split (&b)[2]) {
+    const std::uint32_t a_high[4] = {a[0].high, a[1].high, a[2].high, a[3].high};
+    const std::uint32_t a_low[4] = {a[0].low, a[1].low, a[2].low, a[3].low};
+    const std::uint32_t b_high[2] = {b[0].high, b[1].high}, b_low[2] = {b[0].low, b[1].low};
+    device::mma<device::Tf32>(d, a_low, b_high);
+    device::mma<device::Tf32>(d, a_high, b_low);
+    device::mma<device::Tf32>(d, a_high, b_high);
   }
 };
 

@@ -65,7 +65,11 @@ def _has_kernel(branches: Sequence[Branch], backward: bool) -> bool:
 def _buffers_fit(norm: Norm) -> bool:
     batches = norm.num_batches_tracked
     tracked = [norm.running_mean, norm.running_var]
-    return (batches is None or batches.dtype == torch.int64) and all(t is None or t.is_contiguous() for t in tracked)
+    return (batches is None or batches.dtype == torch.int64) and all(t is None or _is_plain(t) for t in tracked)
+
+
+def _is_plain(vector: Tensor) -> bool:
+    return vector.is_contiguous() and not vector.is_neg()
 
 
 def _share_buffers(a: Norm, b: Norm) -> bool:
@@ -79,7 +83,9 @@ def _share_buffers(a: Norm, b: Norm) -> bool:
 def _forward(
     module: Any, paths: Sequence[Any], activation: Activation, operands: Sequence[Tensor | None]
 ) -> tuple[Tensor, list[Saved]]:
-    own = [operands_at(operands, i) for i in range(len(paths))]
+    # The kernels read memory: a view that negates it (the imaginary part of a conjugate) would be lost on them.
+    plain = [None if t is None else t.resolve_neg() for t in operands]
+    own = [operands_at(plain, i) for i in range(len(paths))]
     y = _empty_output([path.addend_layout(o) for path, o in zip(paths, own, strict=True)], own[0].x)
     described = [path.describe(module, o) for path, o in zip(paths, own, strict=True)]
     call = module.Forward(
@@ -203,10 +209,13 @@ def _takes_moments(branch: Projection, backward: bool) -> bool:
 
 
 def _operations_per_byte(dtype: torch.dtype) -> float:
-    """What a large GPU does in the time of moving one byte: tensor cores in half precision and tf32, CUDA cores."""
+    """What a large GPU does in the time of moving one byte: on tensor cores in half precision, or on CUDA cores.
+
+    With tf32, x^T x takes three products for one (``csrc/products.cuh``): a third of the tensor cores' rate.
+    """
     if dtype in HALF_DTYPES:
         return 180.0
-    return 90.0 if torch.backends.cudnn.allow_tf32 else 14.0
+    return 30.0 if torch.backends.cudnn.allow_tf32 else 14.0
 
 
 def _contiguous(vector: Tensor | None) -> Tensor | None:

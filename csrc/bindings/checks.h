@@ -38,6 +38,7 @@ inline void check_tensor(const std::string& name, const at::Tensor& t, c10::Devi
   require(t.layout() == c10::kStrided, name, t.layout(), c10::kStrided);
   require(t.device() == device, name + ".device", t.device(), device);
   require(t.scalar_type() == type, name + ".dtype", t.scalar_type(), type);
+  require(!t.is_neg(), name, "a view that negates its memory", "one that does not");
   const auto address = reinterpret_cast<std::uintptr_t>(t.const_data_ptr());
   require(address % t.element_size() == 0, name + "'s address", address, "a multiple of its element size");
 }

@@ -1,0 +1,116 @@
+"""The forward of a tail gives the same bits however it runs: in one launch or several, on any GPU, in any order."""
+
+import copy
+
+import pytest
+import torch
+from emulated import compiled_forward, multiprocessors, on_kernels, only_emulated, thread_order
+from samples import SAMPLES, Branch, Sample, build
+
+from fused_resnet.strategy import use_strategy
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+TRAINING = {
+    name: sample
+    for name, sample in SAMPLES.items()
+    if any(branch is not None and branch.norm == "training" for branch in (sample.main, sample.shortcut))
+}
+# Two tiles of channels and three pairs of them, six ranges of rows, all with a rest; and a hundred ranges.
+SEVERAL_RANGES = {
+    "no product": Sample(Branch("direct", "training"), Branch("zero_pad", in_channels=140), shape=(2, 150, 18, 18)),
+    "one product": Sample(Branch("direct", "training"), Branch("projection", "training", 140), shape=(2, 150, 18, 18)),
+    "two products": Sample(
+        Branch("projection", "training", 130), Branch("projection", "training", 140, stride=2), shape=(2, 150, 18, 18)
+    ),
+    "many ranges": Sample(
+        Branch("projection", "training", 9), Branch("direct", "training", layout="channels_last"), shape=(2, 8, 80, 80)
+    ),
+}
+
+each_training_sample = pytest.mark.parametrize("sample", TRAINING.values(), ids=TRAINING)
+each_size = pytest.mark.parametrize("sample", SEVERAL_RANGES.values(), ids=SEVERAL_RANGES)
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_strategy = pytest.mark.parametrize("strategy", ["moments", "materialise"])
+
+
+def results(backend, case, run):
+    """Output, buffers and batch statistics of a call on copies of the tail's tensors."""
+    tail, inputs = copy.deepcopy(case[0]), case[1]
+    call, y = compiled_forward(backend, tail, inputs)
+    run(call)
+    found = {"output": y, **dict(tail.named_buffers())}
+    for i in range(len(inputs)):
+        statistics = call.statistics(i)
+        found |= {f"{name} {i}": getattr(statistics, name) for name in ("mean", "var", "mu", "cov")}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def run_whole(call):
+    call.run()
+
+
+def run_in_phases(call):
+    call.moments()
+    call.finish()
+    call.apply()
+
+
+def assert_same_bits(found, expected):
+    assert found.keys() == expected.keys()
+    different = [name for name, tensor in found.items() if not torch.equal(tensor, expected[name])]
+    assert different == []
+
+
+@on_kernels
+@each_strategy
+@each_dtype
+@each_training_sample
+def test_forward_phase_by_phase_gives_the_same_bits(sample, dtype, strategy, backend, device):
+    with use_strategy(strategy):
+        case = build(sample.with_dtype(dtype), device)
+        assert_same_bits(results(backend, case, run_in_phases), results(backend, case, run_whole))
+
+
+@on_kernels
+@each_strategy
+@each_size
+def test_forward_of_several_ranges_phase_by_phase_gives_the_same_bits(sample, strategy, backend, device):
+    with use_strategy(strategy):
+        case = build(sample.with_dtype(torch.bfloat16), device)
+        assert_same_bits(results(backend, case, run_in_phases), results(backend, case, run_whole))
+
+
+@on_kernels
+@each_strategy
+@each_dtype
+@each_size
+def test_forward_run_again_gives_the_same_bits(sample, dtype, strategy, backend, device):
+    with use_strategy(strategy):
+        case = build(sample.with_dtype(dtype), device)
+        assert_same_bits(results(backend, case, run_whole), results(backend, case, run_whole))
+
+
+@only_emulated
+@each_strategy
+@each_dtype
+@each_size
+def test_forward_gives_the_same_bits_on_any_size_of_gpu(sample, dtype, strategy, backend):
+    with use_strategy(strategy):
+        case = build(sample.with_dtype(dtype))
+        expected = results(backend, case, run_whole)
+        for count in (1, 2, 7):
+            with multiprocessors(count):
+                assert_same_bits(results(backend, case, run_whole), expected)
+
+
+@only_emulated
+@each_strategy
+@each_dtype
+@each_size
+def test_forward_gives_the_same_bits_for_any_order_of_threads(sample, dtype, strategy, backend):
+    with use_strategy(strategy):
+        case = build(sample.with_dtype(dtype))
+        expected = results(backend, case, run_whole)
+        for seed in (1, 2):
+            with thread_order(seed):
+                assert_same_bits(results(backend, case, run_whole), expected)

@@ -1,0 +1,139 @@
+"""What one forward of each ResNet tail moves, as the emulator counts it, against the design and the tiles' formula.
+
+Channels are the real ones; rows are few, and neither they nor the last tile of them are a multiple of the tile.
+"""
+
+from dataclasses import replace
+from fractions import Fraction
+from functools import cache
+
+import pytest
+import torch
+from emulated import Launch, forward_call, needs_emulator, recorded_launches
+from tile_formula import BranchSizes, TailSizes
+
+from benchmarks.tails import RESNET18, RESNET50, Tail, TailShape, counted_bytes
+from fused_resnet import use_backend
+from fused_resnet.modules import branch_of
+from fused_resnet.strategy import use_strategy
+
+BEHIND_CONV = [replace(shape, inner=None) for shape in RESNET50]
+SHAPES = {shape.name: replace(shape, batch=2, size=10) for shape in (*RESNET50, *BEHIND_CONV, *RESNET18)}
+STATISTICS = {"moments": "gram", "materialise": "product", "evaluation": "running"}
+
+each_mode = pytest.mark.parametrize("mode", STATISTICS)
+
+
+def sizes_of(shape: TailShape, mode: str) -> TailSizes:
+    main = "columns" if shape.inner is None and mode != "evaluation" else STATISTICS[mode]
+    shortcut = "none" if shape.before is None else STATISTICS[mode]
+    branches = (
+        BranchSizes("main", shape.inner or shape.channels, shape.inner is not None, main),
+        BranchSizes("shortcut", shape.before or shape.channels, shape.before is not None, shortcut),
+    )
+    return TailSizes(shape.rows, shape.channels, branches, element_size=2)
+
+
+def leaves_out_finish(name: str, mode: str) -> bool:
+    """W Cov W^T of 1024 input and 2048 output channels takes the emulator half a minute: only counted in part."""
+    return mode == "moments" and (SHAPES[name].before or 0) > 512
+
+
+@cache
+def counted(name: str, mode: str) -> tuple[Launch, ...]:
+    """The launches of one forward; where `finish` is left out, those of the phases around it, one by one."""
+    tail = Tail(SHAPES[name], torch.bfloat16).train(mode != "evaluation")
+    x, before = tail.inputs("cpu", torch.bfloat16)
+    strategy = "moments" if mode == "evaluation" else mode
+    with torch.no_grad(), use_backend("emulated"), use_strategy(strategy), recorded_launches() as launches:
+        if leaves_out_finish(name, mode):
+            main = branch_of(x, tail.conv, tail.norm)
+            call, _ = forward_call("emulated", main, branch_of(before, tail.shortcut_conv, tail.shortcut_norm))
+            call.moments()
+            call.apply()
+        else:
+            tail.fused(x, before)
+    return tuple(launches)
+
+
+def phases_of(name: str, mode: str) -> dict:
+    """The buffers of each phase."""
+    if leaves_out_finish(name, mode):
+        return {launch.kernel: launch.phases[0].buffers for launch in counted(name, mode)}
+    (launch,) = counted(name, mode)
+    phases = sizes_of(SHAPES[name], mode).phases
+    return dict(zip(phases, (phase.buffers for phase in launch.phases), strict=True))
+
+
+def is_activation(buffer: str) -> bool:
+    return buffer == "y" or buffer.endswith((".x", ".materialised"))
+
+
+def is_weight(buffer: str) -> bool:
+    return buffer in ("main.weight", "shortcut.weight")
+
+
+def touched(buffers: dict, kind) -> dict:
+    """The buffers of a kind that have been read or written at all."""
+    return {name: traffic for name, traffic in buffers.items() if kind(name) and any(traffic)}
+
+
+each_case = pytest.mark.parametrize(
+    ("name", "mode"),
+    [pytest.param(name, mode, marks=needs_emulator, id=f"{name} {mode}") for name in SHAPES for mode in STATISTICS],
+)
+
+
+@each_case
+def test_forward_is_one_launch(name, mode):
+    expected = ["apply" if mode == "evaluation" else "forward"]
+    if leaves_out_finish(name, mode):
+        expected = ["moments", "apply"]
+    assert [launch.kernel for launch in counted(name, mode)] == expected
+
+
+@each_case
+def test_forward_moves_no_more_of_the_activations_than_designed(name, mode):
+    sizes = sizes_of(SHAPES[name], mode)
+    for phase, buffers in phases_of(name, mode).items():
+        found = touched(buffers, is_activation).values()
+        distinct = sum(traffic.distinct_read + traffic.distinct_written for traffic in found)
+        assert distinct <= 1.15 * sizes.distinct(phase), phase
+
+
+@each_case
+def test_forward_asks_for_activations_as_the_tiles_do(name, mode):
+    sizes = sizes_of(SHAPES[name], mode)
+    for phase, buffers in phases_of(name, mode).items():
+        assert touched(buffers, is_activation) == sizes.activations(phase), phase
+
+
+@each_case
+def test_forward_asks_for_weights_as_the_tiles_do(name, mode):
+    sizes = sizes_of(SHAPES[name], mode)
+    for phase, buffers in phases_of(name, mode).items():
+        assert touched(buffers, is_weight) == sizes.weights(phase), phase
+
+
+@each_case
+def test_forward_workspace_is_written_once_and_read_once(name, mode):
+    sizes = sizes_of(SHAPES[name], mode)
+    for phase, buffers in phases_of(name, mode).items():
+        expected = sizes.workspace(phase)
+        assert {buffer: buffers[buffer] for buffer in expected} == expected, phase
+
+
+def test_forward_training_totals_in_units_of_the_output():
+    """With moments; where conv3 is outside, cuDNN reads its input (a quarter of y) and writes its output besides."""
+    inside = {shape.block: sizes_of(shape, "moments").in_outputs() for shape in RESNET50}
+    outside = {shape.block: sizes_of(shape, "moments").in_outputs() + Fraction(5, 4) for shape in BEHIND_CONV}
+    assert inside == {shape.block: Fraction(2 if shape.block == "layer1.0" else Fraction(5, 2)) for shape in RESNET50}
+    assert outside == {shape.block: Fraction(19 if shape.block == "layer1.0" else 21, 4) for shape in RESNET50}
+
+
+@each_mode
+@pytest.mark.parametrize("shape", [*RESNET50, *BEHIND_CONV, *RESNET18], ids=lambda shape: shape.name)
+def test_forward_benchmarks_count_the_same_bytes(shape, mode):
+    sizes = sizes_of(shape, mode)
+    strategies = [mode] * len(shape.projections)
+    assert counted_bytes(shape, mode != "evaluation", strategies, 2) == sum(map(sizes.distinct, sizes.phases))

@@ -1,0 +1,220 @@
+"""What the compiled module refuses: the message says which argument, what it was and what was expected.
+
+`residual_tail` checks its arguments in Python and never gets here with such ones; these are the last checks before a
+kernel touches memory. A refused call has launched and written nothing.
+"""
+
+import re
+
+import pytest
+import torch
+from emulated import on_kernels, only_emulated
+from refused import Call, refusal
+
+SAME_PIXELS = "expected such that its strided pixels are those of y, of shape [2, 6, 3, 4]"
+RUNNING = "running_mean and running_var"
+WITHIN = "expected such that x's channels lie within y's"
+
+
+@pytest.fixture
+def call(backend, device):
+    return Call(backend, device)
+
+
+def put(call, path, value):
+    """Sets the argument of that name."""
+    holder = vars(call)
+    *parts, last = path.split(".")
+    for part in parts:
+        holder = holder[part]
+    holder[last] = value(holder[last])
+
+
+VECTORS = ["bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"]
+FLOATS = ["x", "weight", *VECTORS]
+IN_BRANCHES = [f"{branch}.{part}" for branch in ("main", "shortcut") for part in (*FLOATS, "norm.num_batches_tracked")]
+
+each_tensor = pytest.mark.parametrize("path", IN_BRANCHES)
+each_vector = pytest.mark.parametrize(
+    "path", [f"{branch}.{part}" for branch in ("main", "shortcut") for part in VECTORS]
+)
+
+
+@on_kernels
+def test_forward_with_valid_arguments_runs(call):
+    call.forward().run()
+    assert call.main["norm"]["num_batches_tracked"] == 1
+    assert not torch.equal(call.y, call.filled(2, 6, 3, 4))
+
+
+@on_kernels
+@each_tensor
+def test_forward_refuses_a_tensor_elsewhere(call, path):
+    put(call, path, lambda t: t.to("meta"))
+    assert refusal(call) == f"{path}.device is meta, expected {call.y.device}"
+
+
+@on_kernels
+@each_tensor
+def test_forward_refuses_a_tensor_of_another_type(call, path):
+    expected = "Long" if path.endswith("tracked") else "Float"
+    put(call, path, lambda t: t.to(torch.float64))
+    assert refusal(call) == f"{path}.dtype is Double, expected {expected}"
+
+
+@on_kernels
+@each_tensor
+def test_forward_refuses_a_sparse_tensor(call, path):
+    put(call, path, lambda t: t.to_sparse())
+    assert refusal(call) == f"{path} is Sparse, expected Strided"
+
+
+@on_kernels
+@pytest.mark.parametrize("path", [path for path in IN_BRANCHES if not path.endswith("tracked")])
+def test_forward_refuses_a_tensor_that_is_negated_when_read(call, path):
+    put(call, path, lambda t: torch.complex(t, t).conj().imag)
+    assert refusal(call) == f"{path} is a view that negates its memory, expected one that does not"
+
+
+@only_emulated
+@each_tensor
+def test_forward_refuses_an_address_within_an_element(call, path):
+    def one_byte_further(t):
+        memory = bytearray(t.numel() * t.element_size() + 1)
+        return torch.frombuffer(memory, dtype=t.dtype, offset=1).view(t.shape)
+
+    put(call, path, one_byte_further)
+    assert re.fullmatch(rf"{path}'s address is \d+, expected a multiple of its element size", refusal(call))
+
+
+@on_kernels
+@each_vector
+def test_forward_refuses_a_vector_of_another_length(call, path):
+    put(call, path, lambda t: call.filled(7))
+    assert refusal(call) == f"{path} is of shape [7], expected of shape [6]"
+
+
+@on_kernels
+@each_vector
+def test_forward_refuses_a_vector_with_gaps(call, path):
+    put(call, path, lambda t: call.filled(12)[::2])
+    assert refusal(call) == f"{path} is strided [2], expected contiguous"
+
+
+@on_kernels
+@pytest.mark.parametrize(
+    ("path", "shape", "message"),
+    [
+        ("y", (6, 3, 4), "y is of shape [6, 3, 4], expected of four dimensions"),
+        ("y", (2, 8, 3, 4), "main.weight is of shape [6, 5, 1, 1], expected of shape [8, 5, 1, 1]"),
+        ("main.x", (5, 3, 4), "main.x is of shape [5, 3, 4], expected of four dimensions"),
+        ("main.x", (3, 5, 3, 4), "main.x is of shape [3, 5, 3, 4], expected of shape [2, 5, 3, 4]"),
+        ("main.x", (2, 9, 3, 4), "main.weight is of shape [6, 5, 1, 1], expected of shape [6, 9, 1, 1]"),
+        ("main.x", (2, 0, 3, 4), "main.x is of shape [2, 0, 3, 4], expected at least one channel"),
+        *(
+            ("shortcut.x", (2, 7, *size), f"shortcut.x is of shape [2, 7, {size[0]}, {size[1]}], {SAME_PIXELS}")
+            for size in [(7, 7), (4, 7), (6, 9), (6, 6 + 3), (3, 4)]
+        ),
+        ("main.weight", (6, 5), "main.weight is of shape [6, 5], expected of shape [6, 5, 1, 1]"),
+        ("main.weight", (5, 6, 1, 1), "main.weight is of shape [5, 6, 1, 1], expected of shape [6, 5, 1, 1]"),
+        ("main.weight", (6, 5, 3, 3), "main.weight is of shape [6, 5, 3, 3], expected of shape [6, 5, 1, 1]"),
+    ],
+)
+def test_forward_refuses_sizes_that_do_not_fit(call, path, shape, message):
+    put(call, path, lambda t: call.filled(*shape))
+    assert refusal(call) == message
+
+
+@on_kernels
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("main.source", "convolution", "main.source is convolution, expected direct, zero_pad or projection"),
+        ("main.stride", 0, "main.stride is 0, expected at least 1"),
+        ("main.stride", -2, "main.stride is -2, expected at least 1"),
+        ("main.weight", None, "main.weight is None, expected a tensor"),
+        ("main.norm.running_mean", None, f"main.norm is given one of {RUNNING}, expected both or neither"),
+        ("shortcut.norm.running_var", None, f"shortcut.norm is given one of {RUNNING}, expected both or neither"),
+    ],
+)
+def test_forward_refuses_values_and_missing_tensors(call, path, value, message):
+    put(call, path, lambda _: value)
+    assert refusal(call) == message
+
+
+@on_kernels
+def test_forward_refuses_a_number_of_batches_that_is_no_scalar(call):
+    put(call, "main.norm.num_batches_tracked", lambda t: t.expand(2).clone())
+    assert refusal(call) == "main.norm.num_batches_tracked is of shape [2], expected a scalar"
+
+
+@on_kernels
+def test_forward_refuses_cumulative_averages_of_uncounted_batches(call):
+    call.main["norm"] |= {"momentum": None, "num_batches_tracked": None}
+    assert refusal(call) == "main.norm.num_batches_tracked is None, expected a tensor where momentum is None"
+
+
+@on_kernels
+def test_forward_refuses_evaluation_without_running_statistics(call):
+    call.main["norm"] |= {"running_mean": None, "running_var": None, "training": False}
+    assert refusal(call) == "main.norm.running_mean is None, expected a tensor where training is False"
+
+
+@on_kernels
+def test_forward_refuses_one_value_a_channel_in_training(call):
+    call.y = call.filled(1, 6, 1, 1)
+    call.main = call.branch(call.filled(1, 5, 1, 1), 1)
+    expected = "main.norm is given one value per channel, expected more than 1 value per channel when training"
+    assert refusal(call) == expected
+
+
+@on_kernels
+@pytest.mark.parametrize(
+    ("source", "channels", "changes", "message"),
+    [
+        ("direct", 5, {}, "shortcut.x is of shape [2, 5, 3, 4], expected as many channels as y"),
+        ("zero_pad", 7, {}, f"shortcut.channels_before is 0, {WITHIN}"),
+        ("zero_pad", 3, {"channels_before": 4}, f"shortcut.channels_before is 4, {WITHIN}"),
+        ("zero_pad", 3, {"channels_before": -1}, f"shortcut.channels_before is -1, {WITHIN}"),
+    ],
+)
+def test_forward_refuses_sources_that_do_not_give_the_output(call, source, channels, changes, message):
+    call.plain(source, call.filled(2, channels, 3, 4))
+    call.shortcut |= changes
+    assert refusal(call) == message
+
+
+@on_kernels
+def test_forward_refuses_a_strided_direct_source(call):
+    call.plain("direct", call.filled(2, 6, 6, 8))
+    call.shortcut["stride"] = 2
+    assert refusal(call) == "shortcut.stride is 2, expected 1 for a direct source"
+
+
+@on_kernels
+def test_forward_refuses_a_norm_of_a_zero_padded_source(call):
+    call.plain("zero_pad", call.filled(2, 3, 3, 4))
+    call.shortcut["norm"] = call.norm()
+    assert refusal(call) == "shortcut.norm is given, expected None for a zero-padded source"
+
+
+@on_kernels
+@pytest.mark.parametrize("vector", ["bias", "running_mean", "running_var"])
+def test_forward_refuses_vectors_of_mixed_types(backend, device, vector):
+    call = Call(backend, device, torch.bfloat16)
+    call.main["norm"][vector] = call.filled(6, dtype=torch.float32)
+    assert refusal(call) == f"main.norm.{vector}.dtype is Float, expected BFloat16"
+
+
+@on_kernels
+def test_forward_refuses_a_float32_bias_of_a_half_precision_projection(backend, device):
+    call = Call(backend, device, torch.float16)
+    call.main["bias"] = call.filled(6, dtype=torch.float32)
+    assert refusal(call) == "main.bias.dtype is Float, expected Half"
+
+
+@on_kernels
+def test_forward_refuses_a_float16_norm_of_a_bfloat16_tail(backend, device):
+    call = Call(backend, device, torch.bfloat16)
+    call.main["norm"]["weight"] = call.filled(6, dtype=torch.float16)
+    assert refusal(call) == "main.norm.weight.dtype is Half, expected BFloat16"

@@ -1,0 +1,126 @@
+"""What the forward of a tail launches, and that nothing else runs beside it."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from compare import fused, unfused
+from dispatched import Operators
+from emulated import compiled_forward, on_kernels, only_emulated, recorded_launches
+from samples import SAMPLES, Branch, Sample, build
+
+from fused_resnet.strategy import use_strategy
+
+TRAINING = {
+    name: sample
+    for name, sample in SAMPLES.items()
+    if any(branch is not None and branch.norm == "training" for branch in (sample.main, sample.shortcut))
+}
+EVALUATED = {name: sample for name, sample in SAMPLES.items() if sample.main.tracked}
+each_training_sample = pytest.mark.parametrize("sample", TRAINING.values(), ids=TRAINING)
+each_evaluated_sample = pytest.mark.parametrize("sample", EVALUATED.values(), ids=EVALUATED)
+each_strategy = pytest.mark.parametrize("strategy", ["moments", "materialise"])
+
+
+def launched(tail, inputs):
+    with torch.no_grad(), recorded_launches() as launches:
+        tail.fused(inputs)
+    return [(launch.kernel, launch.cooperative) for launch in launches]
+
+
+def operators(tail, inputs):
+    with torch.no_grad(), Operators() as recorder:
+        tail.fused(inputs)
+    return recorder.calls
+
+
+@only_emulated
+@each_strategy
+@each_training_sample
+def test_training_forward_is_one_cooperative_launch(sample, strategy, backend):
+    tail, inputs, _ = build(sample)
+    with use_strategy(strategy):
+        assert launched(tail, inputs) == [("forward", True)]
+
+
+@only_emulated
+@each_evaluated_sample
+def test_evaluation_forward_is_one_ordinary_launch(sample, backend):
+    tail, inputs, _ = build(sample)
+    assert launched(tail.eval(), inputs) == [("apply", False)]
+
+
+@on_kernels
+@each_strategy
+@each_training_sample
+def test_no_operator_runs_beside_the_training_forward(sample, strategy, device):
+    tail, inputs, _ = build(sample, device)
+    with use_strategy(strategy):
+        assert operators(tail, inputs) == []
+
+
+@on_kernels
+@each_evaluated_sample
+def test_no_operator_runs_beside_the_evaluation_forward(sample, device):
+    tail, inputs, _ = build(sample, device)
+    assert operators(tail.eval(), inputs) == []
+
+
+def empty_samples():
+    """Without images, or without pixels, which PyTorch's convolutions refuse."""
+    shapes = [(0, 24, 6, 5), (3, 24, 0, 5), (3, 24, 6, 0)]
+    for name, sample in SAMPLES.items():
+        sources = {branch.source for branch in (sample.main, sample.shortcut) if branch is not None}
+        for shape in shapes[:1] if "projection" in sources else shapes:
+            yield pytest.param(replace(sample, shape=shape), id=f"{name} {shape}")
+
+
+@only_emulated
+@pytest.mark.parametrize("sample", list(empty_samples()))
+def test_forward_of_no_pixels_launches_nothing_and_counts_as_pytorch_does(sample, backend):
+    case = build(sample)
+    with recorded_launches() as launches:
+        tested = fused(*case)
+    assert launches == []
+    expected = unfused(*case)
+    assert tested.output.shape == expected.output.shape
+    for name, buffer in tested.buffers.items():
+        torch.testing.assert_close(buffer, expected.buffers[name], rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+@only_emulated
+def test_compiled_forward_of_no_pixels_launches_nothing(backend):
+    tail, inputs, _ = build(replace(SAMPLES["bottleneck projection"], shape=(0, 24, 6, 5)))
+    before = copy.deepcopy(tail.state_dict())
+    with recorded_launches() as launches:
+        compiled_forward(backend, tail, inputs)[0].run()
+    assert launches == []
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tail.state_dict().items())
+
+
+SMALL = {
+    "no product": Sample(Branch("direct", "training"), Branch("zero_pad", in_channels=7), shape=(2, 19, 4, 3)),
+    "one product": Sample(Branch("projection", "training", 21), Branch("direct"), shape=(2, 19, 4, 3)),
+    "two products": Sample(
+        Branch("projection", "training", 16, layout="channels_last"),
+        Branch("projection", "training", 24, stride=2, layout="channels_last"),
+        shape=(2, 32, 4, 3),
+        gradient_layout="channels_last",
+    ),
+}
+
+
+@only_emulated
+@each_strategy
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sample", SMALL.values(), ids=SMALL)
+def test_sanitize_smoke_forward(sample, dtype, strategy, backend):
+    """What runs under the sanitizers: a tail of each kind, in training and evaluation."""
+    tail, inputs, _ = build(sample.with_dtype(dtype))
+    tolerance = 1e-4 if dtype == torch.float32 else 0.1
+    with use_strategy(strategy), torch.no_grad():
+        for training in (True, False):
+            tail.train(training)
+            expected = copy.deepcopy(tail).unfused(inputs).relu()
+            torch.testing.assert_close(tail.fused(inputs), expected, rtol=tolerance, atol=tolerance)

@@ -1,0 +1,190 @@
+"""What the forward kernels read and write by their tiling, in bytes: docs/design.md's figures and the tiles' overhead.
+
+For a tail of M rows and C output channels, with T(n) = ceil(n / 128) tiles:
+
+- *Distinct* bytes are the design's: each phase touches each tensor once.
+- *Requested* bytes count what blocks ask for again, mostly of the L2 cache. A product asks for its x once for each of
+  the T(C) column tiles and for its weight once for each of the T(M) row tiles. x^T x takes pairs of tiles of channels
+  on and below the diagonal, one tile for a pair on it and two for any other: each tile is part of T(K) pairs. All else
+  is asked for once.
+- Statistics are taken about a shift, the mean of 16 sampled rows; every block that works on a channel samples for
+  itself, so this is a constant for each range of rows. In columns, and on x^T x's diagonal, both halves of the block
+  sample the same channels.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from emulated import Traffic
+
+TILE = 128
+FLOAT = 4
+SAMPLED_ROWS = 16
+GROUP_THREADS = 8  # that share the ranges of a channel of columns or a product
+QUADRATIC_GROUP, BLOCK_THREADS = 8, 256
+
+
+def tiles(size: int, tile: int = TILE) -> int:
+    return -(-size // tile)
+
+
+@dataclass(frozen=True)
+class BranchSizes:
+    """`statistics` as in csrc/tail.h: "none", "running", "columns", "gram" or "product"; `channels` are those of x."""
+
+    name: str
+    channels: int
+    projection: bool
+    statistics: str
+
+    @property
+    def multiplied_in_apply(self) -> bool:
+        return self.projection and self.statistics != "product"
+
+
+@dataclass(frozen=True)
+class TailSizes:
+    rows: int
+    channels: int
+    branches: tuple[BranchSizes, ...]
+    element_size: int
+
+    @property
+    def phases(self) -> list[str]:
+        """What lies between the grid barriers."""
+        statistics = {branch.statistics for branch in self.branches}
+        if not statistics & {"columns", "gram", "product"}:
+            return ["apply"]
+        return ["moments", *(["combine"] if "gram" in statistics else []), "finish", "apply"]
+
+    def ranges(self, branch: BranchSizes) -> int:
+        """Into how many the rows are cut for partial sums (csrc/partition.h)."""
+        gram = branch.statistics == "gram"
+        t = tiles(branch.channels)
+        cut = t * (t + 1) // 2 if gram else tiles(self.channels)
+        wanted = tiles(self.rows, tiles(132 if gram else 264, cut))
+        return tiles(self.rows, tiles(min(wanted, 4096)) * TILE)
+
+    def activations(self, phase: str) -> dict[str, Traffic]:
+        """Of each buffer of activations that the phase touches."""
+        touched: dict[str, Traffic] = {}
+        for branch in self.branches:
+            if phase == "moments":
+                touched |= self._moments_activations(branch)
+            elif phase == "apply":
+                touched |= self._apply_activations(branch)
+        if phase == "apply":
+            touched["y"] = written(self._bytes(self.channels))
+        return touched
+
+    def weights(self, phase: str) -> dict[str, Traffic]:
+        """Of each weight that the phase reads."""
+        read_by = {branch.name: self._weight_reads(branch, phase) for branch in self.branches}
+        return {
+            f"{branch.name}.weight": read(self._weight(branch), read_by[branch.name])
+            for branch in self.branches
+            if read_by[branch.name]
+        }
+
+    def workspace(self, phase: str) -> dict[str, Traffic]:
+        """Of partial sums and statistics: of each buffer whose traffic in the phase does not depend on the grid."""
+        touched: dict[str, Traffic] = {}
+        for branch in self.branches:
+            if branch.statistics in ("columns", "product"):
+                touched |= self._columns_workspace(branch, phase)
+            elif branch.statistics == "gram":
+                touched |= self._gram_workspace(branch, phase)
+        return touched
+
+    def distinct(self, phase: str) -> int:
+        """Distinct bytes of all activations in the phase."""
+        touched = self.activations(phase).values()
+        return sum(traffic.distinct_read + traffic.distinct_written for traffic in touched)
+
+    def in_outputs(self) -> Fraction:
+        """Distinct bytes of all activations in all phases, in units of y's."""
+        return Fraction(sum(map(self.distinct, self.phases)), self._bytes(self.channels))
+
+    def _bytes(self, channels: int) -> int:
+        return self.rows * channels * self.element_size
+
+    def _weight(self, branch: BranchSizes) -> int:
+        return self.channels * branch.channels * self.element_size
+
+    def _moments_activations(self, branch: BranchSizes) -> dict[str, Traffic]:
+        x, k = f"{branch.name}.x", branch.channels
+        samples = self.ranges(branch) * SAMPLED_ROWS * k * self.element_size
+        if branch.statistics == "columns":
+            return {x: read(self._bytes(k), extra=2 * samples)}
+        if branch.statistics == "gram":
+            return {x: read(self._bytes(k), tiles(k), extra=(tiles(k) + 1) * samples)}
+        if branch.statistics == "product":
+            p = written(self._bytes(self.channels))
+            return {x: read(self._bytes(k), tiles(self.channels)), f"{branch.name}.materialised": p}
+        return {}
+
+    def _apply_activations(self, branch: BranchSizes) -> dict[str, Traffic]:
+        if branch.statistics == "product":
+            return {f"{branch.name}.materialised": read(self._bytes(self.channels))}
+        times = tiles(self.channels) if branch.projection else 1
+        return {f"{branch.name}.x": read(self._bytes(branch.channels), times)}
+
+    def _weight_reads(self, branch: BranchSizes, phase: str) -> int:
+        """How often each element of the weight is asked for."""
+        multiplied = phase == "apply" if branch.multiplied_in_apply else phase == "moments" and branch.projection
+        if multiplied:
+            return tiles(self.rows)
+        # W Cov for 256 columns of Cov at a time, then the sum of its products with W.
+        return tiles(branch.channels, BLOCK_THREADS) + 1 if (branch.statistics, phase) == ("gram", "finish") else 0
+
+    def _columns_workspace(self, branch: BranchSizes, phase: str) -> dict[str, Traffic]:
+        mean, m2 = f"{branch.name}.partial_mean", f"{branch.name}.partial_m2"
+        vector = FLOAT * self.channels
+        partial = self.ranges(branch) * vector
+        if phase == "moments":
+            return {mean: written(partial), m2: written(partial)}
+        if phase == "finish":
+            # The first range's mean by each that shares the ranges; then all of them for the sum and for the squares.
+            again = read(partial, 2, extra=GROUP_THREADS * vector)
+            return {mean: again, m2: read(partial), **self._statistics(branch, written(vector))}
+        return self._statistics(branch, read(vector, tiles(self.rows))) if phase == "apply" else {}
+
+    def _gram_workspace(self, branch: BranchSizes, phase: str) -> dict[str, Traffic]:
+        name, k, ranges = branch.name, branch.channels, self.ranges(branch)
+        covariance, means, vector = FLOAT * k * k, FLOAT * k, FLOAT * self.channels
+        if phase == "moments":
+            gram = written(FLOAT * ranges * _gram_elements(k))
+            return {f"{name}.partial_gram": gram, f"{name}.partial_sum": written(ranges * means)} | {
+                f"{name}.shift": written(means)
+            }
+        if phase == "combine":
+            lower = FLOAT * ranges * (k * (k + 1) // 2)
+            return {f"{name}.partial_gram": read(lower), f"{name}.cov": written(covariance)} | {
+                f"{name}.mu": written(means),
+                f"{name}.shift": read(means),
+            }
+        if phase == "finish":
+            groups = tiles(self.channels, QUADRATIC_GROUP)
+            inputs = {f"{name}.cov": read(covariance, groups), f"{name}.mu": read(means, groups)}
+            return inputs | self._statistics(branch, written(vector))
+        return self._statistics(branch, read(vector, tiles(self.rows)))
+
+    def _statistics(self, branch: BranchSizes, traffic: Traffic) -> dict[str, Traffic]:
+        return {f"{branch.name}.mean": traffic, f"{branch.name}.var": traffic}
+
+
+def written(size: int) -> Traffic:
+    return Traffic(0, size, 0, size)
+
+
+def read(size: int, times: int = 1, extra: int = 0) -> Traffic:
+    """So many bytes, all of them asked for so often and some of them once more."""
+    return Traffic(size, 0, size * times + extra, 0)
+
+
+def _gram_elements(channels: int) -> int:
+    """Elements of one range's partial x^T x: tiles on and below the diagonal, without the quarter above it in those."""
+    sizes = [min(TILE, channels - first) for first in range(0, channels, TILE)]
+    whole = sum(a * b for i, a in enumerate(sizes) for b in sizes[: i + 1])
+    above = sum(min(n, TILE // 2) * max(0, n - TILE // 2) for n in sizes)
+    return whole - above
