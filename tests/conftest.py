@@ -37,7 +37,12 @@ def pytest_report_header():
     return fused_resnet.backend.summary()
 
 
-@pytest.fixture(params=USABLE)
+def _marked(name):
+    """Tests of the emulator are selected by ``-m emulated``, those that run on other backends as well included."""
+    return pytest.param(name, marks=pytest.mark.emulated) if name == "emulated" else name
+
+
+@pytest.fixture(params=map(_marked, USABLE))
 def backend(request):
     """Name of the backend that the test runs on: each that can be used here, in turn."""
     with fused_resnet.use_backend(request.param):

@@ -176,6 +176,7 @@ def test_forward_refuses_one_value_a_channel_in_training(call):
         ("zero_pad", 7, {}, f"shortcut.channels_before is 0, {WITHIN}"),
         ("zero_pad", 3, {"channels_before": 4}, f"shortcut.channels_before is 4, {WITHIN}"),
         ("zero_pad", 3, {"channels_before": -1}, f"shortcut.channels_before is -1, {WITHIN}"),
+        ("zero_pad", 3, {"channels_before": 2**63 - 1}, f"shortcut.channels_before is {2**63 - 1}, {WITHIN}"),
     ],
 )
 def test_forward_refuses_sources_that_do_not_give_the_output(call, source, channels, changes, message):
@@ -218,3 +219,22 @@ def test_forward_refuses_a_float16_norm_of_a_bfloat16_tail(backend, device):
     call = Call(backend, device, torch.bfloat16)
     call.main["norm"]["weight"] = call.filled(6, dtype=torch.float16)
     assert refusal(call) == "main.norm.weight.dtype is Half, expected BFloat16"
+
+
+@on_kernels
+def test_forward_has_statistics_of_two_branches(call):
+    forward = call.forward()
+    with pytest.raises(RuntimeError, match=re.escape("branch is 2, expected 0 (main) or 1 (shortcut)")):
+        forward.statistics(2)
+
+
+@on_kernels
+@pytest.mark.parametrize("stride", [10, 2**40, 2**62])
+def test_forward_of_a_stride_beyond_the_input_reads_the_first_pixels(call, stride):
+    call.shortcut = None
+    call.y, call.main = call.filled(2, 6, 1, 1), call.branch(torch.randn(2, 5, 3, 4).to(call.device), stride)
+    call.forward().run()
+    found = call.y.clone()
+    call.main |= {"x": call.main["x"][:, :, :1, :1], "stride": 1, "norm": call.norm()}
+    call.forward().run()
+    assert torch.equal(call.y, found)

@@ -72,7 +72,7 @@ class TailChecks {
     require(x.dim() == 4, name + ".x", describe(x.sizes()), "of four dimensions");
     const std::int64_t s = branch.stride, channels = x.size(1);
     require(s >= 1, name + ".stride", s, "at least 1");
-    const auto pixels = [s](std::int64_t size) { return (size + s - 1) / s; };
+    const auto pixels = [s](std::int64_t size) { return size / s + (size % s != 0); };
     check_sizes(name + ".x", x, {y.size(0), channels, x.size(2), x.size(3)});
     require(pixels(x.size(2)) == y.size(2) && pixels(x.size(3)) == y.size(3), name + ".x", describe(x.sizes()),
             "such that its strided pixels are those of y, " + describe(y.sizes()));
@@ -86,7 +86,7 @@ class TailChecks {
       require(channels == channels_, name + ".x", describe(branch.x.sizes()), "as many channels as y");
       require(branch.stride == 1, name + ".stride", branch.stride, "1 for a direct source");
     } else if (branch.source == "zero_pad") {
-      require(branch.channels_before >= 0 && branch.channels_before + channels <= channels_, name + ".channels_before",
+      require(branch.channels_before >= 0 && branch.channels_before <= channels_ - channels, name + ".channels_before",
               branch.channels_before, "such that x's channels lie within y's");
       require(!branch.norm, name + ".norm", "given", "None for a zero-padded source");
     } else if (branch.source == "projection") {

@@ -44,7 +44,10 @@ class ForwardCall {
     launch_forward(math(), phase, tail_, buffers(phase), stream);
   }
 
-  BatchStatistics statistics(int branch) const { return statistics_[branch]; }
+  BatchStatistics statistics(int branch) const {
+    require(branch == 0 || branch == 1, "branch", branch, "0 (main) or 1 (shortcut)");
+    return statistics_[branch];
+  }
 
  private:
   // A pointer of the tail, the memory behind it, and the phase that writes it (`all`: an input, never written).

@@ -24,8 +24,9 @@ inline Activations activations(const at::Tensor& x, std::int64_t stride, std::in
   a.channels = static_cast<int>(channels);
   a.stride_n = x.stride(0);
   a.stride_c = channels == 1 ? 1 : x.stride(1);
-  a.stride_h = x.stride(2) * stride;
-  a.stride_w = x.stride(3) * stride;
+  // The only pixel of a line or column may have any stride, too large a one to be multiplied as well.
+  a.stride_h = height > 1 ? x.stride(2) * stride : 0;
+  a.stride_w = width > 1 ? x.stride(3) * stride : 0;
   // Strides of sizes of one mean nothing: the distance of rows is that along the first dimension that has several.
   const std::int64_t pitch = width > 1 ? a.stride_w : height > 1 ? a.stride_h : a.stride_n;
   a.dense = (height == 1 || a.stride_h == width * pitch) && (n == 1 || a.stride_n == height * width * pitch);
