@@ -3,11 +3,11 @@
 
 #include <cuda_runtime.h>
 
-#include <cstddef>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
+
+#include <device/request.h>
 
 // Written before a kernel and its one parameter: KERNEL(threads, blocks_per_multiprocessor) name(PARAMETER Tail tail)
 #define KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
@@ -19,26 +19,6 @@ using Stream = cudaStream_t;
 
 // The kernels run on a GPU's memory and streams.
 constexpr bool on_gpu = true;
-
-// A pointer inside a kernel's parameters and the memory behind it: `address_of_pointer` is the byte offset of the
-// pointer in the parameter struct, and [first, first + bytes) what the kernel may touch. GPUs have no use for it; the
-// emulator holds the kernel to it.
-struct Buffer {
-  enum class Access { read, write, read_write };  // write: what is there before counts as uninitialised
-  std::string name;
-  std::size_t offset_in_parameters;
-  const void* first;
-  std::size_t bytes;
-  Access access;
-};
-
-struct Launch {
-  const char* name;  // of the kernel, for error messages
-  int threads;
-  int shared_bytes;
-  int blocks;
-  bool cooperative;
-};
 
 inline void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;

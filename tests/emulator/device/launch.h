@@ -4,8 +4,8 @@
 #include <type_traits>
 #include <vector>
 
+#include <device/request.h>
 #include <engine/launch.h>
-#include <engine/request.h>
 
 #define KERNEL(threads, blocks) void
 #define PARAMETER const

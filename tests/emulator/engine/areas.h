@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
+#include <device/request.h>
 #include <engine/counters.h>
 #include <engine/mapping.h>
-#include <engine/request.h>
 #include <engine/shadow.h>
 
 namespace fused_resnet::emulator {

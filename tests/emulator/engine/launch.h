@@ -4,7 +4,7 @@
 #include <functional>
 #include <vector>
 
-#include <engine/request.h>
+#include <device/request.h>
 
 namespace fused_resnet::emulator {
 
