@@ -68,10 +68,12 @@ struct RowOperand {
   DEVICE void copy_chunks(int k, device::SharedOffset to) const {
     const int chunk = device::thread_index() % Traits::row_chunks;
     const int column = k + chunk * Traits::vector;
+    // Half a tile of rows further, the swizzle is the same.
+    const device::SharedOffset first = to + row_chunk(chunk_row(0), chunk);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const bool inside = valid[i] && column < depth;
-      device::copy_async_16(to + row_chunk(chunk_row(i), chunk), rows[i] + (inside ? column : 0), inside);
+      device::copy_async_16(first + i * tile_rows / 2 * 64, rows[i] + (inside ? column : 0), inside);
     }
   }
 
