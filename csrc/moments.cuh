@@ -65,13 +65,13 @@ struct ColumnSums {
 
   // Adds the stage's first `pixels` pixels.
   DEVICE void add(SharedOffset stage, int pixels, float shift) {
+    const int first = half() * Traits::depth / 2;
+    const SharedOffset from = stage + first * Traits::pixel_pitch + column() * static_cast<int>(sizeof(Element));
     float stage_sum = 0.0f, stage_squares = 0.0f;  // sums of sums: rounding grows with the longest chain
 #pragma unroll 4
     for (int i = 0; i < Traits::depth / 2; ++i) {
-      const int pixel = half() * Traits::depth / 2 + i;
-      if (pixel >= pixels) continue;
-      const auto x = device::shared_load<Element>(stage + pixel * Traits::pixel_pitch +
-                                                  column() * static_cast<int>(sizeof(Element)));
+      if (first + i >= pixels) continue;
+      const auto x = device::shared_load<Element>(from + i * Traits::pixel_pitch);
       const float value = device::to_float(x) - shift;
       stage_sum += value;
       stage_squares = device::fma(value, value, stage_squares);
@@ -262,14 +262,14 @@ struct WarpColumns {
     if (count <= 0) return;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int column = device::lane_index() + i * device::warp_size;
+      const SharedOffset column = warp_slab() + 4 * (device::lane_index() + i * device::warp_size);
       float sum = 0.0f;
 #pragma unroll 4
-      for (int row = 0; row < count; ++row) sum += stored(row, column);
+      for (int row = 0; row < count; ++row) sum += stored(column, row);
       mean[i] = sum / static_cast<float>(count);
 #pragma unroll 4
       for (int row = 0; row < count; ++row) {
-        const float distance = stored(row, column) - mean[i];
+        const float distance = stored(column, row) - mean[i];
         m2[i] = device::fma(distance, distance, m2[i]);
       }
     }
@@ -288,8 +288,8 @@ struct WarpColumns {
   }
 
  private:
-  DEVICE static float stored(int row, int column) {
-    const auto value = device::shared_load<float>(warp_slab() + 4 * (row * slab_pitch + column));
+  DEVICE static float stored(SharedOffset column, int row) {
+    const auto value = device::shared_load<float>(column + 4 * row * slab_pitch);
     return device::to_float(device::from_float<Element>(value));
   }
 };

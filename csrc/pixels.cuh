@@ -78,13 +78,14 @@ struct RowOperand {
   }
 
   DEVICE void copy_elements(int k, device::SharedOffset to) const {
+    const int row = element_row();
     const int half = rows_first ? device::thread_index() / tile_rows : device::thread_index() % 2;
 #pragma unroll 1
     for (int i = 0; i < Traits::depth / 2; ++i) {
       const int column = half * Traits::depth / 2 + i;
       const bool inside = valid[0] && k + column < depth;
       const Element value = inside ? device::global_load(rows[0] + (k + column) * stride) : Element{};
-      device::shared_store(to + row_element<Element>(element_row(), column), value);
+      device::shared_store(to + row_element<Element>(row, column), value);
     }
   }
 };
@@ -115,12 +116,13 @@ DEVICE void copy_pixels(const Tail& tail, const Activations& x, int row, int end
                         device::SharedOffset to) {
   using Traits = TileTraits<Element>;
   const auto* data = static_cast<const Element*>(x.data);
+  const int thread = device::thread_index();
   if (x.vectorised) {
-    const int chunk = device::thread_index() % Traits::pixel_chunks;
+    const int chunk = thread % Traits::pixel_chunks;
     const int first = channel + chunk * Traits::vector;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int pixel = device::thread_index() / Traits::pixel_chunks + i * Traits::depth / 2;
+      const int pixel = thread / Traits::pixel_chunks + i * Traits::depth / 2;
       const bool inside = row + pixel < end && first < x.channels;
       device::copy_async_16(to + pixel * Traits::pixel_pitch + chunk * 16,
                             inside ? row_pointer<Element>(tail, x, row + pixel) + first : data, inside);
@@ -129,8 +131,8 @@ DEVICE void copy_pixels(const Tail& tail, const Activations& x, int row, int end
   }
   constexpr int sharers = block_threads / Traits::depth;  // threads that copy one pixel
   const bool pixels_first = x.stride_c != 1;
-  const int pixel = pixels_first ? device::thread_index() % Traits::depth : device::thread_index() / sharers;
-  const int share = pixels_first ? device::thread_index() / Traits::depth : device::thread_index() % sharers;
+  const int pixel = pixels_first ? thread % Traits::depth : thread / sharers;
+  const int share = pixels_first ? thread / Traits::depth : thread % sharers;
   const bool exists = row + pixel < end;
   const Element* from = exists ? row_pointer<Element>(tail, x, row + pixel) : data;
 #pragma unroll 1

@@ -18,7 +18,10 @@ using device::SharedOffset;
 struct Lane {
   int g, t;  // lane = 4 g + t
 
-  DEVICE Lane() : g(device::lane_index() / 4), t(device::lane_index() % 4) {}
+  DEVICE Lane() : Lane(device::lane_index()) {}
+
+ private:
+  DEVICE explicit Lane(int lane) : g(lane / 4), t(lane % 4) {}
 };
 
 // What a lane gives to load_matrices for the 16 rows x 2 chunks of an operand from (row, chunk) on: the order of the
@@ -81,13 +84,14 @@ struct HalfProducts {
   // `a_shifts` and `b_shifts` are offsets of the operands' shifts in shared memory, floats.
   DEVICE static void gram(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset a_shifts,
                           SharedOffset b_shifts) {
+    const int g = Lane().g;
     std::uint32_t rows[fragment_rows][2], columns[fragment_columns];
 #pragma unroll
     for (int m = 0; m < fragment_rows; ++m)
 #pragma unroll
-      for (int half = 0; half < 2; ++half) rows[m][half] = pair_of(a_shifts, tile.row + m * 16 + half * 8 + Lane().g);
+      for (int half = 0; half < 2; ++half) rows[m][half] = pair_of(a_shifts, tile.row + m * 16 + half * 8 + g);
 #pragma unroll
-    for (int n = 0; n < fragment_columns; ++n) columns[n] = pair_of(b_shifts, tile.column + n * 8 + Lane().g);
+    for (int n = 0; n < fragment_columns; ++n) columns[n] = pair_of(b_shifts, tile.column + n * 8 + g);
     const int lane = device::lane_index();
     // Rows of the stage are pixels, the summed dimension, so that both operands come transposed.
     const int a_lane = (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 16;
