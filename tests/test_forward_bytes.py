@@ -9,12 +9,11 @@ from functools import cache
 
 import pytest
 import torch
-from emulated import Launch, forward_call, needs_emulator, recorded_launches
+from emulated import Launch, needs_emulator, recorded_launches
 from tile_formula import BranchSizes, TailSizes
 
 from benchmarks.tails import RESNET18, RESNET50, Tail, TailShape, counted_bytes
 from fused_resnet import use_backend
-from fused_resnet.modules import branch_of
 from fused_resnet.strategy import use_strategy
 
 BEHIND_CONV = [replace(shape, inner=None) for shape in RESNET50]
@@ -34,32 +33,19 @@ def sizes_of(shape: TailShape, mode: str) -> TailSizes:
     return TailSizes(shape.rows, shape.channels, branches, element_size=2)
 
 
-def leaves_out_finish(name: str, mode: str) -> bool:
-    """W Cov W^T of 1024 input and 2048 output channels takes the emulator half a minute: only counted in part."""
-    return mode == "moments" and (SHAPES[name].before or 0) > 512
-
-
 @cache
 def counted(name: str, mode: str) -> tuple[Launch, ...]:
-    """The launches of one forward; where `finish` is left out, those of the phases around it, one by one."""
+    """The launches of one forward."""
     tail = Tail(SHAPES[name], torch.bfloat16).train(mode != "evaluation")
     x, before = tail.inputs("cpu", torch.bfloat16)
     strategy = "moments" if mode == "evaluation" else mode
     with torch.no_grad(), use_backend("emulated"), use_strategy(strategy), recorded_launches() as launches:
-        if leaves_out_finish(name, mode):
-            main = branch_of(x, tail.conv, tail.norm)
-            call, _ = forward_call("emulated", main, branch_of(before, tail.shortcut_conv, tail.shortcut_norm))
-            call.moments()
-            call.apply()
-        else:
-            tail.fused(x, before)
+        tail.fused(x, before)
     return tuple(launches)
 
 
 def phases_of(name: str, mode: str) -> dict:
     """The buffers of each phase."""
-    if leaves_out_finish(name, mode):
-        return {launch.kernel: launch.phases[0].buffers for launch in counted(name, mode)}
     (launch,) = counted(name, mode)
     phases = sizes_of(SHAPES[name], mode).phases
     return dict(zip(phases, (phase.buffers for phase in launch.phases), strict=True))
@@ -78,22 +64,12 @@ def touched(buffers: dict, kind) -> dict:
     return {name: traffic for name, traffic in buffers.items() if kind(name) and any(traffic)}
 
 
-each_case = pytest.mark.parametrize(
-    ("name", "mode"),
-    [pytest.param(name, mode, marks=needs_emulator, id=f"{name} {mode}") for name in SHAPES for mode in STATISTICS],
-)
+def check_launch(name: str, mode: str) -> None:
+    expected = "apply" if mode == "evaluation" else "forward"
+    assert [launch.kernel for launch in counted(name, mode)] == [expected]
 
 
-@each_case
-def test_forward_is_one_launch(name, mode):
-    expected = ["apply" if mode == "evaluation" else "forward"]
-    if leaves_out_finish(name, mode):
-        expected = ["moments", "apply"]
-    assert [launch.kernel for launch in counted(name, mode)] == expected
-
-
-@each_case
-def test_forward_moves_no_more_of_the_activations_than_designed(name, mode):
+def check_design(name: str, mode: str) -> None:
     sizes = sizes_of(SHAPES[name], mode)
     for phase, buffers in phases_of(name, mode).items():
         found = touched(buffers, is_activation).values()
@@ -101,26 +77,71 @@ def test_forward_moves_no_more_of_the_activations_than_designed(name, mode):
         assert distinct <= 1.15 * sizes.distinct(phase), phase
 
 
-@each_case
-def test_forward_asks_for_activations_as_the_tiles_do(name, mode):
+def check_activations(name: str, mode: str) -> None:
     sizes = sizes_of(SHAPES[name], mode)
     for phase, buffers in phases_of(name, mode).items():
         assert touched(buffers, is_activation) == sizes.activations(phase), phase
 
 
-@each_case
-def test_forward_asks_for_weights_as_the_tiles_do(name, mode):
+def check_weights(name: str, mode: str) -> None:
     sizes = sizes_of(SHAPES[name], mode)
     for phase, buffers in phases_of(name, mode).items():
         assert touched(buffers, is_weight) == sizes.weights(phase), phase
 
 
-@each_case
-def test_forward_workspace_is_written_once_and_read_once(name, mode):
+def check_workspace(name: str, mode: str) -> None:
     sizes = sizes_of(SHAPES[name], mode)
     for phase, buffers in phases_of(name, mode).items():
         expected = sizes.workspace(phase)
         assert {buffer: buffers[buffer] for buffer in expected} == expected, phase
+
+
+def takes_half_a_minute(name: str, mode: str) -> bool:
+    """W Cov W^T of 1024 input and 2048 output channels, in the emulator."""
+    return mode == "moments" and (SHAPES[name].before or 0) > 512
+
+
+def cases(chosen):
+    named = [(name, mode) for name in SHAPES for mode in STATISTICS if chosen(name, mode)]
+    return pytest.mark.parametrize(
+        ("name", "mode"), [pytest.param(*case, marks=needs_emulator, id=" ".join(case)) for case in named]
+    )
+
+
+each_case = cases(lambda *case: not takes_half_a_minute(*case))
+each_long_case = cases(takes_half_a_minute)
+
+
+@each_case
+def test_forward_is_one_launch(name, mode):
+    check_launch(name, mode)
+
+
+@each_case
+def test_forward_moves_no_more_of_the_activations_than_designed(name, mode):
+    check_design(name, mode)
+
+
+@each_case
+def test_forward_asks_for_activations_as_the_tiles_do(name, mode):
+    check_activations(name, mode)
+
+
+@each_case
+def test_forward_asks_for_weights_as_the_tiles_do(name, mode):
+    check_weights(name, mode)
+
+
+@each_case
+def test_forward_workspace_is_written_once_and_read_once(name, mode):
+    check_workspace(name, mode)
+
+
+@each_long_case
+def test_forward_of_the_most_channels_is_one_launch_and_moves_what_it_should(name, mode):
+    """All of the above in one test: launched once for all, wherever the tests run."""
+    for check in (check_launch, check_design, check_activations, check_weights, check_workspace):
+        check(name, mode)
 
 
 def test_forward_training_totals_in_units_of_the_output():
