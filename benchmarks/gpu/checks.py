@@ -129,13 +129,13 @@ def check_queues() -> None:
                 expected = [exact.fused(*inputs), *_running_statistics(exact)]
                 for check in (check_side_stream, check_graph):
                     name = f"{_mode(training)}, {strategy}"
-                    attempt(f"{check.__name__}, {name}", lambda: check(tail, inputs, expected, name))  # noqa: B023
+                    attempt(f"{check.__name__}, {name}", check, tail, inputs, expected, name)
 
 
-def attempt(check: str, function: Callable[[], object]) -> None:
+def attempt(check: str, function: Callable[..., object], *arguments: object) -> None:
     """One check that raises must not prevent the others."""
     try:
-        function()
+        function(*arguments)
     except Exception as error:
         report(check=check, problem=f"{type(error).__name__}: {error}")
 
@@ -143,11 +143,11 @@ def attempt(check: str, function: Callable[[], object]) -> None:
 @torch.no_grad()
 def main(rehearse: bool) -> None:
     backend = "emulated" if rehearse else "cuda"
-    usable = fused_resnet.available_backends()["emulated" if rehearse else "cuda"]
+    problem = fused_resnet.available_backends()["emulated" if rehearse else "cuda"]
     report(
-        check=f"backend {backend}", summary=fused_resnet.backend.summary(), **({"problem": usable} if usable else {})
+        check=f"backend {backend}", summary=fused_resnet.backend.summary(), **({"problem": problem} if problem else {})
     )
-    if usable:
+    if problem:
         return
     torch.manual_seed(0)
     device = "cpu" if rehearse else "cuda"
@@ -157,8 +157,7 @@ def main(rehearse: bool) -> None:
         for arithmetic in TOLERANCES:
             for shape in shapes(rehearse):
                 for training in (True, False):
-                    values = (shape, arithmetic, training, device)
-                    attempt(f"{shape.name}, {arithmetic}", lambda: check_values(*values))  # noqa: B023
+                    attempt(f"{shape.name}, {arithmetic}", check_values, shape, arithmetic, training, device)
 
 
 if __name__ == "__main__":

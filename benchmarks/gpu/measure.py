@@ -122,9 +122,10 @@ def _error(side: Side, eager: Side) -> float:
 
 def bytes_of(tail: Tail, inputs: tuple[Tensor, Tensor], side: str) -> int | None:
     """What the kernels must move by the design; None of a side whose work is not all theirs."""
-    if side not in ("fused", "moments", "materialise"):
+    strategies: dict[str, StrategyChoice] = {"fused": "auto", "moments": "moments", "materialise": "materialise"}
+    if side not in strategies:
         return None
-    with use_strategy("auto" if side == "fused" else side):  # type: ignore[arg-type]
+    with use_strategy(strategies[side]):
         chosen = strategies_of(tail, inputs)
     return counted_bytes(tail.shape, tail.training, chosen, DTYPE.itemsize)
 
