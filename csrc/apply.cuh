@@ -9,21 +9,23 @@
 
 namespace fused_resnet {
 
-DEVICE bool warp_has_work(const Tail& tail, TilePlace place) {
+// The output has `channels`.
+DEVICE bool warp_has_work(TilePlace place, int channels) {
   const WarpTile tile = warp_tile();
-  return place.row + tile.row < place.end && place.channel + tile.column < tail.channels;
+  return place.row + tile.row < place.end && place.channel + tile.column < channels;
 }
 
-// Adds x W^T for the tile.
+// Adds x b^T for the tile; b has `columns` rows, along which lie x's channels.
 template <class Products>
-DEVICE void multiply_tile(const Tail& tail, const Branch& branch, TilePlace place, Accumulators& sum) {
+DEVICE void multiply_tile(const Tail& tail, const Activations& x, const Matrix& matrix, int columns, TilePlace place,
+                          Accumulators& sum) {
   using Element = typename Products::Element;
   constexpr int depth = TileTraits<Element>::depth;
-  const auto a = input_rows<Element>(tail, branch.x, place.row);
-  const auto b = weight_rows<Element>(tail, branch, place.channel);
+  const auto a = input_rows<Element>(tail, x, place.row);
+  const auto b = matrix_rows<Element>(matrix, columns, x.channels, place.channel);
   const WarpTile tile = warp_tile();
-  const bool work = warp_has_work(tail, place);
-  pipeline((branch.x.channels + depth - 1) / depth,
+  const bool work = warp_has_work(place, columns);
+  pipeline((x.channels + depth - 1) / depth,
            [&](int step, SharedOffset stage) {
              a.copy(step * depth, stage);
              b.copy(step * depth, stage + operand_bytes);
@@ -31,6 +33,12 @@ DEVICE void multiply_tile(const Tail& tail, const Branch& branch, TilePlace plac
            [&](int, SharedOffset stage) {
              if (work) Products::multiply(sum, stage, stage + operand_bytes, tile);
            });
+}
+
+// Adds x W^T for the tile.
+template <class Products>
+DEVICE void multiply_weight(const Tail& tail, const Branch& branch, TilePlace place, Accumulators& sum) {
+  multiply_tile<Products>(tail, branch.x, branch.weight, tail.channels, place, sum);
 }
 
 // sum += affine(product) for the tile. Both may be the same accumulators, if these take the place of the sum.
@@ -56,6 +64,51 @@ DEVICE void apply_affine(const Accumulators& product, int index, Accumulators& s
   }
 }
 
+template <class Element>
+DEVICE float projection_bias(const Branch& branch, int channel) {
+  return branch.bias == nullptr
+             ? 0.0f
+             : device::to_float(device::global_load(static_cast<const Element*>(branch.bias) + channel));
+}
+
+// The branch's norm, or its projection's bias.
+template <class Element>
+DEVICE Affine affine(const Branch& branch, int channel) {
+  if (branch.source == Source::none) return {0.0f, 0.0f, 0.0f};
+  if (branch.statistics == Statistics::none) return {0.0f, 1.0f, projection_bias<Element>(branch, channel)};
+  const Norm& norm = branch.norm;
+  float mean, var;
+  if (branch.statistics == Statistics::running) {
+    mean = vector_element(norm.running_mean, norm.type, channel, 0.0f) - projection_bias<Element>(branch, channel);
+    var = vector_element(norm.running_var, norm.type, channel, 1.0f);
+  } else {
+    mean = device::global_load(branch.mean + channel);
+    var = device::global_load(branch.var + channel);
+  }
+  const float gamma = vector_element(norm.weight, norm.type, channel, 1.0f);
+  return {mean, gamma * device::inverse_square_root(var + norm.eps),
+          vector_element(norm.bias, norm.type, channel, 0.0f)};
+}
+
+// The running statistics as this call took them, for backward: once, by the blocks of the first row of tiles.
+template <class Element>
+DEVICE void keep_running_statistics(const Branch& branch, int channel) {
+  const Norm& norm = branch.norm;
+  device::global_store(branch.mean + channel, vector_element(norm.running_mean, norm.type, channel, 0.0f) -
+                                                  projection_bias<Element>(branch, channel));
+  device::global_store(branch.var + channel, vector_element(norm.running_var, norm.type, channel, 1.0f));
+}
+
+template <class Element>
+DEVICE void prepare_affines(const Tail& tail, TilePlace place) {
+  Affines::prepare(place.channel, tail.channels, [&](int index, int channel) {
+    const Branch& branch = tail.branches[index];
+    if (place.row == 0 && branch.statistics == Statistics::running && branch.mean != nullptr)
+      keep_running_statistics<Element>(branch, channel);
+    return affine<Element>(branch, channel);
+  });
+}
+
 // The sum of the tile's products, norms applied.
 template <class Products, int products>
 DEVICE void sum_products(const Tail& tail, TilePlace place, Accumulators& sum) {
@@ -63,26 +116,33 @@ DEVICE void sum_products(const Tail& tail, TilePlace place, Accumulators& sum) {
   if constexpr (products == 0) {
     device::block_sync();
   } else if constexpr (products == 1) {
-    multiply_tile<Products>(tail, tail.branches[0], place, sum);
-    if (warp_has_work(tail, place)) apply_affine<false>(sum, 0, sum);
+    multiply_weight<Products>(tail, tail.branches[0], place, sum);
+    if (warp_has_work(place, tail.channels)) apply_affine<false>(sum, 0, sum);
   } else {
 #pragma unroll 1
     for (int index = 0; index < 2; ++index) {
       Accumulators product;
       product.clear();
-      multiply_tile<Products>(tail, tail.branches[index], place, product);
-      if (warp_has_work(tail, place)) apply_affine<true>(product, index, sum);
+      multiply_weight<Products>(tail, tail.branches[index], place, product);
+      if (warp_has_work(place, tail.channels)) apply_affine<true>(product, index, sum);
     }
   }
+}
+
+DEVICE Addend addend_of(const Branch& branch) {
+  if (branch.source == Source::none) return {nullptr, 0, false};
+  return {branch.statistics == Statistics::product ? &branch.materialised : &branch.x, branch.channels_before,
+          branch.statistics != Statistics::none};
 }
 
 template <class Products, int products>
 DEVICE void apply_tile(const Tail& tail, TilePlace place) {
   using Element = typename Products::Element;
-  Affines::prepare<Element>(tail, place.channel);
+  prepare_affines<Element>(tail, place);
   Accumulators sum;
   sum_products<Products, products>(tail, place, sum);  // has a barrier: the affines are complete
-  store_tile<Element>(tail, tail.y, tail.vectorised, sum, place, Ending<products>{tail.relu});
+  const Ending<products> ending{{addend_of(tail.branches[0]), addend_of(tail.branches[1])}, tail.relu};
+  store_tile<Element>(tail, Output{tail.y, tail.vectorised}, sum, place, ending);
 }
 
 template <class Products, int products>

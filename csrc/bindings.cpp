@@ -2,6 +2,7 @@
 
 #include <torch/csrc/utils/pybind.h>
 
+#include <bindings/backward_call.h>
 #include <bindings/forward_call.h>
 #include <forward.h>
 
@@ -15,9 +16,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
 
   py::class_<NormArguments>(module, "Norm", py::module_local(), "A batch norm; vectors are (C) and contiguous.")
       .def(py::init<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor,
-                    std::optional<double>, double, bool>(),
+                    std::optional<double>, double, bool, bool>(),
            py::kw_only(), py::arg("weight"), py::arg("bias"), py::arg("running_mean"), py::arg("running_var"),
-           py::arg("num_batches_tracked"), py::arg("momentum"), py::arg("eps"), py::arg("training"));
+           py::arg("num_batches_tracked"), py::arg("momentum"), py::arg("eps"), py::arg("training"), py::arg("keep"));
 
   py::class_<BranchArguments>(module, "Branch", py::module_local(),
                               "A branch whose source is direct, zero_pad or projection.")
@@ -26,11 +27,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
            py::kw_only(), py::arg("source"), py::arg("x"), py::arg("stride"), py::arg("channels_before"),
            py::arg("weight"), py::arg("bias"), py::arg("norm"), py::arg("materialise"));
 
-  py::class_<BatchStatistics>(module, "BatchStatistics", py::module_local(), "What a branch's batch statistics were.")
-      .def_readonly("mean", &BatchStatistics::mean, "(C) float32, of the branch without the projection's bias")
-      .def_readonly("var", &BatchStatistics::var, "(C) float32, biased")
-      .def_readonly("mu", &BatchStatistics::mu, "(K) float32, mean of x where it was computed")
-      .def_readonly("cov", &BatchStatistics::cov, "(K, K) float32, covariance of x where it was computed");
+  py::class_<NormStatistics>(module, "NormStatistics", py::module_local(), "What a branch's statistics were.")
+      .def_readonly("mean", &NormStatistics::mean, "(C) float32, of the branch without the projection's bias")
+      .def_readonly("var", &NormStatistics::var, "(C) float32, biased")
+      .def_readonly("mu", &NormStatistics::mu, "(K) float32, mean of x where it was computed")
+      .def_readonly("cov", &NormStatistics::cov, "(K, K) float32, covariance of x where it was computed");
 
   py::class_<ForwardCall>(module, "Forward", py::module_local(), "A checked forward call that writes y.")
       .def(py::init(
@@ -49,6 +50,41 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def(
           "apply", [](const ForwardCall& call) { call.run(Phase::apply); }, py::call_guard<py::gil_scoped_release>())
       .def("statistics", &ForwardCall::statistics, py::arg("branch"), "Of branch 0 (main) or 1 (shortcut).");
+
+  py::class_<NormGradientArguments>(module, "NormGradient", py::module_local(),
+                                    "A norm and the statistics that the forward took; vectors are (C) and contiguous.")
+      .def(py::init<OptionalTensor, double, bool, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor>(),
+           py::kw_only(), py::arg("weight"), py::arg("eps"), py::arg("training"), py::arg("mean"), py::arg("var"),
+           py::arg("mu"), py::arg("cov"));
+
+  py::class_<BranchGradientArguments>(module, "BranchGradient", py::module_local(),
+                                      "What a branch saved, and the gradients that are to be written.")
+      .def(py::init<std::string, OptionalTensor, OptionalTensor, std::int64_t, std::int64_t,
+                    std::optional<NormGradientArguments>, OptionalTensor, OptionalTensor, OptionalTensor,
+                    OptionalTensor, OptionalTensor>(),
+           py::kw_only(), py::arg("source"), py::arg("x"), py::arg("weight"), py::arg("stride"),
+           py::arg("channels_before"), py::arg("norm"), py::arg("dx"), py::arg("dweight"), py::arg("dbias"),
+           py::arg("dgamma"), py::arg("dbeta"));
+
+  py::class_<BackwardCall>(module, "Backward", py::module_local(), "A checked backward call that writes gradients.")
+      .def(py::init([](BranchGradientArguments main, std::optional<BranchGradientArguments> shortcut, at::Tensor dy,
+                       OptionalTensor y, bool tf32) {
+             return std::make_unique<BackwardCall>(
+                 GradientArguments{std::move(main), std::move(shortcut), std::move(dy), std::move(y), tf32});
+           }),
+           py::kw_only(), py::arg("main"), py::arg("shortcut"), py::arg("dy"), py::arg("y"), py::arg("tf32"))
+      .def(
+          "run", [](const BackwardCall& call) { call.run(GradientPhase::all); },
+          py::call_guard<py::gil_scoped_release>())
+      .def(
+          "reduce", [](const BackwardCall& call) { call.run(GradientPhase::reduce); },
+          py::call_guard<py::gil_scoped_release>())
+      .def(
+          "finish", [](const BackwardCall& call) { call.run(GradientPhase::finish); },
+          py::call_guard<py::gil_scoped_release>())
+      .def(
+          "apply", [](const BackwardCall& call) { call.run(GradientPhase::apply); },
+          py::call_guard<py::gil_scoped_release>());
 
   module.def(
       "launch_needs",

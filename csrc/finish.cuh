@@ -5,6 +5,7 @@
 #pragma once
 
 #include <moments.cuh>
+#include <reductions.cuh>
 
 namespace fused_resnet {
 
@@ -100,17 +101,6 @@ DEVICE void combine(const Tail& tail) {
     if (tail.branches[index].statistics == Statistics::gram) combine_branch(tail, tail.branches[index]);
 }
 
-DEVICE void store_vector_element(void* vector, ElementType type, int i, float value) {
-  switch (type) {
-    case ElementType::bfloat16:
-      return device::global_store(static_cast<BFloat16*>(vector) + i, device::from_float<BFloat16>(value));
-    case ElementType::float16:
-      return device::global_store(static_cast<Float16*>(vector) + i, device::from_float<Float16>(value));
-    default:
-      return device::global_store(static_cast<float*>(vector) + i, value);
-  }
-}
-
 // Leaves a channel's statistics, and takes them into the running ones.
 template <class Element>
 DEVICE void publish(const Tail& tail, const Branch& branch, int channel, float mean, float var) {
@@ -120,8 +110,7 @@ DEVICE void publish(const Tail& tail, const Branch& branch, int channel, float m
   const Norm& norm = branch.norm;
   if (norm.running_mean == nullptr) return;
   const float weight = device::global_load(branch.momentum);
-  if (branch.bias != nullptr)
-    mean += device::to_float(device::global_load(static_cast<const Element*>(branch.bias) + channel));
+  mean += projection_bias<Element>(branch, channel);
   const float unbiased = var * static_cast<float>(static_cast<double>(tail.rows) / static_cast<double>(tail.rows - 1));
   const float running_mean = vector_element(norm.running_mean, norm.type, channel, 0.0f);
   const float running_var = vector_element(norm.running_var, norm.type, channel, 0.0f);
@@ -163,98 +152,31 @@ DEVICE void finish_columns(const Tail& tail, const Branch& branch, int group) {
                    static_cast<float>((squares - sum * sum / rows) / rows));
 }
 
-// Output channels of a group of the quadratic form, and input channels whose weights are in shared memory at a time.
-constexpr int quadratic_group = 8;
-constexpr int quadratic_depth = 64;
-static_assert(4 * quadratic_group * quadratic_depth + 8 * 8 * quadratic_group <= scratch_bytes);
-
-// The group's weights of input channels [k, k + quadratic_depth), to scratch memory: the group's channels are
-// neighbours.
-template <class Products>
-DEVICE void load_weights(const Tail& tail, const Branch& branch, int first, int k) {
-  using Element = typename Products::Element;
-  const auto* weight = static_cast<const Element*>(branch.weight.data);
-  for (int i = device::thread_index(); i < quadratic_group * quadratic_depth; i += block_threads) {
-    const std::int64_t c = first + i / quadratic_depth, input = k + i % quadratic_depth;
-    float w = 0.0f;
-    if (c < tail.channels && input < branch.x.channels)
-      w = device::to_float(device::global_load(weight + c * branch.weight.stride_c + input * branch.weight.stride_k));
-    device::shared_store(scratch(i % quadratic_depth * quadratic_group + i / quadratic_depth), Products::operand(w));
-  }
-}
-
-// Adds W Cov of the group's channels, columns b of Cov, one a thread.
-template <class Products>
-DEVICE void multiply_covariance(const Tail& tail, const Branch& branch, int first, int b,
-                                float (&product)[quadratic_group]) {
-  const int channels = branch.x.channels;
-  for (int k = 0; k < channels; k += quadratic_depth) {
-    device::block_sync();
-    load_weights<Products>(tail, branch, first, k);
-    device::block_sync();
-    const int depth = channels - k < quadratic_depth ? channels - k : quadratic_depth;
-    if (b >= channels) continue;
-#pragma unroll 4
-    for (int i = 0; i < depth; ++i) {
-      const float cov = device::global_load(branch.cov + static_cast<std::int64_t>(k + i) * channels + b);
-#pragma unroll
-      for (int c = 0; c < quadratic_group; c += 4) {
-        const auto w = device::shared_load<Vector16<float>>(scratch(i * quadratic_group + c));
-#pragma unroll
-        for (int j = 0; j < 4; ++j) product[c + j] = device::fma(w.values[j], cov, product[c + j]);
-      }
-    }
-  }
-}
-
-// The sum over the warp's lanes.
-DEVICE float warp_sum(float x) {
-#pragma unroll
-  for (int mask = 16; mask > 0; mask /= 2) x += device::warp_exchange(x, mask);
-  return x;
-}
-
+// Mean W mu and variance diag(W Cov W^T) of a group of output channels.
 template <class Products>
 DEVICE void finish_gram(const Tail& tail, const Branch& branch, int group) {
-  using Element = typename Products::Element;
-  const int first = group * quadratic_group, channels = branch.x.channels;
-  const auto* weight = static_cast<const Element*>(branch.weight.data);
-  float mean[quadratic_group] = {}, var[quadratic_group] = {};
-  for (int from = 0; from < channels; from += block_threads) {
+  const int first = group * channel_group, inputs = branch.x.channels;
+  float mean[channel_group] = {}, var[channel_group] = {};
+  for (int from = 0; from < inputs; from += block_threads) {
     const int b = from + device::thread_index();
-    float product[quadratic_group] = {};
+    float product[channel_group] = {};
     multiply_covariance<Products>(tail, branch, first, b, product);
-    if (b >= channels) continue;
+    if (b >= inputs) continue;
     const float mu = device::global_load(branch.mu + b);
 #pragma unroll
-    for (int c = 0; c < quadratic_group; ++c) {
-      if (first + c >= tail.channels) continue;
-      const Element* pointer = weight + (first + c) * branch.weight.stride_c + b * branch.weight.stride_k;
-      const float w = Products::operand(device::to_float(device::global_load(pointer)));
-      mean[c] = device::fma(w, mu, mean[c]);
-      var[c] = device::fma(w, product[c], var[c]);
+    for (int i = 0; i < channel_group; ++i) {
+      if (first + i >= tail.channels) continue;
+      const float w = weight_element<Products>(branch, first + i, b);
+      mean[i] = device::fma(w, mu, mean[i]);
+      var[i] = device::fma(w, product[i], var[i]);
     }
   }
-  device::block_sync();
-  constexpr int sums = 2 * quadratic_group;
+  sum_over_block(mean, group_scratch);
+  sum_over_block(var, group_scratch);
 #pragma unroll
-  for (int c = 0; c < quadratic_group; ++c) {
-    const float warp_mean = warp_sum(mean[c]), warp_var = warp_sum(var[c]);
-    if (device::lane_index() != 0) continue;
-    device::shared_store(scratch(device::warp_index() * sums + c), warp_mean);
-    device::shared_store(scratch(device::warp_index() * sums + quadratic_group + c), warp_var);
-  }
-  device::block_sync();
-  const int c = device::thread_index();
-  if (c < quadratic_group && first + c < tail.channels) {
-    float total_mean = 0.0f, total_var = 0.0f;
-    for (int warp = 0; warp < block_threads / device::warp_size; ++warp) {
-      total_mean += device::shared_load<float>(scratch(warp * sums + c));
-      total_var += device::shared_load<float>(scratch(warp * sums + quadratic_group + c));
-    }
-    publish<Element>(tail, branch, first + c, total_mean, total_var);
-  }
-  device::block_sync();
+  for (int i = 0; i < channel_group; ++i)
+    if (device::thread_index() == i && first + i < tail.channels)
+      publish<typename Products::Element>(tail, branch, first + i, mean[i], var[i]);
 }
 
 template <class Products>
@@ -265,7 +187,7 @@ DEVICE void finish(const Tail& tail) {
     const Branch& branch = tail.branches[index];
     if (!is_training(branch)) continue;
     const bool gram = branch.statistics == Statistics::gram;
-    const int groups = tiles_of(tail.channels, gram ? quadratic_group : columns_group);
+    const int groups = tiles_of(tail.channels, gram ? channel_group : columns_group);
     for (; item < groups; item += device::grid_size()) {
       if (gram) {
         finish_gram<Products>(tail, branch, item);

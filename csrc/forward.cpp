@@ -1,4 +1,4 @@
-#include <forward.h>
+#include <backward.h>
 
 namespace fused_resnet {
 namespace {
@@ -40,6 +40,8 @@ NeedsByKernel launch_needs() {
   needs.merge(ForwardLauncher<Float32Products, 0>::needs());
   needs.merge(ForwardLauncher<Float32Products, 1>::needs());
   needs.merge(ForwardLauncher<Float32Products, 2>::needs());
+  needs.merge(BackwardLauncher<Float32Products, false>::needs());
+  needs.merge(BackwardLauncher<Float32Products, true>::needs());
   return needs;
 }
 

@@ -5,6 +5,7 @@
 
 #include <finish.cuh>
 #include <forward.h>
+#include <launch.cuh>
 
 namespace fused_resnet {
 
@@ -50,19 +51,11 @@ forward_kernel(PARAMETER Tail tail) {
   apply<Products, products>(tail);
 }
 
-// As many blocks as have work, and no more than run at the same time.
-inline void launch_persistent(void (*kernel)(Tail), const char* name, bool cooperative, int items, const Tail& tail,
-                              const std::vector<device::Buffer>& buffers, device::Stream stream) {
-  const int resident = device::resident_blocks(kernel, block_threads, shared_bytes);
-  device::launch(kernel, {name, block_threads, shared_bytes, std::min(items, resident), cooperative}, tail, buffers,
-                 stream);
-}
-
 template <class Products, int products>
 void ForwardLauncher<Products, products>::launch(Phase phase, const Tail& tail,
                                                  const std::vector<device::Buffer>& buffers, device::Stream stream) {
   const auto start = [&](void (*kernel)(Tail), const char* name, bool cooperative, int items) {
-    launch_persistent(kernel, name, cooperative, items, tail, buffers, stream);
+    launch_persistent(kernel, {name, block_threads, shared_bytes, 0, cooperative}, items, tail, buffers, stream);
   };
   const int moments_work = moments_items(tail, tail.branches[0]) + moments_items(tail, tail.branches[1]);
   const int apply_work = apply_items(tail);

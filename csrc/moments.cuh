@@ -10,6 +10,7 @@
 #pragma once
 
 #include <apply.cuh>
+#include <columns.cuh>
 
 namespace fused_resnet {
 
@@ -38,60 +39,19 @@ DEVICE float channel_shift(const Tail& tail, const Activations& x, int channel) 
   return sum - sum == 0.0f ? sum / sampled_rows : 0.0f;
 }
 
-// Floats of the scratch memory.
-DEVICE SharedOffset scratch(int i) { return scratch_offset + 4 * i; }
-
-struct RowRange {
-  int begin, end;
-
-  DEVICE RowRange(const Tail& tail, const Partition& partition, int range)
-      : begin(range * partition.rows), end(tail.rows - begin < partition.rows ? tail.rows : begin + partition.rows) {}
-  template <class Element>
-  DEVICE int steps() const {
-    constexpr int depth = TileTraits<Element>::depth;
-    return tiles_of(end - begin, depth);
-  }
-};
-
-// Sums over a range's rows, for the thread's channel of a tile; the two halves of the block share the rows.
+// Sums of x - shift and of its squares.
 template <class Products>
-struct ColumnSums {
+struct ShiftedSums {
   using Element = typename Products::Element;
-  using Traits = TileTraits<Element>;
-  float sum = 0.0f, squares = 0.0f;
+  ColumnSums<Element> sums;
 
-  DEVICE static int column() { return device::thread_index() % tile_columns; }
-  DEVICE static int half() { return device::thread_index() / tile_columns; }
-
-  // Adds the stage's first `pixels` pixels.
-  DEVICE void add(SharedOffset stage, int pixels, float shift) {
-    const int first = half() * Traits::depth / 2;
-    const SharedOffset from = stage + first * Traits::pixel_pitch + column() * static_cast<int>(sizeof(Element));
-    float stage_sum = 0.0f, stage_squares = 0.0f;  // sums of sums: rounding grows with the longest chain
-#pragma unroll 4
-    for (int i = 0; i < Traits::depth / 2; ++i) {
-      if (first + i >= pixels) continue;
-      const auto x = device::shared_load<Element>(from + i * Traits::pixel_pitch);
-      const float value = device::to_float(x) - shift;
-      stage_sum += value;
-      stage_squares = device::fma(value, value, stage_squares);
-    }
-    sum += stage_sum;
-    squares += stage_squares;
-  }
-
-  // Adds the second half's sums to the first's, by way of scratch memory from `free` floats on. Called by all threads.
-  DEVICE void join(int free) {
-    device::block_sync();
-    if (half() == 1) {
-      device::shared_store(scratch(free + column()), sum);
-      device::shared_store(scratch(free + tile_columns + column()), squares);
-    }
-    device::block_sync();
-    if (half() == 0) {
-      sum += device::shared_load<float>(scratch(free + column()));
-      squares += device::shared_load<float>(scratch(free + tile_columns + column()));
-    }
+  // Adds the first `pixels` pixels of the operand.
+  DEVICE void add(SharedOffset operand, int pixels, float shift) {
+    sums.add(pixels, [&](SharedOffset at, float& sum, float& squares) {
+      const float value = device::to_float(device::shared_load<Element>(operand + at)) - shift;
+      sum += value;
+      squares = device::fma(value, value, squares);
+    });
   }
 };
 
@@ -110,9 +70,9 @@ DEVICE void columns_item(const Tail& tail, const Branch& branch, int item) {
   const int range = item / tiles;
   const int first = (item - range * tiles) * tile_columns;
   const RowRange rows(tail, branch.partition, range);
-  const int channel = first + ColumnSums<Products>::column();
+  const int channel = first + block_column();
   const float shift = channel < tail.channels ? channel_shift<Products>(tail, branch.x, channel) : 0.0f;
-  ColumnSums<Products> sums;
+  ShiftedSums<Products> columns;
   pipeline(
       rows.steps<Element>(),
       [&](int step, SharedOffset stage) {
@@ -120,13 +80,13 @@ DEVICE void columns_item(const Tail& tail, const Branch& branch, int item) {
       },
       [&](int step, SharedOffset stage) {
         const int left = rows.end - rows.begin - step * depth;
-        sums.add(stage, left < depth ? left : depth, shift);
+        columns.add(stage, left < depth ? left : depth, shift);
       });
-  sums.join(0);
-  if (ColumnSums<Products>::half() == 1 || channel >= tail.channels) return;
-  const float count = static_cast<float>(rows.end - rows.begin);
-  const float mean = sums.sum / count;
-  store_partial(tail, branch, range, channel, shift + mean, device::fma(-sums.sum, mean, sums.squares));
+  columns.sums.join(scratch(0));
+  if (block_half() == 1 || channel >= tail.channels) return;
+  const auto& [sum, squares] = columns.sums.totals;
+  const float mean = sum / static_cast<float>(rows.end - rows.begin);
+  store_partial(tail, branch, range, channel, shift + mean, device::fma(-sum, mean, squares));
 }
 
 // Tile (row, column), column <= row, of the symmetric product: number row (row + 1) / 2 + column.
@@ -144,7 +104,7 @@ DEVICE float* gram_tile(const Branch& branch, int range, int pair) {
 }
 
 // Writes the part of the tile that exists.
-DEVICE void store_gram(const Accumulators& sum, int rows, int columns, float* to) {
+DEVICE void store_partial_product(const Accumulators& sum, int rows, int columns, float* to) {
   const WarpTile tile = warp_tile();
   const Lane lane;
 #pragma unroll
@@ -160,17 +120,17 @@ DEVICE void store_gram(const Accumulators& sum, int rows, int columns, float* to
       }
 }
 
-// Makes the stage's pixels ready for Products::gram: shifts them where that happens in place, and makes pixels that do
-// not exist count nothing. Says whether anything was done, that is, whether a barrier must follow.
+// Makes the stage's pixels ready for Products::transposed: shifts them where that happens in place, and makes pixels
+// that do not exist count nothing. Says whether anything was done, that is, whether a barrier must follow.
 template <class Products>
 DEVICE bool prepare_pixels(SharedOffset stage, int pixels, SharedOffset shifts) {
   using Element = typename Products::Element;
   constexpr int depth = TileTraits<Element>::depth;
   if (!Products::shifted_in_place && pixels == depth) return false;
-  const int column = ColumnSums<Products>::column();
+  const int column = block_column();
   const float shift = device::shared_load<float>(shifts + 4 * column);
 #pragma unroll 2
-  for (int pixel = ColumnSums<Products>::half(); pixel < depth; pixel += 2) {
+  for (int pixel = block_half(); pixel < depth; pixel += 2) {
     const SharedOffset at =
         stage + pixel * TileTraits<Element>::pixel_pitch + column * static_cast<int>(sizeof(Element));
     if constexpr (Products::shifted_in_place) {
@@ -197,8 +157,8 @@ DEVICE void gram_item(const Tail& tail, const Branch& branch, int item) {
 
   // Shifts of the row tile's channels, then of the column tile's.
   const SharedOffset a_shifts = scratch(0), b_shifts = scratch(tile_rows);
-  const int column = ColumnSums<Products>::column();
-  const int channel = (ColumnSums<Products>::half() == 0 ? a_first : b_first) + column;
+  const int column = block_column();
+  const int channel = (block_half() == 0 ? a_first : b_first) + column;
   const float own_shift = channel < x.channels ? channel_shift<Products>(tail, x, channel) : 0.0f;
   device::block_sync();  // the last item's scratch has been read
   device::shared_store(scratch(device::thread_index()), own_shift);
@@ -210,7 +170,7 @@ DEVICE void gram_item(const Tail& tail, const Branch& branch, int item) {
   const bool work = !above_diagonal && a_first + tile.row < x.channels && b_first + tile.column < x.channels;
   Accumulators sum;
   sum.clear();
-  ColumnSums<Products> columns;
+  ShiftedSums<Products> columns;
   pipeline(
       rows.steps<Element>(),
       [&](int step, SharedOffset stage) {
@@ -226,13 +186,16 @@ DEVICE void gram_item(const Tail& tail, const Branch& branch, int item) {
         if (!diagonal) prepared = prepare_pixels<Products>(b, pixels, b_shifts);
         if (prepared) device::block_sync();
         if (diagonal) columns.add(stage, pixels, Products::shifted_in_place ? 0.0f : column_shift);
-        if (work) Products::gram(sum, stage, b, tile, a_shifts, b_shifts);
+        if (work) Products::template transposed<true>(sum, stage, b, tile, a_shifts, b_shifts);
       });
-  if (work) store_gram(sum, x.channels - a_first, x.channels - b_first, gram_tile(branch, range, item - range * pairs));
+  if (work)
+    store_partial_product(sum, x.channels - a_first, x.channels - b_first,
+                          gram_tile(branch, range, item - range * pairs));
   if (!diagonal) return;
-  columns.join(2 * tile_columns);
-  if (ColumnSums<Products>::half() == 1 || channel >= x.channels) return;
-  device::global_store(branch.partial_sum + static_cast<std::int64_t>(range) * x.channels + channel, columns.sum);
+  columns.sums.join(scratch(2 * tile_columns));
+  if (block_half() == 1 || channel >= x.channels) return;
+  const float sum_of_column = columns.sums.totals[0];
+  device::global_store(branch.partial_sum + static_cast<std::int64_t>(range) * x.channels + channel, sum_of_column);
   if (range == 0) device::global_store(branch.shift + channel, column_shift);
 }
 
@@ -330,10 +293,11 @@ DEVICE void product_item(const Tail& tail, const Branch& branch, int item) {
     const TilePlace place{row, rows.end, first};
     Accumulators p;
     p.clear();
-    multiply_tile<Products>(tail, branch, place, p);
-    store_tile<Element>(tail, branch.materialised, branch.materialised.vectorised, p, place, Ending<2>{false});
+    multiply_weight<Products>(tail, branch, place, p);
+    const Activations& to = branch.materialised;
+    store_tile<Element>(tail, Output{to, to.vectorised}, p, place, Ending<2>{{}, false});
     const int count = rows.end - row < tile_rows ? rows.end - row : tile_rows;
-    const WarpColumns<Element> columns(warp_has_work(tail, place) ? count : 0);
+    const WarpColumns<Element> columns(warp_has_work(place, to.channels) ? count : 0);
     device::block_sync();  // slabs, which overlap the scratch memory, have been read
     columns.store();
     device::block_sync();

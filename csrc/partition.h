@@ -15,6 +15,8 @@ namespace fused_resnet {
 
 constexpr int tile_rows = 128;
 constexpr int tile_columns = 128;
+// Channels that a block works on together in the phases between the large ones.
+constexpr int channel_group = 8;
 
 HOST_DEVICE int tiles_of(int size, int tile) { return (size - 1) / tile + 1; }
 
@@ -51,12 +53,12 @@ HOST_DEVICE int apply_items(const Tail& tail) {
   return tiles_of(tail.rows, tile_rows) * tiles_of(tail.channels, tile_columns);
 }
 
-// Ranges of rows: enough of them to occupy a large GPU (partial tiles of x^T x are large: fewer), short enough for sums
-// in float32, and whole tiles of rows.
-inline Partition partition_rows(const Tail& tail, const Branch& branch) {
+// Ranges of rows for items of so many tiles each: enough of them to occupy a large GPU (where partial results are
+// matrices, which are large: fewer), short enough for sums in float32, and whole tiles of rows.
+inline Partition partition_rows(const Tail& tail, int tiles, bool of_matrices) {
   constexpr int longest = 4096;
-  const int items = branch.statistics == Statistics::gram ? 132 : 264;
-  const int wanted = tiles_of(tail.rows, tiles_of(items, moments_tiles(tail, branch)));
+  const int items = of_matrices ? 132 : 264;
+  const int wanted = tiles_of(tail.rows, tiles_of(items, tiles));
   const int rows = tiles_of(wanted > longest ? longest : wanted, tile_rows) * tile_rows;
   return {rows, tiles_of(tail.rows, rows)};
 }

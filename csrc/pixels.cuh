@@ -99,14 +99,48 @@ DEVICE RowOperand<Element> input_rows(const Tail& tail, const Activations& x, in
   return operand;
 }
 
-// Rows [channel, channel + 128) of a weight.
+// Rows [first, first + 128) of a (rows, depth) matrix.
 template <class Element>
-DEVICE RowOperand<Element> weight_rows(const Tail& tail, const Branch& branch, int channel) {
-  const Matrix& w = branch.weight;
-  const auto* data = static_cast<const Element*>(w.data);
-  RowOperand<Element> operand{{}, {}, w.stride_k, branch.x.channels, w.vectorised, w.stride_k != 1};
-  operand.set_rows(tail.channels - channel, data, [&](int i) { return data + (channel + i) * w.stride_c; });
+DEVICE RowOperand<Element> matrix_rows(const Matrix& matrix, int rows, int depth, int first) {
+  const auto* data = static_cast<const Element*>(matrix.data);
+  RowOperand<Element> operand{{}, {}, matrix.stride_k, depth, matrix.vectorised, matrix.stride_k != 1};
+  operand.set_rows(rows - first, data, [&](int i) { return data + (first + i) * matrix.stride_c; });
   return operand;
+}
+
+// The chunks of a stage of pixels that a thread copies: number 0 and number 1.
+template <class Element>
+struct PixelChunk {
+  using Traits = TileTraits<Element>;
+  int pixel, column;
+
+  DEVICE explicit PixelChunk(int number)
+      : pixel(device::thread_index() / Traits::pixel_chunks + number * Traits::depth / 2),
+        column(device::thread_index() % Traits::pixel_chunks * Traits::vector) {}
+
+  DEVICE device::SharedOffset offset() const {
+    return pixel * Traits::pixel_pitch + column * static_cast<int>(sizeof(Element));
+  }
+};
+
+// Fills a stage element by element: `locate(row)` returns what gives the element of a channel of that pixel.
+// `pixels_first`: neighbouring threads copy neighbouring pixels.
+template <class Element, class Locate>
+DEVICE void copy_pixel_elements(bool pixels_first, int row, int end, int channel, int channels, Locate locate,
+                                device::SharedOffset to) {
+  using Traits = TileTraits<Element>;
+  constexpr int sharers = block_threads / Traits::depth;  // threads that copy one pixel
+  const int thread = device::thread_index();
+  const int pixel = pixels_first ? thread % Traits::depth : thread / sharers;
+  const int share = pixels_first ? thread / Traits::depth : thread % sharers;
+  const bool exists = row + pixel < end;
+  const auto element = locate(exists ? row + pixel : 0);
+#pragma unroll 1
+  for (int i = 0; i < tile_columns / sharers; ++i) {
+    const int c = share * (tile_columns / sharers) + i;
+    const Element value = exists && channel + c < channels ? element(channel + c) : Element{};
+    device::shared_store(to + pixel * Traits::pixel_pitch + c * static_cast<int>(sizeof(Element)), value);
+  }
 }
 
 // Copies pixels [row, row + depth) of channels [channel, channel + 128) to `to`, channels first; pixels from `end` on
@@ -114,33 +148,21 @@ DEVICE RowOperand<Element> weight_rows(const Tail& tail, const Branch& branch, i
 template <class Element>
 DEVICE void copy_pixels(const Tail& tail, const Activations& x, int row, int end, int channel,
                         device::SharedOffset to) {
-  using Traits = TileTraits<Element>;
-  const auto* data = static_cast<const Element*>(x.data);
-  const int thread = device::thread_index();
-  if (x.vectorised) {
-    const int chunk = thread % Traits::pixel_chunks;
-    const int first = channel + chunk * Traits::vector;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int pixel = thread / Traits::pixel_chunks + i * Traits::depth / 2;
-      const bool inside = row + pixel < end && first < x.channels;
-      device::copy_async_16(to + pixel * Traits::pixel_pitch + chunk * 16,
-                            inside ? row_pointer<Element>(tail, x, row + pixel) + first : data, inside);
-    }
-    return;
+  if (!x.vectorised) {
+    const auto locate = [&](int from) {
+      const Element* pixel = row_pointer<Element>(tail, x, from);
+      return [pixel, stride = x.stride_c](int c) { return device::global_load(pixel + c * stride); };
+    };
+    return copy_pixel_elements<Element>(x.stride_c != 1, row, end, channel, x.channels, locate, to);
   }
-  constexpr int sharers = block_threads / Traits::depth;  // threads that copy one pixel
-  const bool pixels_first = x.stride_c != 1;
-  const int pixel = pixels_first ? thread % Traits::depth : thread / sharers;
-  const int share = pixels_first ? thread / Traits::depth : thread % sharers;
-  const bool exists = row + pixel < end;
-  const Element* from = exists ? row_pointer<Element>(tail, x, row + pixel) : data;
-#pragma unroll 1
-  for (int i = 0; i < tile_columns / sharers; ++i) {
-    const int c = share * (tile_columns / sharers) + i;
-    const bool inside = exists && channel + c < x.channels;
-    const Element value = inside ? device::global_load(from + (channel + c) * x.stride_c) : Element{};
-    device::shared_store(to + pixel * Traits::pixel_pitch + c * static_cast<int>(sizeof(Element)), value);
+  const auto* data = static_cast<const Element*>(x.data);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const PixelChunk<Element> chunk(i);
+    const int first = channel + chunk.column;
+    const bool inside = row + chunk.pixel < end && first < x.channels;
+    device::copy_async_16(to + chunk.offset(), inside ? row_pointer<Element>(tail, x, row + chunk.pixel) + first : data,
+                          inside);
   }
 }
 

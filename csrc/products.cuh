@@ -2,10 +2,10 @@
 // results where the tensor cores do (`device/matrix.cuh`), so that there is one epilogue.
 //
 //   multiply   d += a b^T of two operands whose rows run along the summed dimension  (x W^T)
-//   gram       d += (a - shift_a)^T (b - shift_b) of two stages of pixels            (x^T x)
+//   transposed d += (a - shift_a)^T (b - shift_b) of two stages of pixels            (x^T x; g^T x, without shift_a)
 //
 // `operand` rounds to what the tensor cores read. A shift is a value near a channel's mean (moments.cuh). Floats are
-// shifted where they lie, before `gram`; halves on their way to the tensor cores, which is cheaper and as exact.
+// shifted where they lie, before `transposed`; halves on their way to the tensor cores, which is cheaper and as exact.
 #pragma once
 
 #include <device/matrix.cuh>
@@ -82,14 +82,16 @@ struct HalfProducts {
   }
 
   // `a_shifts` and `b_shifts` are offsets of the operands' shifts in shared memory, floats.
-  DEVICE static void gram(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset a_shifts,
-                          SharedOffset b_shifts) {
+  template <bool shift_a>
+  DEVICE static void transposed(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset a_shifts,
+                                SharedOffset b_shifts) {
     const int g = Lane().g;
     std::uint32_t rows[fragment_rows][2], columns[fragment_columns];
 #pragma unroll
     for (int m = 0; m < fragment_rows; ++m)
 #pragma unroll
-      for (int half = 0; half < 2; ++half) rows[m][half] = pair_of(a_shifts, tile.row + m * 16 + half * 8 + g);
+      for (int half = 0; half < 2; ++half)
+        rows[m][half] = shift_a ? pair_of(a_shifts, tile.row + m * 16 + half * 8 + g) : 0;
 #pragma unroll
     for (int n = 0; n < fragment_columns; ++n) columns[n] = pair_of(b_shifts, tile.column + n * 8 + g);
     const int lane = device::lane_index();
@@ -102,9 +104,11 @@ struct HalfProducts {
 #pragma unroll
       for (int m = 0; m < fragment_rows; ++m) {
         device::load_matrices_transposed(a_fragments[m], a + k * pitch + (tile.row + m * 16) * 2 + a_lane);
+        if constexpr (shift_a) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-          a_fragments[m][i] = device::subtract_packed<Element>(a_fragments[m][i], rows[m][i % 2]);
+          for (int i = 0; i < 4; ++i)
+            a_fragments[m][i] = device::subtract_packed<Element>(a_fragments[m][i], rows[m][i % 2]);
+        }
       }
 #pragma unroll
       for (int n = 0; n < fragment_columns; n += 2) {
@@ -149,7 +153,9 @@ struct Tf32Products {
     multiply_on_tensor_cores<Tf32Products>(d, a, b, tile);
   }
 
-  DEVICE static void gram(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset, SharedOffset) {
+  template <bool shift_a>
+  DEVICE static void transposed(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset,
+                                SharedOffset) {
     constexpr int pitch = TileTraits<Element>::pixel_pitch;
     const Lane lane;
 #pragma unroll 1
@@ -165,7 +171,7 @@ struct Tf32Products {
       for (int n = 0; n < fragment_columns; ++n) {
         const Split b_fragment[2] = {split(b_lane + n * 8 * 4), split(b_lane + 4 * pitch + n * 8 * 4)};
 #pragma unroll
-        for (int m = 0; m < fragment_rows; ++m) multiply_split(d.values[m][n], a_fragments[m], b_fragment);
+        for (int m = 0; m < fragment_rows; ++m) multiply_split<shift_a>(d.values[m][n], a_fragments[m], b_fragment);
       }
     }
   }
@@ -182,11 +188,13 @@ struct Tf32Products {
     return {device::float_bits(high), device::float_bits(operand(value - high))};
   }
 
+  // Operands that are not shifted are tf32 numbers: they have no low part.
+  template <bool split_a>
   DEVICE static void multiply_split(float (&d)[4], const Split (&a)[4], const Split (&b)[2]) {
     const std::uint32_t a_high[4] = {a[0].high, a[1].high, a[2].high, a[3].high};
     const std::uint32_t a_low[4] = {a[0].low, a[1].low, a[2].low, a[3].low};
     const std::uint32_t b_high[2] = {b[0].high, b[1].high}, b_low[2] = {b[0].low, b[1].low};
-    device::mma<device::Tf32>(d, a_low, b_high);
+    if constexpr (split_a) device::mma<device::Tf32>(d, a_low, b_high);
     device::mma<device::Tf32>(d, a_high, b_low);
     device::mma<device::Tf32>(d, a_high, b_high);
   }
@@ -230,7 +238,9 @@ struct Float32Products {
     }
   }
 
-  DEVICE static void gram(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset, SharedOffset) {
+  template <bool shift_a>
+  DEVICE static void transposed(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset,
+                                SharedOffset) {
     const Lane lane;
     constexpr int pitch = TileTraits<float>::pixel_pitch;
 #pragma unroll 1

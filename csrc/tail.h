@@ -40,7 +40,7 @@ struct Activations {
 
 // (C, K), in units of elements.
 struct Matrix {
-  const void* data;
+  void* data;
   std::int64_t stride_c, stride_k;
   bool vectorised;  // 16 bytes along K can be accessed at once
 };
@@ -73,7 +73,8 @@ struct Branch {
   Statistics statistics;
   Norm norm;
 
-  // Results of training statistics. `mean` is that of the branch without the projection's bias.
+  // Results of training statistics, and copies of running ones where these are to be kept. `mean` is that of the branch
+  // without the projection's bias.
   float* mean;  // (C)
   float* var;   // (C), biased
   float* mu;    // gram: (K), mean of x

@@ -88,23 +88,30 @@ struct Accumulators {
 };
 
 // Runs `load(step, stage)` ahead of `compute(step, stage)`, so that copies are under way while earlier stages are
-// computed with. `load` starts copies into `stage` or stores there; `compute` finds them complete. The stages are free
-// again afterwards.
-template <class Load, class Compute>
-DEVICE void pipeline(int steps, Load load, Compute compute) {
+// computed with. `load` starts copies into `stage` or stores there; `prepare` may change what its own thread has
+// loaded; `compute` finds the stage complete. The stages, of so many bytes, are free again afterwards.
+template <int bytes, class Load, class Prepare, class Compute>
+DEVICE void pipeline(int steps, Load load, Prepare prepare, Compute compute) {
   // Negative steps only fill the pipeline: one loop, so that `load` and `compute` are compiled once.
 #pragma unroll 1
   for (int step = 1 - stages; step < steps; ++step) {
     if (step >= 0) {
       device::copy_async_wait<stages - 2>();
+      prepare(step, step % stages * bytes);
       device::block_sync();
     }
     const int next = step + stages - 1;
-    if (next < steps) load(next, next % stages * stage_bytes);
+    if (next < steps) load(next, next % stages * bytes);
     device::copy_async_commit();
-    if (step >= 0) compute(step, step % stages * stage_bytes);
+    if (step >= 0) compute(step, step % stages * bytes);
   }
   device::block_sync();
+}
+
+// Of two operands, which need no preparation.
+template <class Load, class Compute>
+DEVICE void pipeline(int steps, Load load, Compute compute) {
+  pipeline<stage_bytes>(steps, load, [](int, device::SharedOffset) {}, compute);
 }
 
 }  // namespace fused_resnet

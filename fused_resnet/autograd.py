@@ -1,19 +1,28 @@
-"""The residual tail as one autograd Function over paths, whichever way its forward is computed."""
+"""The residual tail as one autograd Function, whichever way it is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ._autocast import autocast_off
 from .branches import Activation, Branch
-from .paths import Differentiated, Needs, Operands, Saved, memory_format, operands_of
+from .paths import Gradients, Needs, Operands, Saved, memory_format, operands_of
 
-# (paths, activation, operands of all branches in a row) -> the output, and what each path keeps for backward.
-Forward: TypeAlias = Callable[[Sequence[Any], Activation, Sequence[Tensor | None]], tuple[Tensor, list[Saved]]]
+
+class Computation(Protocol):
+    """One call's way to the output and back; it holds no tensor that gradients flow to."""
+
+    def forward(self, operands: Sequence[Operands]) -> tuple[Tensor, list[Saved]]:
+        """The tail's output, and what each branch keeps for backward."""
+        ...
+
+    def backward(self, dy: Tensor, y: Tensor | None, saved: Sequence[Saved], needs: Sequence[Needs]) -> list[Gradients]:
+        """Each branch's gradients from the output's; `y` is the output of a relu, None without one."""
+        ...
 
 
 def needs_backward(branches: Sequence[Branch]) -> bool:
@@ -22,57 +31,66 @@ def needs_backward(branches: Sequence[Branch]) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
 
 
-def compute_tail(
-    forward: Forward, paths: Sequence[Differentiated], branches: Sequence[Branch], activation: Activation
-) -> Tensor:
-    """Runs `forward`; the paths' backwards follow where gradients are needed. Double backward raises."""
+def compute_tail(computation: Computation, branches: Sequence[Branch], activation: Activation) -> Tensor:
+    """Runs the computation, differentiable where gradients are needed. Double backward raises."""
     operands = [tensor for branch in branches for tensor in operands_of(branch)]
     with autocast_off(branches[0].x):
         if not needs_backward(branches):
             with torch.no_grad():
-                return forward(paths, activation, operands)[0]
-        y: Tensor = _Tail.apply(forward, paths, activation, *operands)  # type: ignore[no-untyped-call]
+                return computation.forward(_operands(operands))[0]
+        y: Tensor = _Tail.apply(computation, activation, *operands)  # type: ignore[no-untyped-call]
     return y
-
-
-def operands_at(values: Sequence[Any], branch: int) -> Operands:
-    """One branch's operands of those that stand in a row for all branches."""
-    return Operands(*_part(values, branch))
 
 
 class _Tail(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, forward: Forward, paths: Sequence[Differentiated], activation: Activation, *operands: Tensor | None
-    ) -> Tensor:
-        y, saved = forward(paths, activation, operands)
-        ctx.paths = paths
-        ctx.formats = [memory_format(_part(operands, i)[0]) for i in range(len(paths))]
-        ctx.dtypes = [None if t is None else t.dtype for t in operands]
-        ctx.saved_counts = [len(own) for own in saved]
-        ctx.save_for_backward(*(t for own in saved for t in own), y if activation == "relu" else None)
+    def forward(ctx: Any, computation: Computation, activation: Activation, *operands: Tensor | None) -> Tensor:
+        own = _operands(operands)
+        y, saved = computation.forward(own)
+        ctx.computation = computation
+        ctx.formats = [memory_format(o.x) for o in own]
+        ctx.dtypes = _by_branch([None if t is None else t.dtype for t in operands])
+        ctx.saved_counts = [len(part) for part in saved]
+        ctx.save_for_backward(*(t for part in saved for t in part), y if activation == "relu" else None)
+        ctx.set_materialize_grads(False)
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Any, ...]:
+        if dy is None:  # nothing downstream depends on the output
+            return tuple(None for _ in ctx.needs_input_grad)
         with torch.no_grad(), autocast_off(dy):
             gradients = _backward(ctx, dy)
         if torch.is_grad_enabled():  # create_graph=True: the gradients get a graph, whose one node refuses
             gradients = [None if g is None else _Once.apply(g, dy, *ctx.saved_tensors) for g in gradients]  # type: ignore[no-untyped-call]
-        return None, None, None, *gradients
+        return None, None, *gradients
 
 
 def _backward(ctx: Any, dy: Tensor) -> list[Tensor | None]:
-    *saved, y = ctx.saved_tensors
-    needs = ctx.needs_input_grad[3:]
-    g = dy if y is None else torch.ops.aten.threshold_backward(dy, y, 0)
+    *flat, y = ctx.saved_tensors
+    needs = [Needs(*part) for part in _by_branch(ctx.needs_input_grad[2:])]
+    saved: list[Saved] = []
+    for count in ctx.saved_counts:
+        saved.append(tuple(flat[:count]))
+        flat = flat[count:]
     gradients: list[Tensor | None] = []
-    for i, path in enumerate(ctx.paths):
-        own, saved = tuple(saved[: ctx.saved_counts[i]]), saved[ctx.saved_counts[i] :]
-        dx, *rest = path.backward(g, own, Needs(*_part(needs, i)))
-        gradients += [None if dx is None else dx.contiguous(memory_format=ctx.formats[i]), *rest]
-    asked = zip(gradients, needs, ctx.dtypes, strict=True)
-    return [gradient.to(dtype) if gradient is not None and need else None for gradient, need, dtype in asked]
+    found = ctx.computation.backward(dy, y, saved, needs)
+    for own, asked, dtypes, layout in zip(found, needs, ctx.dtypes, ctx.formats, strict=True):
+        dx, *rest = own
+        in_layout = [None if dx is None else dx.contiguous(memory_format=layout), *rest]
+        each = zip(in_layout, asked, dtypes, strict=True)
+        gradients += [g.to(dtype) if g is not None and need else None for g, need, dtype in each]
+    return gradients
+
+
+def _operands(values: Sequence[Tensor | None]) -> list[Operands]:
+    return [Operands(*part) for part in _by_branch(values)]
+
+
+def _by_branch(values: Sequence[Any]) -> list[Sequence[Any]]:
+    """Cuts what stands in a row for all branches."""
+    size = len(Operands._fields)
+    return [values[first : first + size] for first in range(0, len(values), size)]
 
 
 class _Once(torch.autograd.Function):
@@ -88,9 +106,3 @@ class _Once(torch.autograd.Function):
             "a fused residual tail cannot be differentiated twice: run the standard operations"
             " (fused_resnet.unfuse) where a gradient of a gradient is needed"
         )
-
-
-def _part(values: Sequence[Any], branch: int) -> Sequence[Any]:
-    """The values that belong to one branch of those that stand in a row for all branches."""
-    size = len(Operands._fields)
-    return values[branch * size : (branch + 1) * size]

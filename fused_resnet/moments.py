@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from . import reference
-from .autograd import compute_tail, needs_backward, operands_at
+from .autograd import compute_tail, needs_backward
 from .branches import Activation, Branch, Direct, Norm, Projection, ZeroPad, output_shape
 from .checks import HALF_DTYPES
 from .paths import (
@@ -50,16 +50,25 @@ def residual_tail(main: Branch, shortcut: Branch | None, activation: Activation)
     if nothing_to_gain or main.x.numel() == 0:
         return reference.residual_tail(main, shortcut, activation)
     backward = needs_backward(branches)
-    return compute_tail(_forward, [choose_path(branch, backward) for branch in branches], branches, activation)
+    paths = [choose_path(branch, backward) for branch in branches]
+    return compute_tail(_Paths(paths, activation), branches, activation)
 
 
-def _forward(
-    paths: Sequence[Path], activation: Activation, operands: Sequence[Tensor | None]
-) -> tuple[Tensor, list[Saved]]:
-    """The tail's output and what each path keeps for backward."""
-    results = [path.forward(operands_at(operands, i)) for i, path in enumerate(paths)]
-    y = _sum([addend for addend, _ in results], paths)
-    return y.relu_() if activation == "relu" else y, [saved for _, saved in results]
+class _Paths:
+    """A tail by one path for each branch."""
+
+    def __init__(self, paths: Sequence[Path], activation: Activation) -> None:
+        self._paths, self._activation = paths, activation
+
+    def forward(self, operands: Sequence[Operands]) -> tuple[Tensor, list[Saved]]:
+        results = [path.forward(own) for path, own in zip(self._paths, operands, strict=True)]
+        y = _sum([addend for addend, _ in results], self._paths)
+        return y.relu_() if self._activation == "relu" else y, [saved for _, saved in results]
+
+    def backward(self, dy: Tensor, y: Tensor | None, saved: Sequence[Saved], needs: Sequence[Needs]) -> list[Gradients]:
+        g = dy if y is None else torch.ops.aten.threshold_backward(dy, y, 0)
+        each = zip(self._paths, saved, needs, strict=True)
+        return [path.backward(g, kept, asked) for path, kept, asked in each]
 
 
 def _sum(addends: list[Tensor], paths: Sequence[Path]) -> Tensor:
@@ -74,11 +83,8 @@ def _sum(addends: list[Tensor], paths: Sequence[Path]) -> Tensor:
     return a + b
 
 
-def choose_path(branch: Branch, backward: bool, moments: bool | None = None) -> Path:
-    """How a branch is computed; `backward` says whether gradients will be asked for.
-
-    `moments` says whether a projection's norm takes its statistics from the moments of x; None leaves it to this file.
-    """
+def choose_path(branch: Branch, backward: bool) -> Path:
+    """How a branch is computed; `backward` says whether gradients will be asked for."""
     if isinstance(branch, ZeroPad):
         return ZeroPadPath(branch)
     # Paths outlive the forward: they get gamma and beta as operands and must not keep these alive beside them.
@@ -87,7 +93,7 @@ def choose_path(branch: Branch, backward: bool, moments: bool | None = None) -> 
         return IdentityPath() if norm is None else NormPath(norm)
     if norm is None:
         return ProductPath(branch.stride)
-    if not (_takes_moments(branch, norm, backward) if moments is None else moments):
+    if not _takes_moments(branch, norm, backward):
         return MaterialisedPath(norm, branch.stride)
     return (MomentsPath if norm.training else FoldedPath)(norm, branch.stride)
 

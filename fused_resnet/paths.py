@@ -50,18 +50,14 @@ class Needs(NamedTuple):
 Saved: TypeAlias = tuple[Any, ...]
 
 
-class Differentiated(Protocol):
-    """One branch's backward, from what its forward saved."""
-
-    def backward(self, g: Tensor, saved: Saved, needs: Needs) -> Gradients: ...
-
-
-class Path(Differentiated, Protocol):
+class Path(Protocol):
     """One branch's computation; `owns_addend` says that nobody else sees the addend's memory."""
 
     owns_addend: bool
 
     def forward(self, operands: Operands) -> tuple[Tensor, Saved]: ...
+
+    def backward(self, g: Tensor, saved: Saved, needs: Needs) -> Gradients: ...
 
 
 def operands_of(branch: Branch) -> Operands:

@@ -20,7 +20,8 @@ from torch import Tensor
 import fused_resnet
 from fused_resnet import _kernels
 from fused_resnet.branches import Branch, output_shape
-from fused_resnet.kernels import KernelPath
+from fused_resnet.kernel_branch import KernelBranch
+from fused_resnet.kernels import KernelTail
 from fused_resnet.paths import operands_of
 
 _MISSING = _kernels.load("_emulated")[1]
@@ -120,13 +121,9 @@ def forward_call(
     if y is None:
         y = torch.empty(output_shape(main), dtype=main.x.dtype, device=main.x.device)
         y = y.to(memory_format=torch.channels_last)
-    module = module_of(backend)
-    described = [
-        None if branch is None else KernelPath(branch, backward=False).describe(module, operands_of(branch))
-        for branch in (main, shortcut)
-    ]
-    tf32 = torch.backends.cudnn.allow_tf32
-    return module.Forward(main=described[0], shortcut=described[1], y=y, relu=activation == "relu", tf32=tf32), y
+    branches = [branch for branch in (main, shortcut) if branch is not None]
+    tail = KernelTail(module_of(backend), [KernelBranch(branch, backward=False) for branch in branches], activation)
+    return tail.forward_call([operands_of(branch) for branch in branches], y), y
 
 
 def compiled_forward(

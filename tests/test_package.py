@@ -25,7 +25,7 @@ LAYERS = (
     {"functional"},
     {"backend"},
     {"kernels"},
-    {"moments"},
+    {"kernel_branch", "moments"},
     {"autograd"},
     {"paths"},
     {"reference", "strategy", "checks"},

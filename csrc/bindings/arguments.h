@@ -1,17 +1,16 @@
 // A tail as Python passes it, and its checks.
 #pragma once
 
-#include <bindings/checks.h>
+#include <bindings/call.h>
 
 namespace fused_resnet::bindings {
-
-using OptionalTensor = std::optional<at::Tensor>;
 
 struct NormArguments {
   OptionalTensor weight, bias, running_mean, running_var, num_batches_tracked;
   std::optional<double> momentum;
   double eps;
   bool training;
+  bool keep;  // where it is not training: its running statistics as this call takes them
 };
 
 struct BranchArguments {
@@ -47,18 +46,9 @@ class TailChecks {
  private:
   void check_output() {
     const at::Tensor& y = tail_.y;
-    require(y.defined(), "y", "None", "a tensor");
-    const bool known = type_ == c10::kFloat || type_ == c10::kHalf || type_ == c10::kBFloat16;
-    require(known, "y.dtype", type_, "Float, Half or BFloat16");
-    const auto wanted = device::on_gpu ? c10::DeviceType::CUDA : c10::DeviceType::CPU;
-    require(device_.type() == wanted, "y.device", device_, wanted);
-    check_tensor("y", y, device_, type_);
-    require(y.dim() == 4, "y", describe(y.sizes()), "of four dimensions");
-    require(y.numel() == 0 || y.is_non_overlapping_and_dense(), "y", "with gaps or overlaps in memory", "dense memory");
+    check_activations("y", y, device_, type_);
+    check_dense("y", y);
     channels_ = y.size(1);
-    constexpr std::int64_t most_rows = (1ll << 31) - (1 << 13), most_channels = 1 << 20;
-    require(rows() <= most_rows, "the number of y's pixels", rows(), "at most 2^31 - 2^13");
-    require(channels_ <= most_channels, "the number of y's channels", channels_, "at most 2^20");
     written_.emplace_back("y", y);
   }
 

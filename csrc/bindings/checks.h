@@ -43,6 +43,25 @@ inline void check_tensor(const std::string& name, const at::Tensor& t, c10::Devi
   require(address % t.element_size() == 0, name + "'s address", address, "a multiple of its element size");
 }
 
+// Activations whose pixels and channels 32 bits count, of a type and where the kernels compute.
+inline void check_activations(const std::string& name, const at::Tensor& t, c10::Device device, c10::ScalarType type) {
+  require(t.defined(), name, "None", "a tensor");
+  const bool known = type == c10::kFloat || type == c10::kHalf || type == c10::kBFloat16;
+  require(known, name + ".dtype", type, "Float, Half or BFloat16");
+  const auto wanted = device::on_gpu ? c10::DeviceType::CUDA : c10::DeviceType::CPU;
+  require(device.type() == wanted, name + ".device", device, wanted);
+  check_tensor(name, t, device, type);
+  require(t.dim() == 4, name, describe(t.sizes()), "of four dimensions");
+  constexpr std::int64_t most_rows = (1ll << 31) - (1 << 13), most_channels = 1 << 20;
+  const std::int64_t rows = t.size(0) * t.size(2) * t.size(3);
+  require(rows <= most_rows, "the number of " + name + "'s pixels", rows, "at most 2^31 - 2^13");
+  require(t.size(1) <= most_channels, "the number of " + name + "'s channels", t.size(1), "at most 2^20");
+}
+
+inline void check_dense(const std::string& name, const at::Tensor& t) {
+  require(t.numel() == 0 || t.is_non_overlapping_and_dense(), name, "with gaps or overlaps in memory", "dense memory");
+}
+
 inline void check_sizes(const std::string& name, const at::Tensor& t, at::IntArrayRef sizes) {
   require(t.sizes() == sizes, name, describe(t.sizes()), describe(sizes));
 }

@@ -42,7 +42,7 @@ inline Activations activations(const at::Tensor& x, std::int64_t stride, std::in
 inline Matrix matrix(const at::Tensor& weight) {
   const std::int64_t c = weight.size(0), k = weight.size(1);
   const std::int64_t vector = 16 / static_cast<std::int64_t>(weight.element_size());
-  Matrix m{weight.const_data_ptr(), weight.stride(0), k == 1 ? 1 : weight.stride(1), false};
+  Matrix m{weight.data_ptr(), weight.stride(0), k == 1 ? 1 : weight.stride(1), false};
   m.vectorised =
       aligned_to_vectors(weight) && m.stride_k == 1 && k % vector == 0 && (c == 1 || m.stride_c % vector == 0);
   return m;

@@ -30,7 +30,10 @@ DEVICE void block_sync() { __syncthreads(); }
 DEVICE void warp_sync() { __syncwarp(); }
 DEVICE void grid_sync() { cooperative_groups::this_grid().sync(); }
 
-// The value of the lane whose index differs in the bits of `mask`. All lanes of the warp take part.
-DEVICE float warp_exchange(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+// The value (float or double) of the lane whose index differs in the bits of `mask`. All lanes of the warp take part.
+template <class T>
+DEVICE T warp_exchange(T value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
 
 }  // namespace fused_resnet::device

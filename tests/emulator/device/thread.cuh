@@ -21,7 +21,8 @@ DEVICE void block_sync(emulator::Place place = emulator::Place::here()) { emulat
 DEVICE void warp_sync(emulator::Place place = emulator::Place::here()) { emulator::warp_sync(place); }
 DEVICE void grid_sync(emulator::Place place = emulator::Place::here()) { emulator::grid_sync(place); }
 
-DEVICE float warp_exchange(float value, int mask, emulator::Place place = emulator::Place::here()) {
+template <class T>
+DEVICE T warp_exchange(T value, int mask, emulator::Place place = emulator::Place::here()) {
   return emulator::warp_exchange(value, mask, place);
 }
 

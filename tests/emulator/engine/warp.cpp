@@ -8,16 +8,18 @@
 namespace fused_resnet::emulator {
 namespace {
 
+template <class T>
 struct Exchange {
-  mutable float value;
+  mutable T value;
   int mask;
 };
 
+template <class T>
 void exchange(Warp& warp) {
-  float values[lanes];
-  for (int lane = 0; lane < lanes; ++lane) values[lane] = static_cast<const Exchange*>(warp.operands[lane])->value;
+  T values[lanes];
+  for (int lane = 0; lane < lanes; ++lane) values[lane] = static_cast<const Exchange<T>*>(warp.operands[lane])->value;
   for (int lane = 0; lane < lanes; ++lane) {
-    const auto* operand = static_cast<const Exchange*>(warp.operands[lane]);
+    const auto* operand = static_cast<const Exchange<T>*>(warp.operands[lane]);
     operand->value = values[(lane ^ operand->mask) % lanes];
   }
 }
@@ -34,11 +36,14 @@ void meet(const Meeting& meeting, const void* operand, void (*work)(Warp&)) {
   scheduler.wait();
 }
 
-float warp_exchange(float value, int mask, const Place& place) {
-  const Exchange operand{value, mask};
-  meet({"warp_exchange", place}, &operand, exchange);
+template <class T>
+T warp_exchange(T value, int mask, const Place& place) {
+  const Exchange<T> operand{value, mask};
+  meet({"warp_exchange", place}, &operand, exchange<T>);
   return operand.value;
 }
+template float warp_exchange(float value, int mask, const Place& place);
+template double warp_exchange(double value, int mask, const Place& place);
 
 void warp_sync(const Place& place) {
   meet({"warp_sync", place}, nullptr, [](Warp& warp) { order(warp, same_warp, ++grid.clock); });

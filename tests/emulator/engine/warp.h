@@ -11,7 +11,9 @@ struct Warp;
 void block_sync(const Place& place);
 void warp_sync(const Place& place);
 void grid_sync(const Place& place);
-float warp_exchange(float value, int mask, const Place& place);
+// Of float or double.
+template <class T>
+T warp_exchange(T value, int mask, const Place& place);
 
 // All lanes of the running thread's warp meet, each with an operand that stays where it is meanwhile; the last one to
 // come does the work of all. Orders no accesses to memory: on GPUs only warp_sync does.

@@ -1,0 +1,70 @@
+// What is done to a value for the sake of its channel alone: a norm, or a bias.
+#pragma once
+
+#include <tile.cuh>
+
+namespace fused_resnet {
+
+// A vector of (C), of one of several types; `absent` where there is none.
+DEVICE float vector_element(const void* vector, ElementType type, int i, float absent) {
+  if (vector == nullptr) return absent;
+  switch (type) {
+    case ElementType::bfloat16:
+      return device::to_float(device::global_load(static_cast<const BFloat16*>(vector) + i));
+    case ElementType::float16:
+      return device::to_float(device::global_load(static_cast<const Float16*>(vector) + i));
+    default:
+      return device::global_load(static_cast<const float*>(vector) + i);
+  }
+}
+
+DEVICE void store_vector_element(void* vector, ElementType type, int i, float value) {
+  switch (type) {
+    case ElementType::bfloat16:
+      return device::global_store(static_cast<BFloat16*>(vector) + i, device::from_float<BFloat16>(value));
+    case ElementType::float16:
+      return device::global_store(static_cast<Float16*>(vector) + i, device::from_float<Float16>(value));
+    default:
+      return device::global_store(static_cast<float*>(vector) + i, value);
+  }
+}
+
+// (x - centre) * scale + shift.
+struct Affine {
+  float centre, scale, shift;
+
+  DEVICE float operator()(float x) const { return device::fma(x - centre, scale, shift); }
+};
+
+// Affines of up to two tensors for the tile's channels, in shared memory.
+struct Affines {
+  DEVICE static device::SharedOffset offset(int index, int part, int column) {
+    return vectors_offset + 4 * ((index * 3 + part) * tile_columns + column);
+  }
+
+  // `of(index, channel)` gives the affine of tensor 0 or 1; there are `channels`.
+  template <class Of>
+  DEVICE static void prepare(int first_channel, int channels, Of of) {
+    const int index = device::thread_index() / tile_columns, column = device::thread_index() % tile_columns;
+    const Affine a = first_channel + column < channels ? of(index, first_channel + column) : Affine{0.0f, 0.0f, 0.0f};
+    device::shared_store(offset(index, 0, column), a.centre);
+    device::shared_store(offset(index, 1, column), a.scale);
+    device::shared_store(offset(index, 2, column), a.shift);
+  }
+
+  // Of neighbouring columns, from a multiple of their number on.
+  template <int count>
+  DEVICE static void load(int index, int column, Affine (&affines)[count]) {
+    struct alignas(4 * count) Floats {
+      float at[count];
+    };
+    const auto centres = device::shared_load<Floats>(offset(index, 0, column));
+    const auto scales = device::shared_load<Floats>(offset(index, 1, column));
+    const auto shifts = device::shared_load<Floats>(offset(index, 2, column));
+#pragma unroll
+    for (int i = 0; i < count; ++i) affines[i] = {centres.at[i], scales.at[i], shifts.at[i]};
+  }
+};
+static_assert(block_threads == 2 * tile_columns, "a thread prepares one channel of one tensor");
+
+}  // namespace fused_resnet

@@ -1,0 +1,93 @@
+// The backward kernels: each phase alone, and all of them in one cooperative launch with grid barriers between.
+// `projections`: the tail has any.
+#pragma once
+
+#include <algorithm>
+
+#include <backward.h>
+#include <grad_apply.cuh>
+#include <launch.cuh>
+
+namespace fused_resnet {
+
+constexpr int gradient_blocks = 2;
+
+template <class Products, bool projections>
+DEVICE void finish_gradients(const TailGradient& gradient) {
+  finish_vectors<Products, projections>(gradient);
+  if constexpr (projections) {
+    device::grid_sync();
+    finish_matrices<Products>(gradient);
+  }
+}
+
+template <class Products, bool projections>
+KERNEL(block_threads, gradient_blocks)
+grad_reduce_kernel(PARAMETER TailGradient gradient) {
+  grad_reduce<Products, projections>(gradient);
+}
+
+template <class Products, bool projections>
+KERNEL(block_threads, gradient_blocks)
+grad_finish_kernel(PARAMETER TailGradient gradient) {
+  finish_gradients<Products, projections>(gradient);
+}
+
+template <class Products, bool projections>
+KERNEL(block_threads, gradient_blocks)
+grad_apply_kernel(PARAMETER TailGradient gradient) {
+  grad_apply<Products, projections>(gradient);
+}
+
+template <class Products, bool projections>
+KERNEL(block_threads, gradient_blocks)
+backward_kernel(PARAMETER TailGradient gradient) {
+  grad_reduce<Products, projections>(gradient);
+  device::grid_sync();
+  finish_gradients<Products, projections>(gradient);
+  device::grid_sync();
+  grad_apply<Products, projections>(gradient);
+}
+
+template <class Products, bool projections>
+void BackwardLauncher<Products, projections>::launch(GradientPhase phase, const TailGradient& gradient,
+                                                     const std::vector<device::Buffer>& buffers,
+                                                     device::Stream stream) {
+  const auto start = [&](void (*kernel)(TailGradient), const char* name, bool cooperative, std::int64_t items) {
+    if (items > 0)
+      launch_persistent(kernel, {name, block_threads, gradient_shared_bytes, 0, cooperative}, items, gradient, buffers,
+                        stream);
+  };
+  const std::int64_t reduce = reduce_items(gradient), finish = finish_items(gradient), apply = apply_items(gradient);
+  const bool recomputed = any_recomputed(gradient);
+  const auto reduce_alone = [&] { start(grad_reduce_kernel<Products, projections>, "grad_reduce", false, reduce); };
+  const auto finish_alone = [&] {
+    start(grad_finish_kernel<Products, projections>, "grad_finish", projections, finish);
+  };
+  const auto apply_alone = [&] { start(grad_apply_kernel<Products, projections>, "grad_apply", recomputed, apply); };
+  switch (phase) {
+    case GradientPhase::reduce:
+      return reduce_alone();
+    case GradientPhase::finish:
+      return finish_alone();
+    case GradientPhase::apply:
+      return apply_alone();
+    case GradientPhase::all:
+      // One phase that has work needs no barrier.
+      if (finish + apply == 0) return reduce_alone();
+      if (reduce + finish == 0) return apply_alone();
+      start(backward_kernel<Products, projections>, "backward", true, std::max({reduce, finish, apply}));
+  }
+}
+
+template <class Products, bool projections>
+NeedsByKernel BackwardLauncher<Products, projections>::needs() {
+  const LaunchNeeds needs{block_threads, gradient_shared_bytes, gradient_blocks};
+  const std::string suffix = projections ? "<1>" : "<0>";
+  return {{"grad_reduce" + suffix, needs},
+          {"grad_finish" + suffix, needs},
+          {"grad_apply" + suffix, needs},
+          {"backward" + suffix, needs}};
+}
+
+}  // namespace fused_resnet

@@ -1,0 +1,231 @@
+// One backward call: checked arguments, a workspace, the filled `TailGradient`, and its launches.
+#pragma once
+
+#include <bindings/call.h>
+#include <bindings/gradient_arguments.h>
+#include <gradient_items.h>
+
+namespace fused_resnet::bindings {
+
+class BackwardCall : Call<TailGradient, GradientPhase> {
+ public:
+  explicit BackwardCall(GradientArguments arguments) : Call(arguments.dy), arguments_(std::move(arguments)) {
+    GradientChecks(arguments_).run();
+    if (arguments_.dy.numel() == 0) return;
+    fill_output_gradient();
+    for_each_branch([this](auto&&... of) { fill_inputs(of...); });
+    for_each_branch([this](auto&&... of) { fill_results(of...); });
+    fill_partitions();
+    fill_masked_gradient();
+    for_each_branch([this](auto&&... of) { fill_recomputed(of...); });
+    fill_product_partition();
+    for_each_branch([this](auto&&... of) { fill_workspace(of...); });
+    for_each_branch([this](auto&&... of) { fill_vectorised(of...); });
+  }
+
+  // Queues the phase on the current stream of dy's device.
+  void run(GradientPhase phase) const {
+    if (arguments_.dy.numel() == 0) return;
+    launch_on_device(phase, [&](const std::vector<device::Buffer>& buffers, device::Stream stream) {
+      launch_backward(math(arguments_.tf32), phase, gradient_, buffers, stream);
+    });
+  }
+
+ private:
+  using Arguments = BranchGradientArguments;
+  static constexpr GradientPhase input = GradientPhase::all;
+
+  // Calls `fill(name, arguments, branch, gradients)` for each branch that there is.
+  template <class Fill>
+  void for_each_branch(Fill fill) {
+    fill("main", arguments_.main, gradient_.tail.branches[0], gradient_.branches[0]);
+    if (arguments_.shortcut) fill("shortcut", *arguments_.shortcut, gradient_.tail.branches[1], gradient_.branches[1]);
+  }
+
+  void fill_output_gradient() {
+    const at::Tensor& dy = arguments_.dy;
+    Tail& tail = gradient_.tail;
+    tail.height = static_cast<int>(dy.size(2));
+    tail.width = static_cast<int>(dy.size(3));
+    tail.rows = static_cast<int>(dy.size(0) * dy.size(2) * dy.size(3));
+    tail.channels = static_cast<int>(dy.size(1));
+    tail.relu = arguments_.y.has_value();
+    gradient_.dy = activations(dy, 1, dy.size(2), dy.size(3));
+    use("dy", gradient_.dy.data, dy, input);
+    if (!tail.relu) return;
+    tail.y = activations(*arguments_.y, 1, dy.size(2), dy.size(3));
+    use("y", tail.y.data, *arguments_.y, input);
+  }
+
+  void fill_inputs(const std::string& name, const Arguments& from, Branch& to, BranchGradient& own) {
+    to.source = source_of(from.source);
+    to.channels_before = static_cast<int>(from.channels_before);
+    own.reduction = reduction_of(from);
+    own.has_vectors = own.reduction != Reduction::none || from.dbeta || from.dbias;
+    if (from.x) {
+      to.x = activations(*from.x, from.stride, gradient_.tail.height, gradient_.tail.width);
+      use(name + ".x", to.x.data, *from.x, input);
+    }
+    if (from.weight) {
+      to.weight = matrix(*from.weight);
+      use(name + ".weight", to.weight.data, *from.weight, input);
+    }
+    if (from.norm) fill_norm(name, from, to);
+  }
+
+  static Reduction reduction_of(const Arguments& branch) {
+    const bool dgamma = branch.dgamma || (branch.training() && branch.inner());
+    if (branch.source == "direct") return branch.norm && dgamma ? Reduction::dot : Reduction::none;
+    if (branch.recomputed()) return dgamma ? Reduction::recomputed : Reduction::none;
+    return dgamma || branch.dweight ? Reduction::product : Reduction::none;
+  }
+
+  void fill_norm(const std::string& name, const Arguments& from, Branch& to) {
+    const NormGradientArguments& norm = *from.norm;
+    to.statistics = from.source == "direct" ? Statistics::columns
+                    : from.gram()           ? Statistics::gram
+                                            : Statistics::product;
+    if (!norm.training) to.statistics = Statistics::running;
+    to.norm.eps = static_cast<float>(norm.eps);
+    for (const OptionalTensor* vector : {&from.dgamma, &from.dbeta, &norm.weight})
+      if (*vector) to.norm.type = element_type((*vector)->scalar_type());
+    use_input(name + ".norm.weight", to.norm.weight, norm.weight);
+    use_input(name + ".mean", to.mean, norm.mean);
+    use_input(name + ".var", to.var, norm.var);
+    use_input(name + ".mu", to.mu, norm.mu);
+    use_input(name + ".cov", to.cov, norm.cov);
+  }
+
+  void fill_results(const std::string& name, const Arguments& from, Branch& to, BranchGradient& own) {
+    const auto result = [&](const char* part, void*& pointer, const OptionalTensor& tensor) {
+      if (tensor) use(name + part, pointer, *tensor, GradientPhase::finish);
+    };
+    result(".dbias", own.dbias, from.dbias);
+    result(".dgamma", own.dgamma, from.dgamma);
+    result(".dbeta", own.dbeta, from.dbeta);
+    if (from.dweight) {
+      own.dweight = matrix(*from.dweight);
+      use(name + ".dweight", own.dweight.data, *from.dweight,
+          from.recomputed() ? GradientPhase::apply : GradientPhase::finish);
+    }
+    if (!from.dx || from.plain()) return;
+    const at::Tensor& dx = *from.dx;
+    own.dx = activations(dx, from.stride, gradient_.tail.height, gradient_.tail.width);
+    own.cell = {static_cast<int>(from.stride), static_cast<int>(dx.size(2)), static_cast<int>(dx.size(3)), dx.stride(2),
+                dx.stride(3)};
+    use(name + ".dx", own.dx.data, dx, GradientPhase::apply);
+    if (to.source == Source::projection) fill_factors(name, from, to, own);
+  }
+
+  // What dx of a projection is multiplied from.
+  void fill_factors(const std::string& name, const Arguments& from, Branch& to, BranchGradient& own) {
+    const int inputs = to.x.channels;
+    use_factor(name + ".folded", own.folded, own.folded_scale, inputs, gradient_.tail.channels);
+    use(name + ".offset", own.offset, allocate({inputs}), GradientPhase::finish);
+    if (!from.gram()) return;
+    use_factor(name + ".quadratic", own.quadratic, own.quadratic_scale, inputs, inputs);
+    use(name + ".quadratic_exact", own.quadratic_exact, allocate({inputs, inputs}), GradientPhase::finish);
+  }
+
+  // (rows, depth), rows a whole number of vectors apart.
+  void use_factor(const std::string& name, Matrix& to, float*& scale, int rows, int depth) {
+    const int pitch = tiles_of(depth, vector()) * vector();
+    use(name, to.data, allocate({rows, pitch}, arguments_.dy.scalar_type()), GradientPhase::finish);
+    to.stride_c = pitch;
+    to.stride_k = 1;
+    to.vectorised = true;
+    use(name + "_scale", scale, allocate({rows}), GradientPhase::finish);
+  }
+
+  void fill_partitions() {
+    const auto has = [this](Reduction reduction) {
+      return gradient_.branches[0].reduction == reduction || gradient_.branches[1].reduction == reduction;
+    };
+    const bool nothing =
+        gradient_.branches[0].reduction == Reduction::none && gradient_.branches[1].reduction == Reduction::none;
+    const bool vectors = gradient_.branches[0].has_vectors || gradient_.branches[1].has_vectors;
+    if (nothing && (vectors || needs_masked_gradient())) gradient_.branches[0].reduction = Reduction::incoming;
+    gradient_.leader = gradient_.branches[0].reduction == Reduction::none ? 1 : 0;
+    const int tiles = reduce_tiles(gradient_, 0) + reduce_tiles(gradient_, 1);
+    if (tiles == 0) return;
+    gradient_.partition = partition_rows(gradient_.tail, tiles, has(Reduction::product));
+    use("partial_sum", gradient_.partial_sum, allocate({gradient_.partition.ranges, gradient_.tail.channels}),
+        GradientPhase::reduce);
+    if (vectors) use("sum", gradient_.sum, allocate({gradient_.tail.channels}), GradientPhase::finish);
+  }
+
+  bool needs_masked_gradient() const {
+    const auto needs = [](const Arguments& branch) { return branch.dx || (branch.recomputed() && branch.dweight); };
+    return gradient_.tail.relu && (needs(arguments_.main) || (arguments_.shortcut && needs(*arguments_.shortcut)));
+  }
+
+  // Where an identity's gradient is asked for, it is g.
+  const at::Tensor* identity_gradient() const {
+    for (const Arguments* branch : {&arguments_.main, arguments_.shortcut ? &*arguments_.shortcut : nullptr})
+      if (branch != nullptr && branch->plain() && branch->dx) return &*branch->dx;
+    return nullptr;
+  }
+
+  void fill_masked_gradient() {
+    const Tail& tail = gradient_.tail;
+    gradient_.vectorised = gradient_.dy.vectorised && (!tail.relu || tail.y.vectorised);
+    if (!tail.relu) {
+      gradient_.g = gradient_.dy;
+      use("dy", gradient_.g.data, arguments_.dy, input);
+    }
+    if (!needs_masked_gradient()) return;
+    if (const at::Tensor* dx = identity_gradient()) {
+      gradient_.g = activations(*dx, 1, tail.height, tail.width);
+      use("g", gradient_.g.data, *dx, GradientPhase::reduce);
+    } else {
+      use_rows("g", gradient_.g, tail.rows, tail.channels, GradientPhase::reduce);
+    }
+    gradient_.vectorised = gradient_.vectorised && gradient_.g.vectorised;
+  }
+
+  void fill_recomputed(const std::string& name, const Arguments& from, Branch&, BranchGradient& own) {
+    if (from.recomputed() && from.inner())
+      use_rows(name + ".dp", own.dp, gradient_.tail.rows, gradient_.tail.channels, GradientPhase::apply);
+  }
+
+  void fill_product_partition() {
+    const int tiles = recomputed_product_tiles(gradient_, 0) + recomputed_product_tiles(gradient_, 1);
+    if (tiles > 0) gradient_.product_partition = partition_rows(gradient_.tail, tiles, true);
+  }
+
+  void fill_workspace(const std::string& name, const Arguments& from, Branch& to, BranchGradient& own) {
+    const std::int64_t ranges = gradient_.partition.ranges, channels = gradient_.tail.channels;
+    if (own.reduction == Reduction::dot || own.reduction == Reduction::recomputed)
+      use(name + ".partial_dot", own.partial_dot, allocate({ranges, channels}), GradientPhase::reduce);
+    if (own.reduction == Reduction::product) {
+      fill_product(name, to, own, ranges, GradientPhase::reduce);
+      if (is_corrected(to, own))
+        use(name + ".product", own.product, allocate({channels, to.x.channels}), GradientPhase::finish);
+    }
+    if (from.training() && from.inner()) use(name + ".dot", own.dot, allocate({channels}), GradientPhase::finish);
+    if (from.recomputed() && from.dweight)
+      fill_product(name, to, own, gradient_.product_partition.ranges, GradientPhase::apply);
+  }
+
+  void fill_product(const std::string& name, const Branch& to, BranchGradient& own, std::int64_t ranges,
+                    GradientPhase writer) {
+    const std::int64_t tiles = tiles_of(gradient_.tail.channels, tile_rows) * tiles_of(to.x.channels, tile_columns);
+    use(name + ".partial_product", own.partial_product, allocate({ranges, tiles, tile_rows, tile_columns}), writer);
+    use(name + ".shift", own.shift, allocate({to.x.channels}), writer);
+  }
+
+  void fill_vectorised(const std::string&, const Arguments& from, Branch& to, BranchGradient& own) {
+    if (own.dx.data == nullptr) return;
+    const at::Tensor& dx = *from.dx;
+    const bool g = gradient_.g.vectorised,
+               out = own.dx.vectorised && activations(dx, 1, dx.size(2), dx.size(3)).vectorised;
+    own.vectorised = out;
+    if (to.source == Source::direct) own.vectorised = out && g && (!is_training(to) || to.x.vectorised);
+    if (to.source == Source::zero_pad) own.vectorised = out && g && to.channels_before % vector() == 0;
+  }
+
+  GradientArguments arguments_;
+  TailGradient& gradient_ = parameters_;
+};
+
+}  // namespace fused_resnet::bindings

@@ -1,0 +1,114 @@
+// What forward and backward calls share: a workspace, the buffers behind a struct's pointers, and the stream.
+#pragma once
+
+#include <ATen/ops/empty.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <bindings/checks.h>
+#include <bindings/layout.h>
+#include <partition.h>
+
+namespace fused_resnet::bindings {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+inline Source source_of(const std::string& name) {
+  if (name == "direct") return Source::direct;
+  return name == "zero_pad" ? Source::zero_pad : Source::projection;
+}
+
+// `Parameters` are the kernels' struct; a `Step` is `all` or one of its phases, in their order.
+template <class Parameters, class Step>
+class Call {
+ public:
+  Call(const Call&) = delete;  // buffers point into the parameters
+
+ protected:
+  explicit Call(at::Tensor like) : parameters_{}, like_(std::move(like)) {}
+
+  // Calls `launch(buffers, stream)` where it launches on the current stream of the tensors' device.
+  template <class Launch>
+  void launch_on_device(Step step, Launch launch) const {
+    const c10::Device device = like_.device();
+    const c10::OptionalDeviceGuard guard(device);
+    device::Stream stream{};
+    if constexpr (device::on_gpu) {
+      device::use_device(device.index());
+      const c10::impl::VirtualGuardImpl implementation(device.type());
+      stream = static_cast<device::Stream>(implementation.getStreamNativeHandle(implementation.getStream(device)));
+    }
+    launch(buffers(step), stream);
+  }
+
+  Math math(bool tf32) const {
+    switch (element_type(like_.scalar_type())) {
+      case ElementType::bfloat16:
+        return Math::bfloat16;
+      case ElementType::float16:
+        return Math::float16;
+      default:
+        return tf32 ? Math::tf32 : Math::float32;
+    }
+  }
+
+  int vector() const { return 16 / static_cast<int>(like_.element_size()); }
+
+  // Remembers what a pointer of the parameters leads to, and which phase writes it (`all`: an input, never written).
+  // `updated`: it is read before it is written.
+  template <class Pointer>
+  void use(const std::string& name, Pointer& pointer, const at::Tensor& tensor, Step writer, bool updated = false) {
+    pointer = static_cast<Pointer>(tensor.data_ptr());
+    const auto offset = reinterpret_cast<const char*>(&pointer) - reinterpret_cast<const char*>(&parameters_);
+    uses_.push_back({name, static_cast<std::size_t>(offset), tensor, writer, updated});
+  }
+
+  template <class Pointer>
+  void use_input(const std::string& name, Pointer& pointer, const OptionalTensor& tensor) {
+    if (tensor) use(name, pointer, *tensor, Step::all);
+  }
+
+  // Memory of the call's own; its name in the emulator's reports ends like the pointer's.
+  at::Tensor allocate(at::IntArrayRef sizes, c10::ScalarType type = c10::kFloat) const {
+    return at::empty(sizes, like_.options().dtype(type).memory_format(c10::MemoryFormat::Contiguous));
+  }
+
+  // (rows, channels) of the call's own, of the activations' type.
+  void use_rows(const std::string& name, Activations& to, int rows, int channels, Step writer) {
+    const at::Tensor image = allocate({rows, channels}, like_.scalar_type()).view({1, 1, rows, channels});
+    to = activations(image.permute({0, 3, 1, 2}), 1, 1, rows);
+    use(name, to.data, image, writer);
+  }
+
+  Parameters parameters_;
+
+ private:
+  struct Use {
+    std::string name;
+    std::size_t offset;
+    at::Tensor tensor;
+    Step writer;
+    bool updated;
+  };
+
+  std::vector<device::Buffer> buffers(Step step) const {
+    using Access = device::Buffer::Access;
+    std::vector<device::Buffer> buffers;
+    for (const Use& use : uses_) {
+      const bool input = use.writer == Step::all;
+      if (!input && step != Step::all && step < use.writer) continue;
+      const bool writes = !input && (step == Step::all || step == use.writer);
+      const Extent extent(use.name, use.tensor);
+      buffers.push_back({use.name, use.offset, extent.begin, static_cast<std::size_t>(extent.end - extent.begin),
+                         !writes       ? Access::read
+                         : use.updated ? Access::read_write
+                                       : Access::write});
+    }
+    return buffers;
+  }
+
+  at::Tensor like_;  // of the activations' device and type
+  std::vector<Use> uses_;
+};
+
+}  // namespace fused_resnet::bindings

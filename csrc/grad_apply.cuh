@@ -1,0 +1,186 @@
+// The backward's last phase: gradients of the inputs, tile by tile.
+//
+//   direct source with a norm   dz = a (g - (sum g) / M - z^ dgamma / M)        (no sums where the norm is not trained)
+//   zero padding                the channels of g that x's went to
+//   projection                  dx = g folded^T + x quadratic^T + offset        (grad_finish.cuh)
+//
+// Where a projection's pre-norm tensor is computed again, its gradient dp takes dz's formula with p = x W^T from the
+// accumulators; it is written, and behind a barrier dW = dp^T x and dx = dp W follow. Pixels of dx that a strided
+// source does not read are written as zeros with their neighbours.
+#pragma once
+
+#include <grad_finish.cuh>
+
+namespace fused_resnet {
+
+// Where dx goes. The pixels that belong to a row's cell are written with it.
+struct InputGradient {
+  const Activations& out;
+  bool vectorised;  // and all addends with it
+  const Cell& cell;
+
+  template <class Values, class Element>
+  DEVICE void surround(const Tail& tail, Element* pixel, int row) const {
+    if (cell.stride == 1) return;
+    const unsigned line = static_cast<unsigned>(row) / tail.width;
+    const int w = static_cast<int>(row - line * tail.width), h = static_cast<int>(line % tail.height);
+    const int below = cell.height - h * cell.stride, beside = cell.width - w * cell.stride;
+#pragma unroll 1
+    for (int i = 0; i < cell.stride && i < below; ++i)
+#pragma unroll 1
+      for (int j = i == 0 ? 1 : 0; j < cell.stride && j < beside; ++j)
+        device::global_store(reinterpret_cast<Values*>(pixel + i * cell.stride_h + j * cell.stride_w), Values{});
+  }
+};
+
+DEVICE InputGradient input_gradient(const BranchGradient& own) { return {own.dx, own.vectorised, own.cell}; }
+
+// What becomes of the normed tensor (0) and of g (1) in the gradient of the former.
+DEVICE Affine norm_gradient(const TailGradient& gradient, int index, int of, int channel) {
+  const Branch& branch = gradient.tail.branches[index];
+  const float scale = norm_scale(branch, channel);
+  if (of == 1) return {0.0f, scale, 0.0f};
+  if (!is_training(branch)) return {0.0f, 0.0f, 0.0f};
+  const float per_row = -scale / static_cast<float>(gradient.tail.rows);
+  const float dgamma = device::global_load(gradient.branches[index].dot + channel);
+  return {device::global_load(branch.mean + channel), per_row * inverse_std(branch, channel) * dgamma,
+          per_row * device::global_load(gradient.sum + channel)};
+}
+
+template <class Element>
+DEVICE void direct_tile(const TailGradient& gradient, int index, TilePlace place) {
+  const Branch& branch = gradient.tail.branches[index];
+  Affines::prepare(place.channel, gradient.tail.channels,
+                   [&](int of, int channel) { return norm_gradient(gradient, index, of, channel); });
+  device::block_sync();
+  const Addend z{is_training(branch) ? &branch.x : nullptr, 0, true};
+  const Ending<0> ending{{z, {&gradient.g, 0, true}}, false};
+  store_tile<Element>(gradient.tail, input_gradient(gradient.branches[index]), Accumulators{}, place, ending);
+}
+
+template <class Element>
+DEVICE void zero_pad_tile(const TailGradient& gradient, int index, TilePlace place) {
+  const int before = gradient.tail.branches[index].channels_before;
+  const Ending<0> ending{{{&gradient.g, -before, false}, {nullptr, 0, false}}, false};
+  store_tile<Element>(gradient.tail, input_gradient(gradient.branches[index]), Accumulators{}, place, ending);
+}
+
+// dx of a projection from `from`, which is g or dp.
+template <class Products>
+DEVICE void projection_tile(const TailGradient& gradient, int index, const Activations& from, TilePlace place) {
+  const Tail& tail = gradient.tail;
+  const BranchGradient& own = gradient.branches[index];
+  const int inputs = own.dx.channels;
+  const bool quadratic = own.quadratic.data != nullptr;
+  Affines::prepare(place.channel, inputs, [&](int of, int channel) -> Affine {
+    const float scale = device::global_load(own.folded_scale + channel);
+    if (of == 1) return {0.0f, scale, device::global_load(own.offset + channel)};
+    // In units of the second product, which is added to the first.
+    return {0.0f, quadratic ? device::global_load(own.quadratic_scale + channel) / scale : 0.0f, 0.0f};
+  });
+  Accumulators sum;
+  sum.clear();
+#pragma unroll 1
+  for (int part = quadratic ? 0 : 1; part < 2; ++part) {
+    const Activations& a = part == 0 ? tail.branches[index].x : from;
+    multiply_tile<Products>(tail, a, part == 0 ? own.quadratic : own.folded, inputs, place, sum);
+    if (warp_has_work(place, inputs)) apply_affine<false>(sum, part, sum);
+  }
+  store_tile<typename Products::Element>(tail, input_gradient(own), sum, place, Ending<2>{{}, false});
+}
+
+// The gradient of a pre-norm tensor that is computed again.
+template <class Products>
+DEVICE void recomputed_tile(const TailGradient& gradient, int index, TilePlace place) {
+  const Tail& tail = gradient.tail;
+  Affines::prepare(place.channel, tail.channels,
+                   [&](int of, int channel) { return norm_gradient(gradient, index, of, channel); });
+  Accumulators sum;
+  sum.clear();
+  multiply_weight<Products>(tail, tail.branches[index], place, sum);
+  if (warp_has_work(place, tail.channels)) apply_affine<false>(sum, 0, sum);
+  const Activations& dp = gradient.branches[index].dp;
+  const Ending<1> ending{{{nullptr, 0, false}, {&gradient.g, 0, true}}, false};
+  store_tile<typename Products::Element>(tail, Output{dp, dp.vectorised && gradient.g.vectorised}, sum, place, ending);
+}
+
+template <class Products, bool projections>
+DEVICE void apply_gradient_tile(const TailGradient& gradient, int index, TilePlace place) {
+  using Element = typename Products::Element;
+  const Source source = gradient.tail.branches[index].source;
+  if constexpr (projections)
+    if (source == Source::projection) {
+      if (is_recomputed(gradient.branches[index])) return recomputed_tile<Products>(gradient, index, place);
+      return projection_tile<Products>(gradient, index, gradient.g, place);
+    }
+  if (source == Source::zero_pad) return zero_pad_tile<Element>(gradient, index, place);
+  direct_tile<Element>(gradient, index, place);
+}
+
+// Calls `work(index, place)` for the tiles of both branches, of which `tiles(index)` cover 128 rows. Neighbouring
+// blocks take the tiles of the same rows.
+template <class Tiles, class Work>
+DEVICE void for_each_tile(const Tail& tail, Tiles tiles, Work work) {
+  const int before = tiles(0), all = before + tiles(1);
+  if (all == 0) return;
+  const std::int64_t items = static_cast<std::int64_t>(tiles_of(tail.rows, tile_rows)) * all;
+#pragma unroll 1
+  for (std::int64_t item = device::block_index(); item < items; item += device::grid_size()) {
+    device::block_sync();  // the last tile's affines and slabs have been read
+    const int row = static_cast<int>(item / all), tile = static_cast<int>(item - static_cast<std::int64_t>(row) * all);
+    const int index = tile < before ? 0 : 1;
+    work(index, TilePlace{row * tile_rows, tail.rows, (index == 0 ? tile : tile - before) * tile_columns});
+  }
+}
+
+// dp^T (x - shift), for a training norm the same as dp^T x: dp's columns sum to zero.
+template <class Products>
+DEVICE void reduce_recomputed(const TailGradient& gradient) {
+  using Element = typename Products::Element;
+  const int before = recomputed_product_tiles(gradient, 0), tiles = before + recomputed_product_tiles(gradient, 1);
+#pragma unroll 1
+  for (int item = device::block_index(); item < tiles * gradient.product_partition.ranges;
+       item += device::grid_size()) {
+    const int range = item / tiles, tile = item - range * tiles, index = tile < before ? 0 : 1;
+    const Activations& dp = gradient.branches[index].dp;
+    const Incoming<Element> incoming{gradient, dp, false, dp.vectorised, false};
+    product_item<Products>(gradient, incoming, false, index, RowRange(gradient.tail, gradient.product_partition, range),
+                           range, index == 0 ? tile : tile - before);
+  }
+}
+
+template <class Products>
+DEVICE void finish_recomputed(const TailGradient& gradient) {
+  const int groups = tiles_of(gradient.tail.channels, channel_group);
+#pragma unroll 1
+  for (int item = device::block_index(); item < 2 * groups; item += device::grid_size()) {
+    const int index = item / groups, channel = (item - index * groups) * channel_group + device::warp_index();
+    if (recomputed_product_tiles(gradient, index) == 0 || channel >= gradient.tail.channels) continue;
+#pragma unroll 1
+    for (int input = device::lane_index(); input < gradient.tail.branches[index].x.channels; input += device::warp_size)
+      store_element<typename Products::Element>(
+          gradient.branches[index].dweight, channel, input,
+          static_cast<float>(sum_of_products(gradient, index, gradient.product_partition, channel, input)));
+  }
+}
+
+template <class Products, bool projections>
+DEVICE void grad_apply(const TailGradient& gradient) {
+  for_each_tile(
+      gradient.tail, [&](int index) { return apply_tiles(gradient, index); },
+      [&](int index, TilePlace place) { apply_gradient_tile<Products, projections>(gradient, index, place); });
+  if constexpr (projections) {
+    if (!any_recomputed(gradient)) return;
+    device::grid_sync();
+    reduce_recomputed<Products>(gradient);
+    for_each_tile(
+        gradient.tail, [&](int index) { return recomputed_input_tiles(gradient, index); },
+        [&](int index, TilePlace place) {
+          projection_tile<Products>(gradient, index, gradient.branches[index].dp, place);
+        });
+    device::grid_sync();
+    finish_recomputed<Products>(gradient);
+  }
+}
+
+}  // namespace fused_resnet

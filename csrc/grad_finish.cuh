@@ -1,0 +1,277 @@
+// The backward's second phase: from partial sums to the gradients of parameters, and to what dx is multiplied from.
+//
+// `finish_vectors` leaves dbeta and dgamma, a channel a warp, and G = g^T (x - m). Behind a barrier, `finish_matrices`
+// takes dW = diag(a) (G - diag(dgamma / std) W Cov), and diag(a) W and Q for dx (docs/design.md, section 3).
+#pragma once
+
+#include <grad_reduce.cuh>
+#include <reductions.cuh>
+
+namespace fused_resnet {
+
+// 1 / sqrt(var + eps), and a = gamma / sqrt(var + eps).
+DEVICE float inverse_std(const Branch& branch, int channel) {
+  return device::inverse_square_root(device::global_load(branch.var + channel) + branch.norm.eps);
+}
+DEVICE float norm_scale(const Branch& branch, int channel) {
+  if (branch.statistics == Statistics::none) return 1.0f;
+  return vector_element(branch.norm.weight, branch.norm.type, channel, 1.0f) * inverse_std(branch, channel);
+}
+
+// The sum of a channel's partial results, in double, by the lanes of a warp.
+DEVICE double sum_of_partials(const float* partial, const Partition& partition, int channels, int channel) {
+  double sum = 0.0;
+#pragma unroll 4
+  for (int range = device::lane_index(); range < partition.ranges; range += device::warp_size)
+    sum += device::global_load(partial + static_cast<std::int64_t>(range) * channels + channel);
+  return warp_sum(sum);
+}
+
+// The sum of an element of the partial products.
+DEVICE double sum_of_products(const TailGradient& gradient, int index, const Partition& partition, int channel,
+                              int input) {
+  const int tiles = tiles_of(gradient.tail.branches[index].x.channels, tile_columns);
+  const int tile = channel / tile_rows * tiles + input / tile_columns;
+  const int element = channel % tile_rows * tile_columns + input % tile_columns;
+  double sum = 0.0;
+#pragma unroll 8
+  for (int range = 0; range < partition.ranges; ++range)
+    sum += device::global_load(product_tile(gradient, index, range, tile) + element);
+  return sum;
+}
+
+template <class Element>
+DEVICE void store_element(const Matrix& matrix, int channel, int input, float value) {
+  auto* data = static_cast<Element*>(matrix.data);
+  device::global_store(data + channel * matrix.stride_c + input * matrix.stride_k, device::from_float<Element>(value));
+}
+
+// A channel's row of G, by the lanes of a warp; the sum over the row of what dgamma is made of. Norms that are not
+// trained have dW = diag(a) g^T x, which is stored at once.
+template <class Products>
+DEVICE double finish_row(const TailGradient& gradient, int index, int channel, double sum) {
+  const Branch& branch = gradient.tail.branches[index];
+  const BranchGradient& own = gradient.branches[index];
+  const int inputs = branch.x.channels;
+  const bool training = is_training(branch);
+  const float scale = norm_scale(branch, channel);
+  double dot = 0.0;
+#pragma unroll 1
+  for (int input = device::lane_index(); input < inputs; input += device::warp_size) {
+    const double product = sum_of_products(gradient, index, gradient.partition, channel, input);
+    const double shift = device::global_load(own.shift + input);
+    const double w = weight_element<Products>(branch, channel, input);
+    if (training) {
+      const double centred = product - sum * (device::global_load(branch.mu + input) - shift);
+      if (own.product != nullptr)
+        device::global_store(own.product + static_cast<std::int64_t>(channel) * inputs + input,
+                             static_cast<float>(centred));
+      dot += w * centred;
+      continue;
+    }
+    const double whole = product + sum * shift;
+    dot += w * whole;
+    if (own.dweight.data != nullptr)
+      store_element<typename Products::Element>(own.dweight, channel, input, scale * static_cast<float>(whole));
+  }
+  dot = warp_sum(dot);
+  // sum g (p - mean): g^T x W^T has p whole.
+  return training || branch.statistics == Statistics::none ? dot
+                                                           : dot - device::global_load(branch.mean + channel) * sum;
+}
+
+template <class Products, bool projections>
+DEVICE void finish_channel(const TailGradient& gradient, int index, int channel) {
+  using Element = typename Products::Element;
+  const Tail& tail = gradient.tail;
+  const Branch& branch = tail.branches[index];
+  const BranchGradient& own = gradient.branches[index];
+  const double sum = sum_of_partials(gradient.partial_sum, gradient.partition, tail.channels, channel);
+  double dot = 0.0;
+  if (own.partial_dot != nullptr) dot = sum_of_partials(own.partial_dot, gradient.partition, tail.channels, channel);
+  if constexpr (projections)
+    if (own.reduction == Reduction::product) dot = finish_row<Products>(gradient, index, channel, sum);
+  if (device::lane_index() != 0) return;
+  if (index == gradient.leader) device::global_store(gradient.sum + channel, static_cast<float>(sum));
+  const ElementType type = branch.norm.type;
+  if (branch.statistics != Statistics::none) {
+    const float dgamma = static_cast<float>(dot) * inverse_std(branch, channel);
+    if (own.dot != nullptr) device::global_store(own.dot + channel, dgamma);
+    if (own.dgamma != nullptr) store_vector_element(own.dgamma, type, channel, dgamma);
+  }
+  if (own.dbeta != nullptr) store_vector_element(own.dbeta, type, channel, static_cast<float>(sum));
+  if (own.dbias == nullptr) return;
+  // Ahead of a training norm a bias changes nothing.
+  const float dbias = is_training(branch) ? 0.0f : norm_scale(branch, channel) * static_cast<float>(sum);
+  device::global_store(static_cast<Element*>(own.dbias) + channel, device::from_float<Element>(dbias));
+}
+
+// Groups of channels, one a warp; nothing in them may wait for the block.
+template <class Products, bool projections>
+DEVICE void finish_vectors(const TailGradient& gradient) {
+  static_assert(channel_group == block_threads / device::warp_size);
+  const int groups = tiles_of(gradient.tail.channels, channel_group);
+  const int first = gradient.branches[0].has_vectors ? 0 : groups;
+  const int last = gradient.branches[1].has_vectors ? 2 * groups : groups;
+#pragma unroll 1
+  for (int item = first + device::block_index(); item < last; item += device::grid_size()) {
+    const int index = item / groups, channel = (item - index * groups) * channel_group + device::warp_index();
+    if (channel < gradient.tail.channels) finish_channel<Products, projections>(gradient, index, channel);
+  }
+}
+
+// dW of a training norm, for a group of output channels.
+template <class Products>
+DEVICE void correct_weight_gradient(const TailGradient& gradient, int index, int group) {
+  const Tail& tail = gradient.tail;
+  const Branch& branch = tail.branches[index];
+  const BranchGradient& own = gradient.branches[index];
+  const int inputs = branch.x.channels, first = group * channel_group;
+#pragma unroll 1
+  for (int from = 0; from < inputs; from += block_threads) {
+    const int b = from + device::thread_index();
+    float products[channel_group] = {};
+    multiply_covariance<Products>(tail, branch, first, b, products);
+    if (b >= inputs) continue;
+#pragma unroll
+    for (int i = 0; i < channel_group; ++i) {
+      const int channel = first + i;
+      if (channel >= tail.channels) continue;
+      const float correction = device::global_load(own.dot + channel) * inverse_std(branch, channel);
+      const float product = device::global_load(own.product + static_cast<std::int64_t>(channel) * inputs + b);
+      const float value = norm_scale(branch, channel) * device::fma(-correction, products[i], product);
+      store_element<typename Products::Element>(own.dweight, channel, b, value);
+    }
+  }
+}
+
+// The power of two next to the largest magnitude of a row, or 1 where that is zero or no number: values divided by it
+// are below 2 and as exact as before.
+DEVICE float scale_of(float largest) {
+  constexpr std::uint32_t exponent = 0x7f800000u;
+  const float power = device::bits_float(device::float_bits(largest) & exponent);
+  constexpr float most = 1.15292150e18f;  // 2^60, so that no quotient of two scales overflows
+  if (!(power > 0.0f)) return 1.0f;
+  return power > most ? most : power < 1.0f / most ? 1.0f / most : power;
+}
+
+DEVICE float magnitude(float x) { return x < 0.0f ? -x : x; }
+
+// The group's rows of a matrix: `value(k, i)` of row i at the summed position k. Leaves scales and scaled, rounded
+// elements; adds what `term(k)` times these make to `offsets`.
+template <class Products, class Value, class Term>
+DEVICE void store_scaled_rows(const Matrix& to, float* scales, int first, int rows, int depth, Value value, Term term,
+                              float (&offsets)[channel_group]) {
+  using Element = typename Products::Element;
+  float largest[channel_group] = {};
+#pragma unroll 1
+  for (int k = device::thread_index(); k < depth; k += block_threads)
+#pragma unroll
+    for (int i = 0; i < channel_group; ++i)
+      if (first + i < rows) {
+        const float size = magnitude(value(k, i));
+        largest[i] = size > largest[i] ? size : largest[i];
+      }
+  max_over_block(largest, group_scratch);
+#pragma unroll
+  for (int i = 0; i < channel_group; ++i) {
+    largest[i] = scale_of(largest[i]);
+    if (device::thread_index() == i && first + i < rows) device::global_store(scales + first + i, largest[i]);
+  }
+  const int pitch = static_cast<int>(to.stride_c);
+#pragma unroll 1
+  for (int k = device::thread_index(); k < pitch; k += block_threads) {
+    const float factor = k < depth ? term(k) : 0.0f;
+#pragma unroll
+    for (int i = 0; i < channel_group; ++i) {
+      if (first + i >= rows) continue;
+      const float scaled = k < depth ? Products::operand(value(k, i) * (1.0f / largest[i])) : 0.0f;
+      store_element<Element>(to, first + i, k, scaled);
+      const float stored = device::to_float(device::from_float<Element>(scaled)) * largest[i];
+      offsets[i] = device::fma(factor, stored, offsets[i]);
+    }
+  }
+}
+
+// Q's rows of a group of input channels, exact.
+template <class Products>
+DEVICE void multiply_quadratic(const TailGradient& gradient, int index, int first) {
+  const Tail& tail = gradient.tail;
+  const Branch& branch = tail.branches[index];
+  const BranchGradient& own = gradient.branches[index];
+  const int inputs = branch.x.channels;
+  const float per_row = -1.0f / static_cast<float>(tail.rows);
+#pragma unroll 1
+  for (int from = 0; from < inputs; from += block_threads) {
+    const int b = from + device::thread_index();
+    float products[channel_group] = {};
+    multiply_group(
+        tail.channels, b < inputs,
+        [&](int c, int i) {
+          if (first + i >= inputs) return 0.0f;
+          const float factor = norm_scale(branch, c) * inverse_std(branch, c) * device::global_load(own.dot + c);
+          return per_row * factor * weight_element<Products>(branch, c, first + i);
+        },
+        [&](int c) { return weight_element<Products>(branch, c, b); }, products);
+    if (b >= inputs) continue;
+#pragma unroll
+    for (int i = 0; i < channel_group; ++i)
+      if (first + i < inputs)
+        device::global_store(own.quadratic_exact + static_cast<std::int64_t>(first + i) * inputs + b, products[i]);
+  }
+}
+
+// What a group of dx's channels is multiplied from. The offset takes the means out of both products, from the rounded
+// elements that these are made of: -(sum g / M) folded - mu quadratic.
+template <class Products>
+DEVICE void fold_weight(const TailGradient& gradient, int index, int group) {
+  const Tail& tail = gradient.tail;
+  const Branch& branch = tail.branches[index];
+  const BranchGradient& own = gradient.branches[index];
+  const int first = group * channel_group, inputs = branch.x.channels;
+  const bool gram = branch.statistics == Statistics::gram, scaled = !is_recomputed(own);
+  const float per_row = -1.0f / static_cast<float>(tail.rows);
+  float offsets[channel_group] = {};
+  store_scaled_rows<Products>(
+      own.folded, own.folded_scale, first, inputs, tail.channels,
+      [&](int c, int i) {
+        return (scaled ? norm_scale(branch, c) : 1.0f) * weight_element<Products>(branch, c, first + i);
+      },
+      [&](int c) { return gram ? per_row * device::global_load(gradient.sum + c) : 0.0f; }, offsets);
+  if (gram) {
+    multiply_quadratic<Products>(gradient, index, first);
+    store_scaled_rows<Products>(
+        own.quadratic, own.quadratic_scale, first, inputs, inputs,
+        [&](int k, int i) {
+          return device::global_load(own.quadratic_exact + static_cast<std::int64_t>(first + i) * inputs + k);
+        },
+        [&](int k) { return -device::global_load(branch.mu + k); }, offsets);
+  }
+  sum_over_block(offsets, group_scratch);
+#pragma unroll
+  for (int i = 0; i < channel_group; ++i)
+    if (device::thread_index() == i && first + i < inputs) device::global_store(own.offset + first + i, offsets[i]);
+}
+
+template <class Products>
+DEVICE void finish_matrices(const TailGradient& gradient) {
+  int item = device::block_index();
+#pragma unroll 1
+  for (int index = 0; index < 2; ++index) {
+    const Branch& branch = gradient.tail.branches[index];
+    const BranchGradient& own = gradient.branches[index];
+    const int outputs = is_corrected(branch, own) ? tiles_of(gradient.tail.channels, channel_group) : 0;
+    const int inputs = is_folded(own) ? tiles_of(branch.x.channels, channel_group) : 0;
+#pragma unroll 1
+    for (; item < outputs + inputs; item += device::grid_size()) {
+      if (item < outputs) {
+        correct_weight_gradient<Products>(gradient, index, item);
+      } else {
+        fold_weight<Products>(gradient, index, item - outputs);
+      }
+    }
+    item -= outputs + inputs;
+  }
+}
+
+}  // namespace fused_resnet

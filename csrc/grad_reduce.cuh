@@ -1,0 +1,301 @@
+// The backward's first phase: sums over the rows, one partial result for each range of them.
+//
+//   dot         sum g, sum g (z - mean) of a direct source's channels
+//   product     g^T (x - shift) of a projection, 128 x 128 channels an item
+//   recomputed  p = x W^T once more, tile by tile and not written, for sum g, sum g (p - mean)
+//
+// g = dy where y > 0 is made on the way from memory to the sums. One branch leads: its items, those of the first input
+// channels where there are several for the same g, also write g for the phases to come, and sum it.
+#pragma once
+
+#include <gradient_items.h>
+#include <moments.cuh>
+
+namespace fused_resnet {
+
+// A stage holds g, what it is multiplied with, and y.
+constexpr int gradient_stage_bytes = 3 * operand_bytes;
+constexpr SharedOffset gradient_scratch = stages * gradient_stage_bytes;
+constexpr SharedOffset gradient_shifts = gradient_scratch + 8 * tile_columns;  // behind ColumnSums::join's
+constexpr int gradient_shared_bytes = gradient_shifts + 4 * tile_columns;
+static_assert(gradient_shared_bytes >= shared_bytes, "the other phases find their memory");
+// Two blocks of 82,944 bytes fit a multiprocessor of sm_80, with what the system keeps of it.
+static_assert(gradient_shared_bytes + 1024 <= 82 * 1024);
+
+template <class Element>
+DEVICE Element masked(Element dy, Element y) {
+  return device::to_float(y) <= 0.0f ? Element{} : dy;  // NaN passes dy, as in PyTorch
+}
+
+// A gradient of the output's channels from `channel` on, as it comes from memory.
+template <class Element>
+struct Incoming {
+  using Vector = Vector16<Element>;
+  static constexpr SharedOffset y_operand = 2 * operand_bytes;
+
+  const TailGradient& gradient;
+  const Activations& from;  // dy, g or dp
+  bool relu;                // it is still to be masked by y
+  bool vectorised;          // from, and y and g where there is a relu
+  bool writes;              // g
+
+  // A pixel's channels one by one.
+  DEVICE auto at(int row) const {
+    const Tail& tail = gradient.tail;
+    const Element* dy = row_pointer<Element>(tail, from, row);
+    const Element* y = relu ? row_pointer<Element>(tail, tail.y, row) : nullptr;
+    Element* g = writes ? const_cast<Element*>(row_pointer<Element>(tail, gradient.g, row)) : nullptr;
+    return [this, dy, y, g](int c) {
+      Element value = device::global_load(dy + c * from.stride_c);
+      if (y != nullptr) value = masked(value, device::global_load(y + c * gradient.tail.y.stride_c));
+      if (g != nullptr) device::global_store(g + c * gradient.g.stride_c, value);
+      return value;
+    };
+  }
+
+  // For `pipeline`: the pixels from `row` on come to the stage's first operand.
+  DEVICE void load(int row, int end, int channel, SharedOffset stage) const {
+    const Tail& tail = gradient.tail;
+    if (!vectorised) {
+      const auto locate = [this](int pixel) { return at(pixel); };
+      return copy_pixel_elements<Element>(from.stride_c != 1, row, end, channel, tail.channels, locate, stage);
+    }
+    copy_pixels<Element>(tail, from, row, end, channel, stage);
+    if (relu) copy_pixels<Element>(tail, tail.y, row, end, channel, stage + y_operand);
+  }
+
+  // Masks what this thread has copied.
+  DEVICE void prepare(int row, int end, int channel, SharedOffset stage) const {
+    if (!vectorised || !relu) return;
+#pragma unroll 1
+    for (int i = 0; i < 2; ++i) {
+      const PixelChunk<Element> chunk(i);
+      auto values = device::shared_load<Vector>(stage + chunk.offset());
+      const auto y = device::shared_load<Vector>(stage + y_operand + chunk.offset());
+#pragma unroll
+      for (int j = 0; j < Vector::size; ++j) values.values[j] = masked(values.values[j], y.values[j]);
+      device::shared_store(stage + chunk.offset(), values);
+      const int pixel = row + chunk.pixel, first = channel + chunk.column;
+      if (!writes || pixel >= end || first >= gradient.tail.channels) continue;
+      const Element* g = row_pointer<Element>(gradient.tail, gradient.g, pixel) + first;
+      device::global_store(reinterpret_cast<Vector*>(const_cast<Element*>(g)), values);
+    }
+  }
+};
+
+// dy, on its way to become g; `leads`: these items are the ones that write and sum it.
+template <class Element>
+DEVICE Incoming<Element> incoming_output(const TailGradient& gradient, bool leads) {
+  const bool relu = gradient.tail.relu;
+  return {gradient, gradient.dy, relu, gradient.vectorised, relu && leads && gradient.g.data != nullptr};
+}
+
+DEVICE float* of_range(float* partial, int range, int channels) {
+  return partial + static_cast<std::int64_t>(range) * channels;
+}
+
+template <class Element>
+DEVICE void dot_item(const TailGradient& gradient, int index, int range, int tile) {
+  constexpr int depth = TileTraits<Element>::depth;
+  const Tail& tail = gradient.tail;
+  const Branch& branch = tail.branches[index];
+  const BranchGradient& own = gradient.branches[index];
+  const bool dot = own.reduction == Reduction::dot;
+  const int first = tile * tile_columns, channel = first + block_column();
+  const RowRange rows(tail, gradient.partition, range);
+  const auto incoming = incoming_output<Element>(gradient, index == gradient.leader);
+  const float mean = dot && channel < tail.channels ? device::global_load(branch.mean + channel) : 0.0f;
+  ColumnSums<Element> sums;
+  pipeline<gradient_stage_bytes>(
+      rows.steps<Element>(),
+      [&](int step, SharedOffset stage) {
+        incoming.load(rows.begin + step * depth, rows.end, first, stage);
+        if (dot)
+          copy_pixels<Element>(tail, branch.x, rows.begin + step * depth, rows.end, first, stage + operand_bytes);
+      },
+      [&](int step, SharedOffset stage) { incoming.prepare(rows.begin + step * depth, rows.end, first, stage); },
+      [&](int step, SharedOffset stage) {
+        sums.add(rows.end - rows.begin - step * depth, [&](SharedOffset at, float& sum, float& products) {
+          const float g = device::to_float(device::shared_load<Element>(stage + at));
+          sum += g;
+          if (!dot) return;
+          const float z = device::to_float(device::shared_load<Element>(stage + operand_bytes + at));
+          products = device::fma(g, z - mean, products);
+        });
+      });
+  sums.join(gradient_scratch);
+  if (block_half() == 1 || channel >= tail.channels) return;
+  if (index == gradient.leader)
+    device::global_store(of_range(gradient.partial_sum, range, tail.channels) + channel, sums.totals[0]);
+  if (dot) device::global_store(of_range(own.partial_dot, range, tail.channels) + channel, sums.totals[1]);
+}
+
+DEVICE float* product_tile(const TailGradient& gradient, int index, int range, int tile) {
+  const std::int64_t tiles = product_tiles(gradient.tail, index);
+  return gradient.branches[index].partial_product + (range * tiles + tile) * (tile_rows * tile_columns);
+}
+
+// Tile `tile` of incoming^T (x - shift) over the rows; `sums`: of the incoming gradient are kept.
+template <class Products>
+DEVICE void product_item(const TailGradient& gradient, const Incoming<typename Products::Element>& incoming, bool sums,
+                         int index, RowRange rows, int range, int tile) {
+  using Element = typename Products::Element;
+  constexpr int depth = TileTraits<Element>::depth;
+  const Tail& tail = gradient.tail;
+  const Activations& x = tail.branches[index].x;
+  const int tiles = tiles_of(x.channels, tile_columns);
+  const int first = tile / tiles * tile_rows, input = (tile - tile / tiles * tiles) * tile_columns;
+  const int column = block_column();
+  if (block_half() == 0) {
+    const float shift = input + column < x.channels ? channel_shift<Products>(tail, x, input + column) : 0.0f;
+    device::shared_store(gradient_shifts + 4 * column, shift);
+    if (range == 0 && first == 0 && input + column < x.channels)
+      device::global_store(gradient.branches[index].shift + input + column, shift);
+  }
+  const WarpTile warp = warp_tile();
+  const bool work = first + warp.row < tail.channels && input + warp.column < x.channels;
+  Accumulators sum;
+  sum.clear();
+  ColumnSums<Element> columns;
+  pipeline<gradient_stage_bytes>(
+      rows.steps<Element>(),
+      [&](int step, SharedOffset stage) {
+        incoming.load(rows.begin + step * depth, rows.end, first, stage);
+        copy_pixels<Element>(tail, x, rows.begin + step * depth, rows.end, input, stage + operand_bytes);
+      },
+      [&](int step, SharedOffset stage) { incoming.prepare(rows.begin + step * depth, rows.end, first, stage); },
+      [&](int step, SharedOffset stage) {
+        const int pixels = rows.end - rows.begin - step * depth;
+        const SharedOffset other = stage + operand_bytes;
+        if (sums)
+          columns.add(pixels, [&](SharedOffset at, float& total, float&) {
+            total += device::to_float(device::shared_load<Element>(stage + at));
+          });
+        if constexpr (Products::shifted_in_place) {
+          prepare_pixels<Products>(other, pixels, gradient_shifts);
+          device::block_sync();
+        }
+        if (work) Products::template transposed<false>(sum, stage, other, warp, gradient_shifts, gradient_shifts);
+      });
+  if (work)
+    store_partial_product(sum, tail.channels - first, x.channels - input, product_tile(gradient, index, range, tile));
+  if (!sums) return;
+  columns.join(gradient_scratch);
+  if (block_half() == 0 && first + column < tail.channels)
+    device::global_store(of_range(gradient.partial_sum, range, tail.channels) + first + column, columns.totals[0]);
+}
+
+// Sums of the recomputed tiles so far, for each column of a warp: a lane has two, 32 apart. In memory that stages and
+// slabs leave free: in registers they would cost the products theirs.
+struct alignas(8) RecomputedSums {
+  float of_g, of_dots;
+
+  DEVICE static SharedOffset offset(int warp, int column) {
+    return slabs_bytes + (warp * warp_columns + column) * static_cast<int>(sizeof(RecomputedSums));
+  }
+};
+static_assert(stages * stage_bytes <= slabs_bytes);
+static_assert(slabs_bytes + 2 * block_threads * sizeof(RecomputedSums) <= gradient_scratch);
+static_assert(warp_columns == 2 * device::warp_size);
+
+// Adds the warp's rows of the tile in its slab.
+template <class Element>
+DEVICE void add_recomputed(const Branch& branch, const Incoming<Element>& incoming, TilePlace place) {
+  const Tail& tail = incoming.gradient.tail;
+  const WarpTile warp = warp_tile();
+  const int left = place.end - place.row - warp.row, count = left < warp_rows ? left : warp_rows;
+#pragma unroll 1
+  for (int column = device::lane_index(); column < warp_columns; column += device::warp_size) {
+    const int channel = place.channel + warp.column + column;
+    if (channel >= tail.channels) continue;
+    const float mean = device::global_load(branch.mean + channel);
+    float sum = 0.0f, dot = 0.0f;
+#pragma unroll 2
+    for (int row = 0; row < count; ++row) {
+      const auto p = device::shared_load<float>(warp_slab() + 4 * (row * slab_pitch + column));
+      const float g = device::to_float(incoming.at(place.row + warp.row + row)(channel));
+      sum += g;
+      // As p was rounded when its mean was taken.
+      dot = device::fma(g, device::to_float(device::from_float<Element>(p)) - mean, dot);
+    }
+    const SharedOffset at = RecomputedSums::offset(device::warp_index(), column);
+    const auto before = device::shared_load<RecomputedSums>(at);
+    device::shared_store(at, RecomputedSums{before.of_g + sum, before.of_dots + dot});
+  }
+}
+
+// The block's totals of a column of the tile.
+DEVICE RecomputedSums join_warps_sums(int column) {
+  RecomputedSums total{0.0f, 0.0f};
+#pragma unroll 1
+  for (int row = 0; row < warp_grid_rows; ++row) {
+    const int warp = row * warp_grid_columns + column / warp_columns;
+    const auto part = device::shared_load<RecomputedSums>(RecomputedSums::offset(warp, column % warp_columns));
+    total = {total.of_g + part.of_g, total.of_dots + part.of_dots};
+  }
+  return total;
+}
+
+template <class Products>
+DEVICE void recomputed_item(const TailGradient& gradient, int index, int range, int tile) {
+  using Element = typename Products::Element;
+  const Tail& tail = gradient.tail;
+  const Branch& branch = tail.branches[index];
+  const RowRange rows(tail, gradient.partition, range);
+  const int first = tile * tile_columns;
+  const bool leads = index == gradient.leader;
+  const auto incoming = incoming_output<Element>(gradient, leads);
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+    device::shared_store(RecomputedSums::offset(device::warp_index(), device::lane_index() + i * device::warp_size),
+                         RecomputedSums{0.0f, 0.0f});
+#pragma unroll 1
+  for (int row = rows.begin; row < rows.end; row += tile_rows) {
+    const TilePlace place{row, rows.end, first};
+    Accumulators p;
+    p.clear();
+    multiply_weight<Products>(tail, branch, place, p);
+    if (warp_has_work(place, tail.channels)) {
+      fill_slab(p, warp_slab());
+      device::warp_sync();
+      add_recomputed<Element>(branch, incoming, place);
+    }
+    device::block_sync();  // the slabs have been read
+  }
+  const int channel = first + device::thread_index();
+  if (device::thread_index() < tile_columns && channel < tail.channels) {
+    const RecomputedSums total = join_warps_sums(device::thread_index());
+    if (leads) device::global_store(of_range(gradient.partial_sum, range, tail.channels) + channel, total.of_g);
+    device::global_store(of_range(gradient.branches[index].partial_dot, range, tail.channels) + channel, total.of_dots);
+  }
+  device::block_sync();  // the sums have been read
+}
+
+template <class Products, bool projections>
+DEVICE void reduce_item(const TailGradient& gradient, int index, int range, int tile) {
+  using Element = typename Products::Element;
+  if constexpr (projections) {
+    const Reduction reduction = gradient.branches[index].reduction;
+    if (reduction == Reduction::product) {
+      const bool leads =
+          index == gradient.leader && tile % tiles_of(gradient.tail.branches[index].x.channels, tile_columns) == 0;
+      return product_item<Products>(gradient, incoming_output<Element>(gradient, leads), leads, index,
+                                    RowRange(gradient.tail, gradient.partition, range), range, tile);
+    }
+    if (reduction == Reduction::recomputed) return recomputed_item<Products>(gradient, index, range, tile);
+  }
+  dot_item<Element>(gradient, index, range, tile);
+}
+
+// Neighbouring blocks take the tiles of the same rows.
+template <class Products, bool projections>
+DEVICE void grad_reduce(const TailGradient& gradient) {
+  const int before = reduce_tiles(gradient, 0), tiles = before + reduce_tiles(gradient, 1);
+#pragma unroll 1
+  for (int item = device::block_index(); item < reduce_items(gradient); item += device::grid_size()) {
+    const int range = item / tiles, tile = item - range * tiles, index = tile < before ? 0 : 1;
+    reduce_item<Products, projections>(gradient, index, range, index == 0 ? tile : tile - before);
+  }
+}
+
+}  // namespace fused_resnet

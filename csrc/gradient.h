@@ -1,0 +1,77 @@
+// The launch interface of the backward: what the gradients of a residual tail are to the kernels.
+//
+// g = dy where y > 0 is the gradient of the sum of both branches; what follows from it for a branch is in
+// docs/design.md, section 3.
+#pragma once
+
+#include <tail.h>
+
+namespace fused_resnet {
+
+// What is summed over the rows before anything else is known.
+enum class Reduction {
+  none,
+  incoming,    // g alone
+  dot,         // g (z - mean), a channel of a direct source: its norm's
+  product,     // g^T x of a projection
+  recomputed,  // g (p - mean) with p = x W^T computed again
+};
+
+// The pixels of a strided input around the one that is read: `stride` x `stride` of them, within height x width.
+struct Cell {
+  int stride, height, width;
+  std::int64_t stride_h, stride_w;  // between pixels, in elements
+};
+
+struct BranchGradient {
+  Reduction reduction;
+  bool has_vectors;  // gradients of vectors are asked for, or needed for others
+
+  // Results, null where nobody asked.
+  Activations dx;   // at the pixels that are read
+  Cell cell;        // the others of dx, which become zeros
+  bool vectorised;  // dx and what it is made of can be accessed 16 bytes at once
+  Matrix dweight;
+  void* dbias;   // (C), of the weight's type
+  void* dgamma;  // (C), of the norm's type
+  void* dbeta;
+
+  // Workspace. `product` is g^T (x - m) with m = mu in a training norm, m = shift otherwise.
+  float* partial_dot;      // dot, recomputed: (ranges, C)
+  float* partial_product;  // (ranges, tiles of C, tiles of K, tile, tile): of g^T (x - shift), or dp^T (x - shift)
+  float* shift;            // (K), a value near x's mean
+  float* product;          // training: (C, K)
+  float* dot;              // (C): sum of g (p - mean) / std, which is dgamma
+  Activations dp;          // recomputed: (rows, C), gradient of the pre-norm tensor
+
+  // dx = folded_scale (g folded^T) + quadratic_scale (x quadratic^T) + offset. The scales, one a channel of dx, make
+  // the rows of both matrices fit half precision.
+  Matrix folded;           // (K, C): diag(a) W, or W, transposed
+  Matrix quadratic;        // training: (K, K): -W^T diag(a dgamma / (M std)) W
+  float* quadratic_exact;  // (K, K), before it is scaled and rounded
+  float* folded_scale;     // (K)
+  float* quadratic_scale;  // (K)
+  float* offset;           // (K)
+};
+
+struct TailGradient {
+  Tail tail;  // y is read where there is a relu
+  Activations dy;
+  Activations g;    // dy itself where there is no relu
+  bool vectorised;  // dy, y and g can be accessed 16 bytes at once
+  int leader;       // the branch whose reduction also writes g and sums it
+  BranchGradient branches[2];
+
+  Partition partition;          // of the first reduction
+  Partition product_partition;  // of dp^T x
+  float* partial_sum;           // (ranges, C)
+  float* sum;                   // (C): sum of g, which is dbeta
+};
+
+enum class GradientPhase { all, reduce, finish, apply };
+
+// Queues the phase on the stream of the current device: `all` is one launch. Throws std::runtime_error.
+void launch_backward(Math math, GradientPhase phase, const TailGradient& gradient,
+                     const std::vector<device::Buffer>& buffers, device::Stream stream);
+
+}  // namespace fused_resnet

@@ -1,0 +1,20 @@
+// Launches of kernels whose blocks take item after item.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include <device/launch.h>
+
+namespace fused_resnet {
+
+// As many blocks as have work, and no more than run at the same time. `how` says the rest.
+template <class Parameters>
+void launch_persistent(void (*kernel)(Parameters), device::Launch how, std::int64_t items, const Parameters& parameters,
+                       const std::vector<device::Buffer>& buffers, device::Stream stream) {
+  const int resident = device::resident_blocks(kernel, how.threads, how.shared_bytes);
+  how.blocks = static_cast<int>(std::min<std::int64_t>(items, resident));
+  device::launch(kernel, how, parameters, buffers, stream);
+}
+
+}  // namespace fused_resnet
