@@ -53,12 +53,12 @@ template <class Products, bool projections>
 void BackwardLauncher<Products, projections>::launch(GradientPhase phase, const TailGradient& gradient,
                                                      const std::vector<device::Buffer>& buffers,
                                                      device::Stream stream) {
-  const auto start = [&](void (*kernel)(TailGradient), const char* name, bool cooperative, std::int64_t items) {
+  const auto start = [&](void (*kernel)(TailGradient), const char* name, bool cooperative, int items) {
     if (items > 0)
       launch_persistent(kernel, {name, block_threads, gradient_shared_bytes, 0, cooperative}, items, gradient, buffers,
                         stream);
   };
-  const std::int64_t reduce = reduce_items(gradient), finish = finish_items(gradient), apply = apply_items(gradient);
+  const int reduce = gradient.reduce.items, finish = finish_items(gradient), apply = gradient.apply.items;
   const bool recomputed = any_recomputed(gradient);
   const auto reduce_alone = [&] { start(grad_reduce_kernel<Products, projections>, "grad_reduce", false, reduce); };
   const auto finish_alone = [&] {

@@ -80,12 +80,12 @@ DEVICE void projection_tile(const TailGradient& gradient, int index, const Activ
   });
   Accumulators sum;
   sum.clear();
-#pragma unroll 1
-  for (int part = quadratic ? 0 : 1; part < 2; ++part) {
-    const Activations& a = part == 0 ? tail.branches[index].x : from;
-    multiply_tile<Products>(tail, a, part == 0 ? own.quadratic : own.folded, inputs, place, sum);
-    if (warp_has_work(place, inputs)) apply_affine<false>(sum, part, sum);
+  if (quadratic) {
+    multiply_tile<Products>(tail, tail.branches[index].x, own.quadratic, inputs, place, sum);
+    apply_affine<false>(sum, 0, sum);
   }
+  multiply_tile<Products>(tail, from, own.folded, inputs, place, sum);
+  apply_affine<false>(sum, 1, sum);
   store_tile<typename Products::Element>(tail, input_gradient(own), sum, place, Ending<2>{{}, false});
 }
 
@@ -98,7 +98,7 @@ DEVICE void recomputed_tile(const TailGradient& gradient, int index, TilePlace p
   Accumulators sum;
   sum.clear();
   multiply_weight<Products>(tail, tail.branches[index], place, sum);
-  if (warp_has_work(place, tail.channels)) apply_affine<false>(sum, 0, sum);
+  apply_affine<false>(sum, 0, sum);
   const Activations& dp = gradient.branches[index].dp;
   const Ending<1> ending{{{nullptr, 0, false}, {&gradient.g, 0, true}}, false};
   store_tile<typename Products::Element>(tail, Output{dp, dp.vectorised && gradient.g.vectorised}, sum, place, ending);
@@ -117,36 +117,25 @@ DEVICE void apply_gradient_tile(const TailGradient& gradient, int index, TilePla
   direct_tile<Element>(gradient, index, place);
 }
 
-// Calls `work(index, place)` for the tiles of both branches, of which `tiles(index)` cover 128 rows. Neighbouring
-// blocks take the tiles of the same rows.
-template <class Tiles, class Work>
-DEVICE void for_each_tile(const Tail& tail, Tiles tiles, Work work) {
-  const int before = tiles(0), all = before + tiles(1);
-  if (all == 0) return;
-  const std::int64_t items = static_cast<std::int64_t>(tiles_of(tail.rows, tile_rows)) * all;
-#pragma unroll 1
-  for (std::int64_t item = device::block_index(); item < items; item += device::grid_size()) {
+// Calls `write(index, place)` for the tiles that are the block's.
+template <class Write>
+DEVICE void for_each_tile(const Tail& tail, const Work& work, Write write) {
+  for_each_item(work, [&](int index, int row, int tile) {
     device::block_sync();  // the last tile's affines and slabs have been read
-    const int row = static_cast<int>(item / all), tile = static_cast<int>(item - static_cast<std::int64_t>(row) * all);
-    const int index = tile < before ? 0 : 1;
-    work(index, TilePlace{row * tile_rows, tail.rows, (index == 0 ? tile : tile - before) * tile_columns});
-  }
+    write(index, TilePlace{row * tile_rows, tail.rows, tile * tile_columns});
+  });
 }
 
 // dp^T (x - shift), for a training norm the same as dp^T x: dp's columns sum to zero.
 template <class Products>
 DEVICE void reduce_recomputed(const TailGradient& gradient) {
   using Element = typename Products::Element;
-  const int before = recomputed_product_tiles(gradient, 0), tiles = before + recomputed_product_tiles(gradient, 1);
-#pragma unroll 1
-  for (int item = device::block_index(); item < tiles * gradient.product_partition.ranges;
-       item += device::grid_size()) {
-    const int range = item / tiles, tile = item - range * tiles, index = tile < before ? 0 : 1;
+  for_each_item(gradient.recomputed_products, [&](int index, int range, int tile) {
     const Activations& dp = gradient.branches[index].dp;
-    const Incoming<Element> incoming{gradient, dp, false, dp.vectorised, false};
+    const Incoming<Element, false> incoming{gradient, dp, false};
     product_item<Products>(gradient, incoming, false, index, RowRange(gradient.tail, gradient.product_partition, range),
-                           range, index == 0 ? tile : tile - before);
-  }
+                           range, tile);
+  });
 }
 
 template <class Products>
@@ -155,29 +144,28 @@ DEVICE void finish_recomputed(const TailGradient& gradient) {
 #pragma unroll 1
   for (int item = device::block_index(); item < 2 * groups; item += device::grid_size()) {
     const int index = item / groups, channel = (item - index * groups) * channel_group + device::warp_index();
-    if (recomputed_product_tiles(gradient, index) == 0 || channel >= gradient.tail.channels) continue;
+    const BranchGradient& own = gradient.branches[index];
+    if (!is_recomputed(own) || own.dweight.data == nullptr || channel >= gradient.tail.channels) continue;
 #pragma unroll 1
     for (int input = device::lane_index(); input < gradient.tail.branches[index].x.channels; input += device::warp_size)
       store_element<typename Products::Element>(
-          gradient.branches[index].dweight, channel, input,
+          own.dweight, channel, input,
           static_cast<float>(sum_of_products(gradient, index, gradient.product_partition, channel, input)));
   }
 }
 
 template <class Products, bool projections>
 DEVICE void grad_apply(const TailGradient& gradient) {
-  for_each_tile(
-      gradient.tail, [&](int index) { return apply_tiles(gradient, index); },
-      [&](int index, TilePlace place) { apply_gradient_tile<Products, projections>(gradient, index, place); });
+  for_each_tile(gradient.tail, gradient.apply, [&](int index, TilePlace place) {
+    apply_gradient_tile<Products, projections>(gradient, index, place);
+  });
   if constexpr (projections) {
-    if (!any_recomputed(gradient)) return;
+    if (!is_recomputed(gradient.branches[0]) && !is_recomputed(gradient.branches[1])) return;
     device::grid_sync();
     reduce_recomputed<Products>(gradient);
-    for_each_tile(
-        gradient.tail, [&](int index) { return recomputed_input_tiles(gradient, index); },
-        [&](int index, TilePlace place) {
-          projection_tile<Products>(gradient, index, gradient.branches[index].dp, place);
-        });
+    for_each_tile(gradient.tail, gradient.recomputed_inputs, [&](int index, TilePlace place) {
+      projection_tile<Products>(gradient, index, gradient.branches[index].dp, place);
+    });
     device::grid_sync();
     finish_recomputed<Products>(gradient);
   }

@@ -30,8 +30,7 @@ DEVICE double sum_of_partials(const float* partial, const Partition& partition, 
 // The sum of an element of the partial products.
 DEVICE double sum_of_products(const TailGradient& gradient, int index, const Partition& partition, int channel,
                               int input) {
-  const int tiles = tiles_of(gradient.tail.branches[index].x.channels, tile_columns);
-  const int tile = channel / tile_rows * tiles + input / tile_columns;
+  const int tile = channel / tile_rows * gradient.branches[index].input_tiles + input / tile_columns;
   const int element = channel % tile_rows * tile_columns + input % tile_columns;
   double sum = 0.0;
 #pragma unroll 8

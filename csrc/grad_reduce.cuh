@@ -27,23 +27,24 @@ DEVICE Element masked(Element dy, Element y) {
   return device::to_float(y) <= 0.0f ? Element{} : dy;  // NaN passes dy, as in PyTorch
 }
 
-// A gradient of the output's channels from `channel` on, as it comes from memory.
-template <class Element>
+// The gradient of a sum of branches, made from dy (`masks`), or of a pre-norm tensor, as it lies in memory.
+template <class Element, bool masks>
 struct Incoming {
   using Vector = Vector16<Element>;
   static constexpr SharedOffset y_operand = 2 * operand_bytes;
 
   const TailGradient& gradient;
-  const Activations& from;  // dy, g or dp
-  bool relu;                // it is still to be masked by y
-  bool vectorised;          // from, and y and g where there is a relu
-  bool writes;              // g
+  const Activations& from;
+  bool writes;  // g
+
+  DEVICE bool relu() const { return masks && gradient.tail.relu; }
+  DEVICE bool vectorised() const { return masks ? gradient.vectorised : from.vectorised; }
 
   // A pixel's channels one by one.
   DEVICE auto at(int row) const {
     const Tail& tail = gradient.tail;
     const Element* dy = row_pointer<Element>(tail, from, row);
-    const Element* y = relu ? row_pointer<Element>(tail, tail.y, row) : nullptr;
+    const Element* y = relu() ? row_pointer<Element>(tail, tail.y, row) : nullptr;
     Element* g = writes ? const_cast<Element*>(row_pointer<Element>(tail, gradient.g, row)) : nullptr;
     return [this, dy, y, g](int c) {
       Element value = device::global_load(dy + c * from.stride_c);
@@ -56,17 +57,17 @@ struct Incoming {
   // For `pipeline`: the pixels from `row` on come to the stage's first operand.
   DEVICE void load(int row, int end, int channel, SharedOffset stage) const {
     const Tail& tail = gradient.tail;
-    if (!vectorised) {
+    if (!vectorised()) {
       const auto locate = [this](int pixel) { return at(pixel); };
       return copy_pixel_elements<Element>(from.stride_c != 1, row, end, channel, tail.channels, locate, stage);
     }
     copy_pixels<Element>(tail, from, row, end, channel, stage);
-    if (relu) copy_pixels<Element>(tail, tail.y, row, end, channel, stage + y_operand);
+    if (relu()) copy_pixels<Element>(tail, tail.y, row, end, channel, stage + y_operand);
   }
 
   // Masks what this thread has copied.
   DEVICE void prepare(int row, int end, int channel, SharedOffset stage) const {
-    if (!vectorised || !relu) return;
+    if (!vectorised() || !relu()) return;
 #pragma unroll 1
     for (int i = 0; i < 2; ++i) {
       const PixelChunk<Element> chunk(i);
@@ -85,9 +86,8 @@ struct Incoming {
 
 // dy, on its way to become g; `leads`: these items are the ones that write and sum it.
 template <class Element>
-DEVICE Incoming<Element> incoming_output(const TailGradient& gradient, bool leads) {
-  const bool relu = gradient.tail.relu;
-  return {gradient, gradient.dy, relu, gradient.vectorised, relu && leads && gradient.g.data != nullptr};
+DEVICE Incoming<Element, true> incoming_output(const TailGradient& gradient, bool leads) {
+  return {gradient, gradient.dy, leads && gradient.tail.relu && gradient.g.data != nullptr};
 }
 
 DEVICE float* of_range(float* partial, int range, int channels) {
@@ -131,19 +131,20 @@ DEVICE void dot_item(const TailGradient& gradient, int index, int range, int til
 }
 
 DEVICE float* product_tile(const TailGradient& gradient, int index, int range, int tile) {
-  const std::int64_t tiles = product_tiles(gradient.tail, index);
-  return gradient.branches[index].partial_product + (range * tiles + tile) * (tile_rows * tile_columns);
+  const BranchGradient& own = gradient.branches[index];
+  return own.partial_product +
+         (range * static_cast<std::int64_t>(own.product_tiles) + tile) * (tile_rows * tile_columns);
 }
 
 // Tile `tile` of incoming^T (x - shift) over the rows; `sums`: of the incoming gradient are kept.
-template <class Products>
-DEVICE void product_item(const TailGradient& gradient, const Incoming<typename Products::Element>& incoming, bool sums,
-                         int index, RowRange rows, int range, int tile) {
+template <class Products, bool masks>
+DEVICE void product_item(const TailGradient& gradient, const Incoming<typename Products::Element, masks>& incoming,
+                         bool sums, int index, RowRange rows, int range, int tile) {
   using Element = typename Products::Element;
   constexpr int depth = TileTraits<Element>::depth;
   const Tail& tail = gradient.tail;
   const Activations& x = tail.branches[index].x;
-  const int tiles = tiles_of(x.channels, tile_columns);
+  const int tiles = gradient.branches[index].input_tiles;
   const int first = tile / tiles * tile_rows, input = (tile - tile / tiles * tiles) * tile_columns;
   const int column = block_column();
   if (block_half() == 0) {
@@ -152,8 +153,7 @@ DEVICE void product_item(const TailGradient& gradient, const Incoming<typename P
     if (range == 0 && first == 0 && input + column < x.channels)
       device::global_store(gradient.branches[index].shift + input + column, shift);
   }
-  const WarpTile warp = warp_tile();
-  const bool work = first + warp.row < tail.channels && input + warp.column < x.channels;
+  const bool work = warp_has_work({first, tail.channels, input}, x.channels);
   Accumulators sum;
   sum.clear();
   ColumnSums<Element> columns;
@@ -165,24 +165,25 @@ DEVICE void product_item(const TailGradient& gradient, const Incoming<typename P
       },
       [&](int step, SharedOffset stage) { incoming.prepare(rows.begin + step * depth, rows.end, first, stage); },
       [&](int step, SharedOffset stage) {
-        const int pixels = rows.end - rows.begin - step * depth;
         const SharedOffset other = stage + operand_bytes;
         if (sums)
-          columns.add(pixels, [&](SharedOffset at, float& total, float&) {
+          columns.add(depth, [&](SharedOffset at, float& total, float&) {  // pixels that do not exist are zeros
             total += device::to_float(device::shared_load<Element>(stage + at));
           });
         if constexpr (Products::shifted_in_place) {
-          prepare_pixels<Products>(other, pixels, gradient_shifts);
+          prepare_pixels<Products>(other, rows.end - rows.begin - step * depth, gradient_shifts);
           device::block_sync();
         }
-        if (work) Products::template transposed<false>(sum, stage, other, warp, gradient_shifts, gradient_shifts);
+        if (work)
+          Products::template transposed<false>(sum, stage, other, warp_tile(), gradient_shifts, gradient_shifts);
       });
   if (work)
     store_partial_product(sum, tail.channels - first, x.channels - input, product_tile(gradient, index, range, tile));
   if (!sums) return;
   columns.join(gradient_scratch);
-  if (block_half() == 0 && first + column < tail.channels)
-    device::global_store(of_range(gradient.partial_sum, range, tail.channels) + first + column, columns.totals[0]);
+  const int channel = first + block_column();
+  if (block_half() == 0 && channel < tail.channels)
+    device::global_store(of_range(gradient.partial_sum, range, tail.channels) + channel, columns.totals[0]);
 }
 
 // Sums of the recomputed tiles so far, for each column of a warp: a lane has two, 32 apart. In memory that stages and
@@ -200,7 +201,7 @@ static_assert(warp_columns == 2 * device::warp_size);
 
 // Adds the warp's rows of the tile in its slab.
 template <class Element>
-DEVICE void add_recomputed(const Branch& branch, const Incoming<Element>& incoming, TilePlace place) {
+DEVICE void add_recomputed(const Branch& branch, const Incoming<Element, true>& incoming, TilePlace place) {
   const Tail& tail = incoming.gradient.tail;
   const WarpTile warp = warp_tile();
   const int left = place.end - place.row - warp.row, count = left < warp_rows ? left : warp_rows;
@@ -277,8 +278,7 @@ DEVICE void reduce_item(const TailGradient& gradient, int index, int range, int 
   if constexpr (projections) {
     const Reduction reduction = gradient.branches[index].reduction;
     if (reduction == Reduction::product) {
-      const bool leads =
-          index == gradient.leader && tile % tiles_of(gradient.tail.branches[index].x.channels, tile_columns) == 0;
+      const bool leads = index == gradient.leader && tile % gradient.branches[index].input_tiles == 0;
       return product_item<Products>(gradient, incoming_output<Element>(gradient, leads), leads, index,
                                     RowRange(gradient.tail, gradient.partition, range), range, tile);
     }
@@ -287,15 +287,23 @@ DEVICE void reduce_item(const TailGradient& gradient, int index, int range, int 
   dot_item<Element>(gradient, index, range, tile);
 }
 
-// Neighbouring blocks take the tiles of the same rows.
+// Calls `run(index, part, tile)` for the items that are the block's. Neighbouring blocks take the tiles of the same
+// rows.
+template <class Run>
+DEVICE void for_each_item(const Work& work, Run run) {
+#pragma unroll 1
+  for (int item = device::block_index(); item < work.items; item += device::grid_size()) {
+    const int part = item / work.tiles, tile = item - part * work.tiles;
+    const int index = tile < work.tiles_before ? 0 : 1;
+    run(index, part, index == 0 ? tile : tile - work.tiles_before);
+  }
+}
+
 template <class Products, bool projections>
 DEVICE void grad_reduce(const TailGradient& gradient) {
-  const int before = reduce_tiles(gradient, 0), tiles = before + reduce_tiles(gradient, 1);
-#pragma unroll 1
-  for (int item = device::block_index(); item < reduce_items(gradient); item += device::grid_size()) {
-    const int range = item / tiles, tile = item - range * tiles, index = tile < before ? 0 : 1;
-    reduce_item<Products, projections>(gradient, index, range, index == 0 ? tile : tile - before);
-  }
+  for_each_item(gradient.reduce, [&](int index, int range, int tile) {
+    reduce_item<Products, projections>(gradient, index, range, tile);
+  });
 }
 
 }  // namespace fused_resnet

@@ -23,6 +23,12 @@ struct Cell {
   std::int64_t stride_h, stride_w;  // between pixels, in elements
 };
 
+// The items of one pass: every part (a range of rows, or 128 of them) has so many tiles, the first branch's ahead of
+// the second's. Computed by the host: the kernels find them in constant memory, and need no registers for them.
+struct Work {
+  int tiles_before, tiles, items;
+};
+
 struct BranchGradient {
   Reduction reduction;
   bool has_vectors;  // gradients of vectors are asked for, or needed for others
@@ -35,6 +41,8 @@ struct BranchGradient {
   void* dbias;   // (C), of the weight's type
   void* dgamma;  // (C), of the norm's type
   void* dbeta;
+
+  int input_tiles, product_tiles;  // of K, and of g^T x
 
   // Workspace. `product` is g^T (x - m) with m = mu in a training norm, m = shift otherwise.
   float* partial_dot;      // dot, recomputed: (ranges, C)
@@ -62,6 +70,9 @@ struct TailGradient {
   int leader;       // the branch whose reduction also writes g and sums it
   BranchGradient branches[2];
 
+  Work reduce, apply;
+  // Behind the apply phase's tiles of dp: dp^T x, and dx.
+  Work recomputed_products, recomputed_inputs;
   Partition partition;          // of the first reduction
   Partition product_partition;  // of dp^T x
   float* partial_sum;           // (ranges, C)

@@ -6,29 +6,6 @@
 
 namespace fused_resnet {
 
-HOST_DEVICE int column_tiles(const Tail& tail) { return tiles_of(tail.channels, tile_columns); }
-
-// Tiles of g^T x.
-HOST_DEVICE int product_tiles(const Tail& tail, int branch) {
-  return column_tiles(tail) * tiles_of(tail.branches[branch].x.channels, tile_columns);
-}
-
-// Tiles of the reduction that cover one range of rows.
-HOST_DEVICE int reduce_tiles(const TailGradient& gradient, int branch) {
-  switch (gradient.branches[branch].reduction) {
-    case Reduction::none:
-      return 0;
-    case Reduction::product:
-      return product_tiles(gradient.tail, branch);
-    default:
-      return column_tiles(gradient.tail);
-  }
-}
-
-HOST_DEVICE int reduce_items(const TailGradient& gradient) {
-  return (reduce_tiles(gradient, 0) + reduce_tiles(gradient, 1)) * gradient.partition.ranges;
-}
-
 // The projection's pre-norm tensor is computed again, and its gradient written.
 HOST_DEVICE bool is_recomputed(const BranchGradient& branch) { return branch.dp.data != nullptr; }
 
@@ -39,24 +16,47 @@ HOST_DEVICE bool is_corrected(const Branch& branch, const BranchGradient& own) {
 
 HOST_DEVICE bool is_folded(const BranchGradient& own) { return own.folded.data != nullptr; }
 
-// Tiles of the apply phase that cover 128 rows; a recomputed branch's are those of dp.
-HOST_DEVICE int apply_tiles(const TailGradient& gradient, int branch) {
-  const BranchGradient& own = gradient.branches[branch];
-  if (is_recomputed(own)) return column_tiles(gradient.tail);
-  return own.dx.data == nullptr ? 0 : tiles_of(own.dx.channels, tile_columns);
+inline bool any_recomputed(const TailGradient& gradient) {
+  return is_recomputed(gradient.branches[0]) || is_recomputed(gradient.branches[1]);
 }
 
-// What follows where dp is complete: tiles of dp^T x over one range of rows, and of dx over 128 rows.
-HOST_DEVICE int recomputed_product_tiles(const TailGradient& gradient, int branch) {
-  const BranchGradient& own = gradient.branches[branch];
-  return is_recomputed(own) && own.dweight.data != nullptr ? product_tiles(gradient.tail, branch) : 0;
-}
-HOST_DEVICE int recomputed_input_tiles(const TailGradient& gradient, int branch) {
-  const BranchGradient& own = gradient.branches[branch];
-  return is_recomputed(own) && own.dx.data != nullptr ? tiles_of(own.dx.channels, tile_columns) : 0;
+// `tiles(branch)` are those of a branch in each of the parts.
+template <class Tiles>
+Work work_of(const TailGradient& gradient, int parts, Tiles tiles) {
+  const int before = tiles(gradient.branches[0]), all = before + tiles(gradient.branches[1]);
+  return {before, all, parts * all};
 }
 
-// Groups of channels of both steps of the finish phase.
+inline int column_tiles(const TailGradient& gradient) { return tiles_of(gradient.tail.channels, tile_columns); }
+
+inline Work reduce_work(const TailGradient& gradient) {
+  return work_of(gradient, gradient.partition.ranges, [&](const BranchGradient& own) {
+    if (own.reduction == Reduction::none) return 0;
+    return own.reduction == Reduction::product ? own.product_tiles : column_tiles(gradient);
+  });
+}
+
+// The items fit: 2^31 tiles would be 64 TiB.
+inline Work apply_work(const TailGradient& gradient) {
+  return work_of(gradient, tiles_of(gradient.tail.rows, tile_rows), [&](const BranchGradient& own) {
+    if (is_recomputed(own)) return column_tiles(gradient);
+    return own.dx.data == nullptr ? 0 : tiles_of(own.dx.channels, tile_columns);
+  });
+}
+
+inline Work recomputed_products_work(const TailGradient& gradient) {
+  return work_of(gradient, gradient.product_partition.ranges, [](const BranchGradient& own) {
+    return is_recomputed(own) && own.dweight.data != nullptr ? own.product_tiles : 0;
+  });
+}
+
+inline Work recomputed_inputs_work(const TailGradient& gradient) {
+  return work_of(gradient, tiles_of(gradient.tail.rows, tile_rows), [](const BranchGradient& own) {
+    return is_recomputed(own) && own.dx.data != nullptr ? tiles_of(own.dx.channels, tile_columns) : 0;
+  });
+}
+
+// Groups of channels in the larger step of the finish phase.
 inline int finish_items(const TailGradient& gradient) {
   int vectors = 0, matrices = 0;
   for (int index = 0; index < 2; ++index) {
@@ -68,16 +68,6 @@ inline int finish_items(const TailGradient& gradient) {
         (is_corrected(branch, own) ? outputs : 0) + (is_folded(own) ? tiles_of(branch.x.channels, channel_group) : 0);
   }
   return vectors > matrices ? vectors : matrices;
-}
-
-// Of the first step of the apply phase, the widest.
-inline std::int64_t apply_items(const TailGradient& gradient) {
-  return static_cast<std::int64_t>(tiles_of(gradient.tail.rows, tile_rows)) *
-         (apply_tiles(gradient, 0) + apply_tiles(gradient, 1));
-}
-
-HOST_DEVICE bool any_recomputed(const TailGradient& gradient) {
-  return is_recomputed(gradient.branches[0]) || is_recomputed(gradient.branches[1]);
 }
 
 }  // namespace fused_resnet

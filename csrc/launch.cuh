@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdint>
 
 #include <device/launch.h>
 
@@ -10,10 +9,10 @@ namespace fused_resnet {
 
 // As many blocks as have work, and no more than run at the same time. `how` says the rest.
 template <class Parameters>
-void launch_persistent(void (*kernel)(Parameters), device::Launch how, std::int64_t items, const Parameters& parameters,
+void launch_persistent(void (*kernel)(Parameters), device::Launch how, int items, const Parameters& parameters,
                        const std::vector<device::Buffer>& buffers, device::Stream stream) {
   const int resident = device::resident_blocks(kernel, how.threads, how.shared_bytes);
-  how.blocks = static_cast<int>(std::min<std::int64_t>(items, resident));
+  how.blocks = std::min(items, resident);
   device::launch(kernel, how, parameters, buffers, stream);
 }
 

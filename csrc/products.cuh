@@ -41,7 +41,7 @@ constexpr int eight_rows = 8 * 64;
 // brings into operands.
 template <class Arithmetic>
 DEVICE void multiply_on_tensor_cores(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile) {
-#pragma unroll(Arithmetic::unrolled)
+#pragma unroll 1
   for (int chunk = 0; chunk < 4; chunk += 2) {
     const SharedOffset a_lane = a_piece(a, tile.row, chunk), b_lane = b_piece(b, tile.column, chunk);
     std::uint32_t a_fragments[fragment_rows][4];
@@ -69,7 +69,6 @@ template <class HalfElement>
 struct HalfProducts {
   using Element = HalfElement;
   using Instruction = HalfElement;
-  static constexpr int unrolled = 2;
   // x - shift is rounded to the element type again: it must be exact (moments.cuh, channel_shift).
   static constexpr bool exact_shift_needed = true;
   static constexpr bool shifted_in_place = false;
@@ -139,7 +138,6 @@ struct HalfProducts {
 struct Tf32Products {
   using Element = float;
   using Instruction = device::Tf32;
-  static constexpr int unrolled = 1;  // rounding takes the registers that two would need
   static constexpr bool exact_shift_needed = false;
   static constexpr bool shifted_in_place = true;
 

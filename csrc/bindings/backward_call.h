@@ -21,6 +21,9 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
     fill_product_partition();
     for_each_branch([this](auto&&... of) { fill_workspace(of...); });
     for_each_branch([this](auto&&... of) { fill_vectorised(of...); });
+    gradient_.apply = apply_work(gradient_);
+    gradient_.recomputed_products = recomputed_products_work(gradient_);
+    gradient_.recomputed_inputs = recomputed_inputs_work(gradient_);
   }
 
   // Queues the phase on the current stream of dy's device.
@@ -71,6 +74,9 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
       use(name + ".weight", to.weight.data, *from.weight, input);
     }
     if (from.norm) fill_norm(name, from, to);
+    if (to.source != Source::projection) return;
+    own.input_tiles = tiles_of(to.x.channels, tile_columns);
+    own.product_tiles = column_tiles(gradient_) * own.input_tiles;
   }
 
   static Reduction reduction_of(const Arguments& branch) {
@@ -146,9 +152,10 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
     const bool vectors = gradient_.branches[0].has_vectors || gradient_.branches[1].has_vectors;
     if (nothing && (vectors || needs_masked_gradient())) gradient_.branches[0].reduction = Reduction::incoming;
     gradient_.leader = gradient_.branches[0].reduction == Reduction::none ? 1 : 0;
-    const int tiles = reduce_tiles(gradient_, 0) + reduce_tiles(gradient_, 1);
+    const int tiles = reduce_work(gradient_).tiles;
     if (tiles == 0) return;
     gradient_.partition = partition_rows(gradient_.tail, tiles, has(Reduction::product));
+    gradient_.reduce = reduce_work(gradient_);
     use("partial_sum", gradient_.partial_sum, allocate({gradient_.partition.ranges, gradient_.tail.channels}),
         GradientPhase::reduce);
     if (vectors) use("sum", gradient_.sum, allocate({gradient_.tail.channels}), GradientPhase::finish);
@@ -189,7 +196,7 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
   }
 
   void fill_product_partition() {
-    const int tiles = recomputed_product_tiles(gradient_, 0) + recomputed_product_tiles(gradient_, 1);
+    const int tiles = recomputed_products_work(gradient_).tiles;
     if (tiles > 0) gradient_.product_partition = partition_rows(gradient_.tail, tiles, true);
   }
 
@@ -209,8 +216,8 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
 
   void fill_product(const std::string& name, const Branch& to, BranchGradient& own, std::int64_t ranges,
                     GradientPhase writer) {
-    const std::int64_t tiles = tiles_of(gradient_.tail.channels, tile_rows) * tiles_of(to.x.channels, tile_columns);
-    use(name + ".partial_product", own.partial_product, allocate({ranges, tiles, tile_rows, tile_columns}), writer);
+    use(name + ".partial_product", own.partial_product, allocate({ranges, own.product_tiles, tile_rows, tile_columns}),
+        writer);
     use(name + ".shift", own.shift, allocate({to.x.channels}), writer);
   }
 
