@@ -129,11 +129,15 @@ class Tail(nn.Module):
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
         """The unfused operations, in place where torchvision's blocks are."""
+        return F.relu(self.sum(x, before), inplace=True)
+
+    def sum(self, x: Tensor, before: Tensor) -> Tensor:
+        """The unfused operations ahead of the relu."""
         y: Tensor = self.norm(x if self.conv is None else self.conv(x))
         if self.shortcut_conv is not None and self.shortcut_norm is not None:
             before = self.shortcut_norm(self.shortcut_conv(before))
         y += before
-        return F.relu(y, inplace=True)
+        return y
 
     def fused(self, x: Tensor, before: Tensor) -> Tensor:
         """One operation, the projections included."""
@@ -145,6 +149,11 @@ class Tail(nn.Module):
         assert self.conv is not None
         main = Direct(self.conv(x), branch_of(x, None, self.norm).norm)
         return residual_tail(main, branch_of(before, self.shortcut_conv, self.shortcut_norm))
+
+    def gradients(self, y: Tensor, inputs: tuple[Tensor, Tensor], dy: Tensor) -> dict[str, Tensor]:
+        """Backward from the output's gradient: the gradients of both inputs and of every parameter, by name."""
+        sources = {**dict(zip(("x", "before"), inputs, strict=True)), **dict(self.named_parameters())}
+        return dict(zip(sources, torch.autograd.grad(y, list(sources.values()), dy), strict=True))
 
     def inputs(self, device: torch.device | str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Random input of both branches, channels_last; the mean is not zero, as behind a relu."""

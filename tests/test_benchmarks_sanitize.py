@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import fused_resnet
 from benchmarks.gpu import checks, process, sanitize, small_cases
 from benchmarks.gpu.record import Record
-from fused_resnet import _kernels
+from fused_resnet import _kernels, residual_tail
+from fused_resnet.branches import Branch
 
 MODULE = _kernels.load("_emulated")[0]
 NEEDS_EMULATOR = pytest.mark.skipif(MODULE is None, reason="the emulator was not built")
@@ -158,6 +162,33 @@ def test_cases_name_every_kernel_once() -> None:
 @NEEDS_EMULATOR
 @pytest.mark.parametrize("layout", small_cases.LAYOUTS)
 def test_small_cases_are_right(layout: str) -> None:
-    for case in small_cases.cases():
-        if case.layout == layout and case.arithmetic in ("float32", "bfloat16"):
-            assert small_cases.error_of(MODULE, case, "cpu") <= checks.TOLERANCES[case.arithmetic], str(case)
+    with fused_resnet.use_backend("emulated"):
+        for case in small_cases.cases():
+            if case.layout == layout and case.arithmetic in ("float32", "bfloat16"):
+                errors = small_cases.errors_of(MODULE, case, "cpu")
+                assert max(errors.values()) <= checks.TOLERANCES[case.arithmetic], f"{case}: {errors}"
+
+
+@pytest.mark.emulated
+@NEEDS_EMULATOR
+@pytest.mark.parametrize("training", [True, False])
+def test_small_cases_see_a_wrong_gradient(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = small_cases.Case("float32", 2, "moments", "fast", training, phases=False)
+
+    def wrong(main: Branch, shortcut: Branch) -> torch.Tensor:
+        x = shortcut.x
+        return residual_tail(main, replace(shortcut, x=x + 0.1 * (x - x.detach())))
+
+    monkeypatch.setattr(small_cases, "residual_tail", wrong)
+    with fused_resnet.use_backend("emulated"):
+        errors = small_cases.errors_of(MODULE, case, "cpu")
+    assert [name for name, error in errors.items() if error > 0.01] == ["gradient of shortcut.x"]
+
+
+def test_every_tensor_of_a_small_case_is_compared() -> None:
+    case = small_cases.Case("float32", 1, "moments", "fast", training=True, phases=False)
+    with fused_resnet.use_backend("reference"):
+        errors = small_cases.errors_of(None, case, "cpu")
+    buffers = {f"main.norm.{name}" for name in small_cases.BUFFERS}
+    sources = ("main.x", "main.weight", "main.norm.weight", "main.norm.bias", "shortcut.x")
+    assert set(errors) == {"output", *buffers, *(f"gradient of {name}" for name in sources)}

@@ -1,6 +1,7 @@
 """Runs a small case of every kernel, for a sanitizer to watch, and compares it with float64.
 
-Inputs are made on the CPU and copied: no kernel but those of this project runs, so that every report is about them.
+Inputs, the output's gradient included, are made on the CPU and copied, and results are copied back before they are
+looked at: no kernel but those that a tail launches runs, so that every report is about them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fused_resnet import _kernels, reference
+import fused_resnet
+from fused_resnet import _kernels, reference, residual_tail
 from fused_resnet.branches import Branch, Direct, Norm, Projection, ZeroPad, named_tensors, output_shape
 from fused_resnet.kernels import KernelPath
 from fused_resnet.paths import operands_of
@@ -22,9 +24,12 @@ from fused_resnet.strategy import Strategy, use_strategy
 
 from ..accuracy import relative_error
 from .checks import TOLERANCES, arithmetic_of, dtype_of
+from .gradients import incoming_gradient
 
 # The parent counts them.
 CASE = "case "
+# What a branch's tensors are called that no gradient flows to.
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 T = TypeVar("T", Branch, Norm)
 
 
@@ -54,11 +59,11 @@ class Case:
     strategy: Strategy
     layout: str
     training: bool
-    phases: bool  # one launch for each phase
+    phases: bool  # forward alone, by one launch for each phase
 
     def __str__(self) -> str:
         mode = "training" if self.training else "eval"
-        launches = "phase by phase" if self.phases else "whole"
+        launches = "phase by phase" if self.phases else "forward and backward"
         parts = (self.arithmetic, f"{self.projections} projections", self.strategy, self.layout, mode, launches)
         return ", ".join(parts)
 
@@ -75,7 +80,7 @@ def cases() -> list[Case]:
 
 
 def _ways(projections: int) -> Iterator[tuple[bool, Strategy, bool]]:
-    yield False, "moments", False  # evaluation is one launch of one phase, whatever the strategy
+    yield False, "moments", False  # in evaluation, forward is one launch of one phase, whatever the strategy
     strategies: tuple[Strategy, ...] = ("moments", "materialise") if projections else ("moments",)
     for strategy in strategies:
         yield True, strategy, False
@@ -127,10 +132,9 @@ def moved(holder: T, device: str, dtype: torch.dtype) -> T:
     return replace(holder, **changes)
 
 
-def compute(module: Any, main: Branch, shortcut: Branch, case: Case) -> Tensor:
-    """The tail by the launches that the case names."""
-    with use_strategy(case.strategy), arithmetic_of(case.arithmetic):
-        described = [KernelPath(b, False).describe(module, operands_of(b)) for b in (main, shortcut)]
+def launch_phases(module: Any, main: Branch, shortcut: Branch, case: Case) -> Tensor:
+    """The tail's output."""
+    described = [KernelPath(b, False).describe(module, operands_of(b)) for b in (main, shortcut)]
     y = torch.empty(
         output_shape(main),
         dtype=main.x.dtype,
@@ -138,27 +142,60 @@ def compute(module: Any, main: Branch, shortcut: Branch, case: Case) -> Tensor:
         memory_format=LAYOUTS[case.layout].memory_format,
     )
     call = module.Forward(main=described[0], shortcut=described[1], y=y, relu=True, tf32=case.arithmetic == "tf32")
-    for launch in (call.moments, call.finish, call.apply) if case.phases else (call.run,):
+    for launch in (call.moments, call.finish, call.apply):
         launch()
     return y
 
 
-@torch.no_grad()
-def error_of(module: Any, case: Case, device: str) -> float:
-    """The largest relative error of the output and of the running statistics."""
+def computed(module: Any, main: Branch, shortcut: Branch, dy: Tensor, case: Case) -> dict[str, Tensor]:
+    """What the kernels give, by the backend that `fused_resnet.use_backend` has chosen, which is the module's."""
+    with use_strategy(case.strategy), arithmetic_of(case.arithmetic):
+        if case.phases:
+            return _results(main, shortcut, launch_phases(module, main, shortcut, case))
+        sources = _watched(main, shortcut)
+        y = residual_tail(main, shortcut)
+        return {**_results(main, shortcut, y), **_gradients(y, sources, dy)}
+
+
+def exact(main: Branch, shortcut: Branch, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
+    """What the standard operations give, and the output's gradient, in the dtype, that they began from."""
+    sources = _watched(main, shortcut)
+    z = reference.residual_tail(main, shortcut, None)
+    dy = incoming_gradient(z.detach()).to(dtype)
+    y = z.relu()
+    return {**_results(main, shortcut, y), **_gradients(y, sources, dy.double())}, dy
+
+
+def _tensors(main: Branch, shortcut: Branch) -> dict[str, Tensor]:
+    sides = {"main": main, "shortcut": shortcut}
+    return {f"{side}.{name}": t for side, branch in sides.items() for name, t in named_tensors(branch)}
+
+
+def _watched(main: Branch, shortcut: Branch) -> dict[str, Tensor]:
+    """All tensors that gradients flow to, which autograd watches from here on."""
+    return {name: t.requires_grad_() for name, t in _tensors(main, shortcut).items() if not name.endswith(BUFFERS)}
+
+
+def _results(main: Branch, shortcut: Branch, y: Tensor) -> dict[str, Tensor]:
+    """The output and the buffers, which computing it has changed."""
+    buffers = {name: t for name, t in _tensors(main, shortcut).items() if name.endswith(BUFFERS)}
+    return {"output": y.detach(), **buffers}
+
+
+def _gradients(y: Tensor, sources: dict[str, Tensor], dy: Tensor) -> dict[str, Tensor]:
+    gradients = torch.autograd.grad(y, list(sources.values()), dy)
+    return {f"gradient of {name}": g for name, g in zip(sources, gradients, strict=True)}
+
+
+def errors_of(module: Any, case: Case, device: str) -> dict[str, float]:
+    """The relative error of everything that a case computes."""
     torch.manual_seed(0)
+    dtype = dtype_of(case.arithmetic)
     made = branches(case)
-    main, shortcut = (moved(branch, device, dtype_of(case.arithmetic)) for branch in made)
-    y = compute(module, main, shortcut, case)
-    expected = reference.residual_tail(*made, "relu")
-    errors = [relative_error(y.cpu(), expected)]
-    for branch, exact in zip((main, shortcut), made, strict=True):
-        kept = dict(named_tensors(exact))
-        tensors = {name: t.cpu() for name, t in named_tensors(branch) if "running" in name}
-        errors += [relative_error(t, kept[name]) for name, t in tensors.items()]
-        if branch.norm is not None and branch.norm.num_batches_tracked is not None:
-            assert int(branch.norm.num_batches_tracked) == int(kept["norm.num_batches_tracked"])
-    return max(errors, key=lambda error: (error != error, error))
+    main, shortcut = (moved(branch, device, dtype) for branch in made)
+    expected, dy = exact(*made, dtype)
+    results = computed(module, main, shortcut, dy.to(device), case)
+    return {name: relative_error(t.cpu(), expected[name].double()) for name, t in results.items()}
 
 
 def main(rehearse: bool) -> int:
@@ -167,11 +204,13 @@ def main(rehearse: bool) -> int:
         print(reason)
         return 2
     device, wrong = "cpu" if rehearse else "cuda", 0
-    for case in cases():
-        error = error_of(module, case, device)
-        good = error <= TOLERANCES[case.arithmetic]  # false of NaN
-        wrong += not good
-        print(f"{CASE}{'ok' if good else 'WRONG'}: {case}: relative error {error:.1e}", flush=True)
+    with fused_resnet.use_backend("emulated" if rehearse else "cuda"):
+        for case in cases():
+            errors = errors_of(module, case, device)
+            name, error = max(errors.items(), key=lambda item: (item[1] != item[1], item[1]))  # NaN first
+            good = error <= TOLERANCES[case.arithmetic]
+            wrong += not good
+            print(f"{CASE}{'ok' if good else 'WRONG'}: {case}: relative error {error:.1e} of {name}", flush=True)
     return 1 if wrong else 0
 
 
