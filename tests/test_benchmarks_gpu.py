@@ -5,6 +5,7 @@ The kernels run on the emulator where it is there; no test looks at a time.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -247,6 +248,20 @@ def test_checks_compare_all_that_a_tail_computes(capsys: pytest.CaptureFixture[s
         "norm.running_var",
         *(f"gradient of {name}" for name in ("x", "before", "norm.weight", "norm.bias")),
     }
+
+
+@pytest.mark.parametrize("mode", checks.MODES, ids=lambda mode: mode.name)
+def test_a_zeroed_run_gives_the_same_once_it_is_filled(mode: Mode) -> None:
+    """What checks on streams and of graphs rest on."""
+    run, _ = checks.make(RESNET50[0].shrunk(2, 5, 16), "float32", mode, "cpu")
+    late = run.zeroed()
+    expected = run.results(copy.deepcopy(run.tail))
+    before = late.results(copy.deepcopy(run.tail))
+    late.fill(run)
+    after = late.results(copy.deepcopy(run.tail))
+    assert any("gradient" in name for name in expected) is mode.backward
+    assert not torch.equal(before["output"], expected["output"])
+    assert all(torch.equal(after[name], tensor) for name, tensor in expected.items())
 
 
 def test_no_gradient_comes_in_where_rounding_decides_the_relu() -> None:
