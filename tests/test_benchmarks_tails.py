@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,7 +91,11 @@ def items_of(output: str) -> list[dict[str, Any]]:
 
 
 def small_plan(shapes: list[TailShape]) -> measure.Plan:
-    return measure.Plan("cpu", shapes, [], runs=2, warm_up=1)
+    return measure.Plan("cpu", measure.FORWARD, shapes, [], runs=2, warm_up=1)
+
+
+def backward_plan(shapes: list[TailShape]) -> measure.Plan:
+    return replace(small_plan(shapes), modes=measure.BACKWARD)
 
 
 def test_tails_are_timed_and_what_is_left_out_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,13 +121,51 @@ def test_a_wrong_side_is_not_timed(capsys: pytest.CaptureFixture[str], monkeypat
     assert list(timed["sides"]) == ["eager"]
 
 
+def test_backward_is_timed_with_its_forward(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradients = Tail.gradients
+    computed: list[set[str]] = []
+
+    def recorded(self: Tail, *arguments: Any) -> dict[str, torch.Tensor]:
+        found = gradients(self, *arguments)
+        computed.append(set(found))
+        return found
+
+    monkeypatch.setattr(Tail, "gradients", recorded)
+    measure.run(backward_plan([RESNET50[3].shrunk(2, 5, 16)]), timing.CpuClock(), deadline=float("inf"))
+    timed, _ = items_of(capsys.readouterr().out)
+    assert timed["mode"] == "forward + backward"
+    assert list(timed["sides"]) == ["fused", "moments", "materialise", "conv3 apart", "eager"]
+    # Each is compared with eager (two calls), warmed up and called twice.
+    assert len(computed) == 5 * (2 + 1 + 2)
+    assert all(names == {"x", "before", "conv.weight", "norm.weight", "norm.bias"} for names in computed)
+    assert timed["sides"]["fused"]["bytes"] is None  # those of forward alone say nothing of both
+
+
+def test_a_side_with_a_wrong_gradient_is_not_timed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused = Tail.fused
+
+    def wrong(self: Tail, x: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        return fused(self, x, before + 0.1 * (before - before.detach()))
+
+    monkeypatch.setattr(Tail, "fused", wrong)
+    measure.run(backward_plan([RESNET18[0].shrunk(2, 5, 16)]), timing.CpuClock(), deadline=float("inf"))
+    problem, timed, _ = items_of(capsys.readouterr().out)
+    assert "differs from eager" in problem["problem"]
+    assert list(timed["sides"]) == ["eager"]
+
+
 def test_compiler_that_fails_is_recorded(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def no_compiler(*_: object, **__: object) -> None:
         raise RuntimeError("no C++ compiler")
 
     monkeypatch.setattr(torch, "compile", no_compiler)
     shapes = [RESNET18[0].shrunk(2, 5, 16)]
-    measure.run(measure.Plan("cpu", [], shapes, 2, 1), timing.CpuClock(), deadline=float("inf"))
+    chosen = measure.Plan("cpu", measure.FORWARD, [], shapes, runs=2, warm_up=1)
+    measure.run(chosen, timing.CpuClock(), deadline=float("inf"))
     assert items_of(capsys.readouterr().out)[0]["not_compiled"] == "RuntimeError: no C++ compiler"
 
 
@@ -134,9 +177,26 @@ def test_table_of_times_has_ratios_of_neighbours() -> None:
         {"tail": "a", "mode": "training", "compiled": False, "sides": sides(fused=50.0, eager=100.0)},
         {"tail": "a", "mode": "training", "compiled": True, "sides": sides(fused=60.0, eager=90.0, torch_compile=80.0)},
     ]
-    assert times.times_table(items).splitlines()[-1].split() == ["a", "50.0", "100.0", "80.0", "1000", "0.50", "0.75"]
+    table = times.times_table(items, bandwidth=True)
+    assert table.splitlines()[-1].split() == ["a", "50.0", "100.0", "80.0", "1000", "0.50", "0.75"]
+    assert "GB/s" in table
+    without = times.times_table(items, bandwidth=False)
+    assert without.splitlines()[-1].split() == ["a", "50.0", "100.0", "80.0", "0.50", "0.75"]
+    assert "GB/s" not in without
     assert times.one_line(items[0]) == "a training: fused 50.0 us, eager 100.0 us"
     assert times.one_line({"left_out": []}) is None
+
+
+def test_table_of_memory_is_in_megabytes_and_empty_where_none_is_counted() -> None:
+    sides = {"fused": {"peak_bytes": 1_500_000}, "eager": {"peak_bytes": 2_000_000}}
+    items = [
+        {"tail": "a", "compiled": False, "sides": sides},
+        {"tail": "a", "compiled": True, "sides": {"torch.compile": {"peak_bytes": 1_000_000}}},
+        {"tail": "b", "compiled": False, "sides": {"fused": {"peak_bytes": None}}},
+    ]
+    *_, a, b = times.memory_table(items).splitlines()
+    assert a.split() == ["a", "1.5", "2.0", "1.0"]
+    assert b.split() == ["b"]
 
 
 def test_process_that_crashes_leaves_what_it_measured(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +205,6 @@ def test_process_that_crashes_leaves_what_it_measured(record: Record, monkeypatc
     monkeypatch.setattr(times, "sys", SimpleNamespace(executable=sys.executable))
     run = process.run
     monkeypatch.setattr(times, "run", lambda _, **options: run(python(code), **options))
-    times.run_stage(record, rehearse=True)
+    times.time_forward(record, rehearse=True)
     assert record.items == [item]
     assert record.problems == ["measuring: ended by signal 6"]

@@ -19,7 +19,8 @@ STAGES: dict[str, Callable[[Record, bool], None]] = {
     "build": build.run_stage,
     "suite": suite.run_stage,
     "sanitize": sanitize.run_stage,
-    "time": times.run_stage,
+    "time": times.time_forward,
+    "backward": times.time_backward,
 }
 RESULTS = ROOT / "benchmarks" / "results"
 # Ignored by git.

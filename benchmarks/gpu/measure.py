@@ -1,4 +1,4 @@
-"""Times every tail, fused and not; the process of the stage ``time``.
+"""Times every tail, fused and not; the process of the stages ``time`` (forward) and ``backward`` (with backward).
 
 Two passes: all tails against eager operations, then, for as long as there is time, against torch.compile.
 """
@@ -23,17 +23,25 @@ from fused_resnet.strategy import Strategy, StrategyChoice, use_strategy
 
 from ..accuracy import relative_error
 from ..tails import Tail, TailShape, by_importance, counted_bytes
+from .gradients import incoming_gradient
+from .modes import Mode
+from .peak import peak_bytes
 from .record import report
 from .timing import Clock, CpuClock, GpuClock, Times, measure
 
 DTYPE = torch.bfloat16
-# Of a side's output from that of the eager operations.
+# Of what a side computes from what the eager operations do.
 TOLERANCE = 2e-2
+FORWARD = (Mode("training", training=True, backward=False), Mode("eval", training=False, backward=False))
+BACKWARD = (Mode("forward + backward", training=True, backward=True),)
 # What must be left for a tail to be compiled and timed.
-_COMPILE_S = 30.0
+_COMPILE_S = 45.0
 _EAGER, _COMPILED = "eager", "torch.compile"
 
-Side = Callable[[], Tensor]
+Inputs = tuple[Tensor, Tensor]
+Forward = Callable[[Tensor, Tensor], Tensor]
+# What is computed, by name.
+Side = Callable[[], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -41,18 +49,19 @@ class Plan:
     """How much is measured, on what."""
 
     device: str
+    modes: Sequence[Mode]
     shapes: Sequence[TailShape]
     compiled_shapes: Sequence[TailShape]
     runs: int
     warm_up: int
 
 
-def plan(rehearse: bool) -> Plan:
+def plan(modes: Sequence[Mode], rehearse: bool) -> Plan:
     shapes = by_importance()
     if not rehearse:
-        return Plan("cuda", shapes, shapes, runs=25, warm_up=5)
+        return Plan("cuda", modes, shapes, shapes, runs=25, warm_up=5)
     small = [shape.shrunk(2, 7, 16) for shape in shapes]
-    return Plan("cpu", small, small[:1], runs=2, warm_up=1)
+    return Plan("cpu", modes, small, small[:1], runs=2, warm_up=1)
 
 
 def run(chosen: Plan, clock: Clock, deadline: float) -> None:
@@ -60,13 +69,13 @@ def run(chosen: Plan, clock: Clock, deadline: float) -> None:
     left_out = []
     for compiled, shapes in ((False, chosen.shapes), (True, chosen.compiled_shapes)):
         for shape in shapes:
-            for training in (True, False):
-                where = {"tail": shape.name, "mode": "training" if training else "eval", "compiled": compiled}
+            for mode in chosen.modes:
+                where = {"tail": shape.name, "mode": mode.name, "compiled": compiled}
                 if time.monotonic() > deadline - (_COMPILE_S if compiled else 0):
                     left_out.append(where)
                     continue
                 try:
-                    time_tail(shape, training, compiled, chosen, clock, where)
+                    time_tail(shape, mode, compiled, chosen, clock, where)
                 except Exception as error:
                     # Of the compiler it is no failure of this project: the tail has been timed without.
                     key = "not_compiled" if compiled else "problem"
@@ -75,53 +84,65 @@ def run(chosen: Plan, clock: Clock, deadline: float) -> None:
 
 
 def time_tail(
-    shape: TailShape, training: bool, compiled: bool, chosen: Plan, clock: Clock, where: Mapping[str, object]
+    shape: TailShape, mode: Mode, compiled: bool, chosen: Plan, clock: Clock, where: Mapping[str, object]
 ) -> None:
     torch.manual_seed(0)
-    tail = Tail(shape, DTYPE).to(chosen.device, memory_format=torch.channels_last).train(training)  # type: ignore[call-overload]
+    tail = Tail(shape, DTYPE).to(chosen.device, memory_format=torch.channels_last).train(mode.training)  # type: ignore[call-overload]
     inputs = tail.inputs(chosen.device, DTYPE)
-    with torch.set_grad_enabled(training):
+    with torch.no_grad():
+        dy = incoming_gradient(tail.sum(*inputs)) if mode.backward else None
+    with torch.set_grad_enabled(mode.grad_enabled):
         for x in inputs:
-            x.requires_grad_(training)
-        sides = sides_of(tail, inputs, compiled)
+            x.requires_grad_(mode.grad_enabled)
+        sides = {name: partial(_compute, way, tail, inputs, dy) for name, way in ways_of(tail, compiled).items()}
         errors = {name: _error(side, sides[_EAGER]) for name, side in sides.items()}
         wrong = {name: str(error) for name, error in errors.items() if not error <= TOLERANCE}
         if wrong:
             report(**where, problem=f"differs from eager, so it was not timed: {wrong}")
         right = {name: side for name, side in sides.items() if name not in wrong}
         times = measure(right, clock, runs=chosen.runs, warm_up=chosen.warm_up)
-        counted = {name: bytes_of(tail, inputs, name) for name in right}
-    report(**where, shape=_shape(shape), sides={n: _row(t, errors[n], counted[n]) for n, t in times.items()})
+        peaks = {name: peak_bytes(side, chosen.device) for name, side in right.items()}
+        counted = {name: None if mode.backward else bytes_of(tail, inputs, name) for name in right}
+    rows = {name: _row(t, errors[name], counted[name], peaks[name]) for name, t in times.items()}
+    report(**where, shape=_shape(shape), sides=rows)
 
 
-def sides_of(tail: Tail, inputs: tuple[Tensor, Tensor], compiled: bool) -> dict[str, Side]:
+def ways_of(tail: Tail, compiled: bool) -> dict[str, Forward]:
     """The ways to the tail's output, with the strategies where they make a difference."""
-    sides: dict[str, Side] = {"fused": partial(tail.fused, *inputs)}
+    ways: dict[str, Forward] = {"fused": tail.fused}
     if compiled:
         torch._dynamo.reset()
         # The sizes of a network do not change.
-        sides[_COMPILED] = partial(torch.compile(tail, dynamic=False), *inputs)
+        ways[_COMPILED] = torch.compile(tail, dynamic=False)
     else:
         if tail.training and tail.shape.projections:
             for strategy in ("moments", "materialise"):
-                sides[strategy] = partial(_forced, strategy, tail, inputs)
+                ways[strategy] = partial(_forced, strategy, tail)
         if tail.conv is not None:
-            sides["conv3 apart"] = partial(tail.fused_behind_conv, *inputs)
-    return {**sides, _EAGER: partial(tail, *inputs)}
+            ways["conv3 apart"] = tail.fused_behind_conv
+    return {**ways, _EAGER: tail}
 
 
-def _forced(strategy: StrategyChoice, tail: Tail, inputs: tuple[Tensor, Tensor]) -> Tensor:
+def _forced(strategy: StrategyChoice, tail: Tail, x: Tensor, before: Tensor) -> Tensor:
     with use_strategy(strategy):
-        return tail.fused(*inputs)
+        return tail.fused(x, before)
+
+
+def _compute(forward: Forward, tail: Tail, inputs: Inputs, dy: Tensor | None) -> dict[str, Tensor]:
+    """The output and, where its gradient is given, those of inputs and parameters."""
+    y = forward(*inputs)
+    return {"output": y, **({} if dy is None else tail.gradients(y, inputs, dy))}
 
 
 def _error(side: Side, eager: Side) -> float:
-    value, exact = side(), eager()
-    return relative_error(value.detach(), exact.detach().double())
+    """The largest of all that is computed."""
+    values, exact = side(), eager()
+    errors = [relative_error(value.detach(), exact[name].detach().double()) for name, value in values.items()]
+    return max(errors, key=lambda error: (error != error, error))  # NaN before all
 
 
-def bytes_of(tail: Tail, inputs: tuple[Tensor, Tensor], side: str) -> int | None:
-    """What the kernels must move by the design; None of a side whose work is not all theirs."""
+def bytes_of(tail: Tail, inputs: Inputs, side: str) -> int | None:
+    """What the kernels must move forward, by the design; None of a side whose work is not all theirs."""
     strategies: dict[str, StrategyChoice] = {"fused": "auto", "moments": "moments", "materialise": "materialise"}
     if side not in strategies:
         return None
@@ -130,7 +151,7 @@ def bytes_of(tail: Tail, inputs: tuple[Tensor, Tensor], side: str) -> int | None
     return counted_bytes(tail.shape, tail.training, chosen, DTYPE.itemsize)
 
 
-def strategies_of(tail: Tail, inputs: tuple[Tensor, Tensor]) -> list[Strategy]:
+def strategies_of(tail: Tail, inputs: Inputs) -> list[Strategy]:
     """What each projection's path decides, as it would tell the compiled module."""
     convs = ((tail.conv, tail.norm), (tail.shortcut_conv, tail.shortcut_norm))
     recorder = SimpleNamespace(Branch=dict, Norm=dict)
@@ -155,7 +176,7 @@ def _shape(shape: TailShape) -> dict[str, object]:
     }
 
 
-def _row(times: Times, error: float, counted: int | None) -> dict[str, float | int | None]:
+def _row(times: Times, error: float, counted: int | None, peak: int | None) -> dict[str, float | int | None]:
     device = times.device
     return {
         "us": round(device.median * 1e6, 2),
@@ -164,12 +185,14 @@ def _row(times: Times, error: float, counted: int | None) -> dict[str, float | i
         "host_us": round(times.host.median * 1e6, 1),
         "bytes": counted,
         "gb_s": None if counted is None else round(counted / device.median / 1e9, 1),
+        "peak_bytes": peak,
         "error": error,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--backward", action="store_true", help="each forward with its backward")
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--seconds", type=float, required=True)
     arguments = parser.parse_args()
@@ -178,9 +201,11 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     if arguments.rehearse:
         torch.set_num_threads(1)  # tensors are small
-    clock: Clock = CpuClock() if arguments.rehearse else GpuClock()
+    busy_ms = 6.0 if arguments.backward else 2.0
+    clock: Clock = CpuClock() if arguments.rehearse else GpuClock(busy_ms)
+    modes = BACKWARD if arguments.backward else FORWARD
     with fused_resnet.use_backend("emulated" if arguments.rehearse else "cuda"):
-        run(plan(arguments.rehearse), clock, deadline)
+        run(plan(modes, arguments.rehearse), clock, deadline)
 
 
 if __name__ == "__main__":

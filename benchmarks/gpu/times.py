@@ -1,4 +1,4 @@
-"""The stage ``time``: the tails of ResNet-50 and ResNet-18 in bfloat16, channels_last."""
+"""The stages ``time`` and ``backward``: the tails of ResNet-50 and ResNet-18 in bfloat16, channels_last."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..table import table
+from .measure import FORWARD
 from .process import run
 from .record import Record
 
@@ -16,8 +17,27 @@ LIMIT_S = 450.0
 COLUMNS = ("fused", "moments", "materialise", "conv3 apart", "eager", "torch.compile")
 
 
-def run_stage(record: Record, rehearse: bool) -> None:
-    arguments = ["--seconds", str(SECONDS), *(["--rehearse"] if rehearse else [])]
+def time_forward(record: Record, rehearse: bool) -> None:
+    """In training and in evaluation."""
+    _measure(record, rehearse)
+    _summarise(record)
+    for mode in FORWARD:
+        record.log(f"\n{mode.name}, us; GB/s of the fused tail's counted bytes; ratios of fused time to others' time")
+        record.log(times_table([item for item in _timed(record) if item["mode"] == mode.name], bandwidth=True))
+
+
+def time_backward(record: Record, rehearse: bool) -> None:
+    """In training, forward and backward as one."""
+    _measure(record, rehearse, "--backward")
+    _summarise(record)
+    record.log("\nforward + backward, us; ratios of fused time to others' time")
+    record.log(times_table(_timed(record), bandwidth=False))
+    record.log("\npeak memory of forward + backward, MB beyond inputs, parameters and the output's gradient")
+    record.log(memory_table(_timed(record)))
+
+
+def _measure(record: Record, rehearse: bool, *options: str) -> None:
+    arguments = [*options, "--seconds", str(SECONDS), *(["--rehearse"] if rehearse else [])]
     command = [sys.executable, "-m", "benchmarks.gpu.measure", *arguments]
     if rehearse:
         record.note("a rehearsal on the CPU: no time here means anything")
@@ -35,7 +55,6 @@ def run_stage(record: Record, rehearse: bool) -> None:
             record.note(f"{item['tail']}, {item['mode']}: {item['not_compiled'][:200]}")
         if item.get("left_out"):
             record.note(f"no time was left for: {', '.join(map(_where, item['left_out']))}")
-    _summarise(record)
 
 
 def _where(item: Mapping[str, Any]) -> str:
@@ -50,11 +69,12 @@ def one_line(item: Mapping[str, Any]) -> str | None:
     return f"{item['tail']} {item['mode']}: {times}"
 
 
+def _timed(record: Record) -> list[dict[str, Any]]:
+    return [item for item in record.items if "sides" in item]
+
+
 def _summarise(record: Record) -> None:
-    timed = [item for item in record.items if "sides" in item]
-    for mode in ("training", "eval"):
-        record.log(f"\n{mode}, us; GB/s of the fused tail's counted bytes; ratios of fused time to others' time")
-        record.log(times_table([item for item in timed if item["mode"] == mode]))
+    timed = _timed(record)
     tails = {(item["tail"], item["mode"]) for item in timed}
     compiled = sum(item["compiled"] for item in timed)
     record.headline = f"{len(tails)} tails and modes timed, {compiled} by torch.compile"
@@ -62,23 +82,43 @@ def _summarise(record: Record) -> None:
         record.problem("nothing was timed")
 
 
-def times_table(items: Iterable[Mapping[str, Any]]) -> str:
+def times_table(items: Iterable[Mapping[str, Any]], bandwidth: bool) -> str:
     """A line a tail. Ratios are of times that were taken side by side."""
+    header = ("", *COLUMNS, *(["GB/s"] if bandwidth else []), "/eager", "/compile")
+    rows = []
+    for name, sides in _by_tail(items).items():
+        merged, eager, compiled = _merged(sides), sides.get(False, {}), sides.get(True, {})
+        speed = [_cell(merged, "fused", "gb_s", "{:.0f}")] if bandwidth else []
+        times = [_cell(merged, column, "us", "{:.1f}") for column in COLUMNS]
+        rows.append((name, *times, *speed, _ratio(eager, "eager"), _ratio(compiled, "torch.compile")))
+    return table(header, rows)
+
+
+def memory_table(items: Iterable[Mapping[str, Any]]) -> str:
+    """A line a tail, in MB."""
+    rows = []
+    for name, sides in _by_tail(items).items():
+        merged = _merged(sides)
+        rows.append((name, *(_cell(merged, column, "peak_bytes", "{:.1f}", 1e-6) for column in COLUMNS)))
+    return table(("", *COLUMNS), rows)
+
+
+def _by_tail(items: Iterable[Mapping[str, Any]]) -> dict[str, dict[bool, Mapping[str, Any]]]:
+    """Of each tail, the sides beside eager operations (False) and beside torch.compile (True)."""
     by_tail: dict[str, dict[bool, Mapping[str, Any]]] = {}
     for item in items:
         by_tail.setdefault(item["tail"], {})[item["compiled"]] = item["sides"]
-    header = ("", *COLUMNS, "GB/s", "/eager", "/compile")
-    return table(
-        header, [(name, *_cells(sides.get(False, {}), sides.get(True, {}))) for name, sides in by_tail.items()]
-    )
+    return by_tail
 
 
-def _cells(eager: Mapping[str, Any], compiled: Mapping[str, Any]) -> list[str]:
-    sides = {**compiled, **eager}
-    cells = [f"{sides[name]['us']:.1f}" if name in sides else "" for name in COLUMNS]
-    bandwidth = sides.get("fused", {}).get("gb_s")
-    ratios = [_ratio(eager, "eager"), _ratio(compiled, "torch.compile")]
-    return [*cells, "" if bandwidth is None else f"{bandwidth:.0f}", *ratios]
+def _merged(sides: Mapping[bool, Mapping[str, Any]]) -> dict[str, Any]:
+    """What both have is taken from beside eager operations."""
+    return {**sides.get(True, {}), **sides.get(False, {})}
+
+
+def _cell(sides: Mapping[str, Any], side: str, key: str, form: str, factor: float = 1.0) -> str:
+    value = sides.get(side, {}).get(key)
+    return "" if value is None else form.format(value * factor)
 
 
 def _ratio(sides: Mapping[str, Any], other: str) -> str:

@@ -29,10 +29,12 @@ class Clock(Protocol):
 class GpuClock:
     """CUDA events around a call that is queued while the GPU is kept busy, so that it never waits for Python."""
 
-    # About 2 ms.
-    _BUSY_CYCLES = 4_000_000
+    # At 2 GHz.
+    _CYCLES_PER_MS = 2_000_000
 
-    def __init__(self) -> None:
+    def __init__(self, busy_ms: float) -> None:
+        """`busy_ms`: longer than Python takes to queue any call."""
+        self._busy_cycles = int(busy_ms * self._CYCLES_PER_MS)
         l2 = torch.cuda.get_device_properties(0).L2_cache_size
         self._flushed = torch.empty(2 * l2 // 4, dtype=torch.float32, device="cuda")
 
@@ -41,7 +43,7 @@ class GpuClock:
         torch.cuda.synchronize()
         # Written, then read: lines that had still to be written back would be so at the cost of the call.
         self._flushed.zero_().sum()
-        torch.cuda._sleep(self._BUSY_CYCLES)  # type: ignore[no-untyped-call]
+        torch.cuda._sleep(self._busy_cycles)  # type: ignore[no-untyped-call]
         start.record()
         begun = time.perf_counter()
         call()
