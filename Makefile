@@ -30,7 +30,7 @@ help:
 	@echo "make test       build what can be tested here, the kernels for the CPU included, and run the test suite"
 	@echo "make resources  write docs/kernels.md: registers, shared memory and occupancy of each kernel"
 	@echo "make sanitize   run a part of the test suite with the address and undefined behaviour sanitizers"
-	@echo "make gpu        on a machine with a GPU: build, test, sanitize, time; OUT=, STAGE="
+	@echo "make gpu        on a machine with a GPU: build, test, sanitize, time and train; OUT=, STAGE="
 	@echo "make check      ruff, ruff format, mypy, clang-format"
 	@echo "make format     apply the fixes and formatting of ruff and clang-format"
 
@@ -55,7 +55,7 @@ sanitize: $(VENV)/ready
 	    status=$$?; $(TEST_BUILD) && exit $$status
 
 # Of `make gpu`: where results go (default: benchmarks/results), and one of build, suite, sanitize, time,
-# backward (default: all).
+# backward, train (default: all).
 OUT ?=
 STAGE ?=
 gpu:

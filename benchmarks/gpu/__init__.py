@@ -6,6 +6,7 @@ suite      runs the test suite
 sanitize   runs small cases of every kernel under compute-sanitizer's tools
 time       times the forward of the tails of ResNet-50 and ResNet-18: fused, eager and torch.compile
 backward   times forward and backward of the same as one, with the peak memory of each side
+train      times training steps of ResNet-50, with the peak memory of each side
 =========  ======================================================================================================
 
 No stage takes longer than 8 minutes, needs a network or installs anything; results are written as they come, into

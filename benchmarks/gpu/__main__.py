@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..table import table
 from . import __doc__ as description
-from . import build, sanitize, suite, times
+from . import build, sanitize, suite, times, train
 from .machine import look_up
 from .process import ROOT
 from .record import Record
@@ -21,6 +21,7 @@ STAGES: dict[str, Callable[[Record, bool], None]] = {
     "sanitize": sanitize.run_stage,
     "time": times.time_forward,
     "backward": times.time_backward,
+    "train": train.run_stage,
 }
 RESULTS = ROOT / "benchmarks" / "results"
 # Ignored by git.

@@ -1,10 +1,11 @@
-"""Times calls on a GPU, each with an empty L2 cache and without the time in which Python queues it."""
+"""Times calls on a GPU: each with an empty L2 cache and without the time in which Python queues it, or in a row."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -83,3 +84,18 @@ def measure(calls: Mapping[str, Call], clock: Clock, *, runs: int, warm_up: int)
         name: Times(Spread.of([s.device for s in taken]), Spread.of([s.host for s in taken]))
         for name, taken in samples.items()
     }
+
+
+def consecutive(call: Call, count: int, device: str) -> list[float]:
+    """Seconds of each of so many calls in a row, none of which waits for the end of the one before, as in training."""
+    if device != "cuda":
+        clock = CpuClock()
+        return [clock(call).device for _ in range(count)]
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    events[0].record()
+    for event in events[1:]:
+        call()
+        event.record()
+    torch.cuda.synchronize()
+    return [begin.elapsed_time(end) / 1e3 for begin, end in pairwise(events)]
