@@ -22,7 +22,7 @@ from fused_resnet import _kernels
 from fused_resnet.branches import Branch, output_shape
 from fused_resnet.kernel_branch import KernelBranch
 from fused_resnet.kernels import KernelTail
-from fused_resnet.paths import operands_of
+from fused_resnet.paths import Gradients, Needs, operands_of
 
 _MISSING = _kernels.load("_emulated")[1]
 # Of tests that cannot do without the emulator.
@@ -124,6 +124,36 @@ def forward_call(
     branches = [branch for branch in (main, shortcut) if branch is not None]
     tail = KernelTail(module_of(backend), [KernelBranch(branch, backward=False) for branch in branches], activation)
     return tail.forward_call([operands_of(branch) for branch in branches], y), y
+
+
+def backward_call(
+    backend: str, main: Branch, shortcut: Branch | None, activation: str | None, dy: Tensor
+) -> tuple[Any, dict[str, Tensor]]:
+    """The module's call of the tail's backward, not yet run, and the gradients that it will write, by operand.
+
+    The forward that it belongs to has run. Gradients are those of what requires them; an identity's without a relu is
+    `dy` and not among them.
+    """
+    branches = [branch for branch in (main, shortcut) if branch is not None]
+    own = [KernelBranch(branch, backward=True) for branch in branches]
+    tail = KernelTail(module_of(backend), own, activation)
+    operands = [operands_of(branch) for branch in branches]
+    y, saved = tail.forward(operands)
+    needs = [Needs(*(t is not None and t.requires_grad for t in tensors)) for tensors in operands]
+    relu = activation == "relu"
+    empty = [branch.empty_gradients(*of, relu) for branch, *of in zip(own, saved, needs, strict=True)]
+    call = tail.backward_call(dy, y if relu else None, saved, empty)
+    names = [f"{name}.{part}" for name in ("main", "shortcut") for part in Gradients._fields]
+    flat = [tensor for gradients in empty for tensor in gradients]
+    return call, {name: t for name, t in zip(names, flat, strict=False) if t is not None}
+
+
+def compiled_backward(
+    backend: str, tail: Tail, inputs: dict[str, Tensor], dy: Tensor
+) -> tuple[Any, dict[str, Tensor]]:
+    """`backward_call` of a sample."""
+    shortcut = None if tail.shortcut is None else tail.shortcut.described(inputs["shortcut.x"])
+    return backward_call(backend, tail.main.described(inputs["main.x"]), shortcut, tail.activation, dy)
 
 
 def compiled_forward(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import fused_resnet
-from fused_resnet.kernels import KernelPath
+from fused_resnet.kernel_branch import KernelBranch
 from fused_resnet.modules import branch_of
 from fused_resnet.paths import operands_of
 from fused_resnet.strategy import Strategy, StrategyChoice, use_strategy
@@ -159,7 +159,7 @@ def strategies_of(tail: Tail, inputs: Inputs) -> list[Strategy]:
     for x, (conv, norm) in zip(inputs, convs, strict=True):
         if conv is not None:
             branch = branch_of(x, conv, norm)
-            told = KernelPath(branch, torch.is_grad_enabled()).describe(recorder, operands_of(branch))
+            told = KernelBranch(branch, torch.is_grad_enabled()).describe(recorder, operands_of(branch))
             chosen.append("materialise" if told["materialise"] else "moments")
     return chosen
 

@@ -18,7 +18,8 @@ from torch import Tensor
 import fused_resnet
 from fused_resnet import _kernels, reference, residual_tail
 from fused_resnet.branches import Branch, Direct, Norm, Projection, ZeroPad, named_tensors, output_shape
-from fused_resnet.kernels import KernelPath
+from fused_resnet.kernel_branch import KernelBranch
+from fused_resnet.kernels import KernelTail
 from fused_resnet.paths import operands_of
 from fused_resnet.strategy import Strategy, use_strategy
 
@@ -134,14 +135,15 @@ def moved(holder: T, device: str, dtype: torch.dtype) -> T:
 
 def launch_phases(module: Any, main: Branch, shortcut: Branch, case: Case) -> Tensor:
     """The tail's output."""
-    described = [KernelPath(b, False).describe(module, operands_of(b)) for b in (main, shortcut)]
     y = torch.empty(
         output_shape(main),
         dtype=main.x.dtype,
         device=main.x.device,
         memory_format=LAYOUTS[case.layout].memory_format,
     )
-    call = module.Forward(main=described[0], shortcut=described[1], y=y, relu=True, tf32=case.arithmetic == "tf32")
+    branches = (main, shortcut)
+    tail = KernelTail(module, [KernelBranch(b, False) for b in branches], "relu")
+    call = tail.forward_call([operands_of(b) for b in branches], y)
     for launch in (call.moments, call.finish, call.apply):
         launch()
     return y
