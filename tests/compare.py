@@ -96,14 +96,19 @@ def assert_as_accurate_as_unfused(tail: Tail, inputs: dict[str, Tensor], dy: Ten
         # With the activations' floor: where memory layouts differ, PyTorch rounds a norm's gradients to their dtype.
         both = eager.gradients[name], exact.gradients[name]
         assert_accurate(f"gradient of {name}", gradient, *both, scales[name], tested.output.dtype)
-    for name, buffer in tested.buffers.items():
+    assert_statistics_accurate(tested.buffers, eager.buffers, exact.buffers)
+    return tested
+
+
+def assert_statistics_accurate(tested: dict[str, Tensor], eager: dict[str, Tensor], exact: dict[str, Tensor]) -> None:
+    """Applies the rule to the running statistics among named buffers; counters must be equal."""
+    for name, buffer in tested.items():
         if name.endswith("num_batches_tracked"):
-            assert torch.equal(buffer, eager.buffers[name]), name
+            assert torch.equal(buffer, eager[name]), name
         else:
             # A mean is as accurate as the standard deviation it is of.
-            scale = exact.buffers[name.replace("running_mean", "running_var")].sqrt().norm().item()
-            assert_accurate(name, buffer, eager.buffers[name], exact.buffers[name], scale)
-    return tested
+            scale = exact[name.replace("running_mean", "running_var")].sqrt().norm().item()
+            assert_accurate(name, buffer, eager[name], exact[name], scale)
 
 
 def assert_same_memory_format(tested: Tensor, expected: Tensor) -> None:
