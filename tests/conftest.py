@@ -30,6 +30,10 @@ def _seed():
     torch.manual_seed(0)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="train the networks of test_training.py for 20 steps, not 3")
+
+
 USABLE = [name for name, reason in fused_resnet.available_backends().items() if reason is None]
 
 
