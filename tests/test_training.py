@@ -5,7 +5,7 @@ of the images, to the gradient of each parameter and to the running statistics. 
 if all runs go by the relu masks of the tested one. With masks of their own, all gradients are off by 1e-3 where
 rounding takes one element to the other side of zero, by 1e-6 where it takes none: two unfused runs differ a
 thousandfold, in either direction. With the same masks, errors are sums of very many roundings. Those of the fused
-network's gradients are 0.5 to 1.5 times the unfused network's, parameter by parameter.
+network's gradients are 0.4 to 1.6 times the unfused network's, parameter by parameter.
 
 *Losses.* The fused network's losses lie where the unfused network's do when its weights start one unit in the last
 place away: in proportion, each is as far from their mean as five times the farthest of them up to there, at most. An
