@@ -33,7 +33,8 @@ class Call:
     def norm(self):
         vectors = {name: self.filled(6) for name in ("weight", "bias", "running_mean", "running_var")}
         batches = torch.zeros((), dtype=torch.long, device=self.device)
-        return {**vectors, "num_batches_tracked": batches, "momentum": 0.1, "eps": 1e-5, "training": True}
+        rest = {"momentum": 0.1, "eps": 1e-5, "training": True, "keep": False}
+        return {**vectors, "num_batches_tracked": batches, **rest}
 
     def plain(self, source, x):
         """Makes the shortcut a source without parameters."""
