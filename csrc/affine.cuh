@@ -29,6 +29,12 @@ DEVICE void store_vector_element(void* vector, ElementType type, int i, float va
   }
 }
 
+// 1 / sqrt(var + eps), and a = gamma / sqrt(var + eps), of a norm.
+DEVICE float inverse_std(const Norm& norm, float var) { return device::inverse_square_root(var + norm.eps); }
+DEVICE float norm_scale(const Norm& norm, int channel, float var) {
+  return vector_element(norm.weight, norm.type, channel, 1.0f) * inverse_std(norm, var);
+}
+
 // (x - centre) * scale + shift.
 struct Affine {
   float centre, scale, shift;
@@ -38,7 +44,7 @@ struct Affine {
 
 // Affines of up to two tensors for the tile's channels, in shared memory.
 struct Affines {
-  DEVICE static device::SharedOffset offset(int index, int part, int column) {
+  DEVICE static SharedOffset offset(int index, int part, int column) {
     return vectors_offset + 4 * ((index * 3 + part) * tile_columns + column);
   }
 

@@ -5,41 +5,9 @@
 #pragma once
 
 #include <epilogue.cuh>
-#include <products.cuh>
+#include <mainloop.cuh>
 
 namespace fused_resnet {
-
-// The output has `channels`.
-DEVICE bool warp_has_work(TilePlace place, int channels) {
-  const WarpTile tile = warp_tile();
-  return place.row + tile.row < place.end && place.channel + tile.column < channels;
-}
-
-// Adds x b^T for the tile; b has `columns` rows, along which lie x's channels.
-template <class Products>
-DEVICE void multiply_tile(const Tail& tail, const Activations& x, const Matrix& matrix, int columns, TilePlace place,
-                          Accumulators& sum) {
-  using Element = typename Products::Element;
-  constexpr int depth = TileTraits<Element>::depth;
-  const auto a = input_rows<Element>(tail, x, place.row);
-  const auto b = matrix_rows<Element>(matrix, columns, x.channels, place.channel);
-  const WarpTile tile = warp_tile();
-  const bool work = warp_has_work(place, columns);
-  pipeline((x.channels + depth - 1) / depth,
-           [&](int step, SharedOffset stage) {
-             a.copy(step * depth, stage);
-             b.copy(step * depth, stage + operand_bytes);
-           },
-           [&](int, SharedOffset stage) {
-             if (work) Products::multiply(sum, stage, stage + operand_bytes, tile);
-           });
-}
-
-// Adds x W^T for the tile.
-template <class Products>
-DEVICE void multiply_weight(const Tail& tail, const Branch& branch, TilePlace place, Accumulators& sum) {
-  multiply_tile<Products>(tail, branch.x, branch.weight, tail.channels, place, sum);
-}
 
 // sum += affine(product) for the tile. Both may be the same accumulators, if these take the place of the sum.
 template <bool add>
@@ -85,9 +53,7 @@ DEVICE Affine affine(const Branch& branch, int channel) {
     mean = device::global_load(branch.mean + channel);
     var = device::global_load(branch.var + channel);
   }
-  const float gamma = vector_element(norm.weight, norm.type, channel, 1.0f);
-  return {mean, gamma * device::inverse_square_root(var + norm.eps),
-          vector_element(norm.bias, norm.type, channel, 0.0f)};
+  return {mean, norm_scale(norm, channel, var), vector_element(norm.bias, norm.type, channel, 0.0f)};
 }
 
 // The running statistics as this call took them, for backward: once, by the blocks of the first row of tiles.
@@ -130,9 +96,8 @@ DEVICE void sum_products(const Tail& tail, TilePlace place, Accumulators& sum) {
 }
 
 DEVICE Addend addend_of(const Branch& branch) {
-  if (branch.source == Source::none) return {nullptr, 0, false};
-  return {branch.statistics == Statistics::product ? &branch.materialised : &branch.x, branch.channels_before,
-          branch.statistics != Statistics::none};
+  return {branch.statistics == Statistics::product ? branch.materialised : branch.x, branch.source != Source::none,
+          branch.statistics != Statistics::none, branch.channels_before};
 }
 
 template <class Products, int products>

@@ -22,25 +22,25 @@ DEVICE void finish_gradients(const TailGradient& gradient) {
 }
 
 template <class Products, bool projections>
-KERNEL(block_threads, gradient_blocks)
+KERNEL(block_threads, device::fitting_blocks(gradient_blocks, gradient_shared_bytes))
 grad_reduce_kernel(PARAMETER TailGradient gradient) {
   grad_reduce<Products, projections>(gradient);
 }
 
 template <class Products, bool projections>
-KERNEL(block_threads, gradient_blocks)
+KERNEL(block_threads, device::fitting_blocks(gradient_blocks, gradient_shared_bytes))
 grad_finish_kernel(PARAMETER TailGradient gradient) {
   finish_gradients<Products, projections>(gradient);
 }
 
 template <class Products, bool projections>
-KERNEL(block_threads, gradient_blocks)
+KERNEL(block_threads, device::fitting_blocks(gradient_blocks, gradient_shared_bytes))
 grad_apply_kernel(PARAMETER TailGradient gradient) {
   grad_apply<Products, projections>(gradient);
 }
 
 template <class Products, bool projections>
-KERNEL(block_threads, gradient_blocks)
+KERNEL(block_threads, device::fitting_blocks(gradient_blocks, gradient_shared_bytes))
 backward_kernel(PARAMETER TailGradient gradient) {
   grad_reduce<Products, projections>(gradient);
   device::grid_sync();

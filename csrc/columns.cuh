@@ -5,8 +5,6 @@
 
 namespace fused_resnet {
 
-using device::SharedOffset;
-
 // Floats of the scratch memory.
 DEVICE SharedOffset scratch(int i) { return scratch_offset + 4 * i; }
 

@@ -10,10 +10,13 @@ namespace fused_resnet {
 
 // A tensor that is added to a tile where it is written.
 struct Addend {
-  const Activations* x;  // null: nothing is added
-  int channels_before;   // of the tile's, ahead of x's own; negative where x's first are left out
-  bool normed;           // by its affine
+  const Activations& x;
+  bool exists;          // otherwise nothing is added
+  bool normed;          // by its affine
+  int channels_before;  // of the tile's, ahead of x's own; negative where x's first are left out
 };
+
+DEVICE Addend nothing(const Activations& any) { return {any, false, false, 0}; }
 
 // An addend as one lane adds it: `V` neighbouring channels of any row.
 template <class Element, int V>
@@ -22,7 +25,7 @@ struct AddendColumn {
     Element at[V];
   };
 
-  const Activations* x;
+  const Activations& x;
   // Of row 0. Null where the addend has zeros, which in vectors begin and end at multiples of V.
   const Element* channel;
   int index, column;
@@ -32,13 +35,13 @@ struct AddendColumn {
   DEVICE AddendColumn(const Addend& addend, int affine, int first, int tile_column)
       : x(addend.x), channel(nullptr), index(affine), column(tile_column), normed(addend.normed) {
     const int from = first - addend.channels_before;
-    if (x != nullptr && from >= 0 && from < x->channels)
-      channel = static_cast<const Element*>(x->data) + from * x->stride_c;
+    if (addend.exists && from >= 0 && from < x.channels)
+      channel = static_cast<const Element*>(x.data) + from * x.stride_c;
   }
 
   DEVICE Values load(const Tail& tail, int row) const {
     if (channel == nullptr) return {};
-    return device::global_load(reinterpret_cast<const Values*>(channel + row_offset(tail, *x, row)));
+    return device::global_load(reinterpret_cast<const Values*>(channel + row_offset(tail, x, row)));
   }
 
   DEVICE void add(const Values& loaded, float (&values)[V]) const {
@@ -60,15 +63,10 @@ struct AddendColumn {
   }
 };
 
-// Rows up to `end` of the tile at (row, channel).
-struct TilePlace {
-  int row, end, channel;
-};
-
-DEVICE device::SharedOffset warp_slab() { return device::warp_index() * slab_bytes; }
+DEVICE SharedOffset warp_slab() { return device::warp_index() * slab_bytes; }
 
 // Puts the warp's accumulators into its slab, row by row.
-DEVICE void fill_slab(const Accumulators& sum, device::SharedOffset slab) {
+DEVICE void fill_slab(const Accumulators& sum, SharedOffset slab) {
   const int g = device::lane_index() / 4, t = device::lane_index() % 4;
 #pragma unroll
   for (int m = 0; m < fragment_rows; ++m)
@@ -114,7 +112,7 @@ struct Lanes {
 
 // Writes `V` channels of the slab's rows, from column `column` of the tile on.
 template <class Element, int V, bool rows_first, class To, int first_addend>
-DEVICE void store_column(const Tail& tail, const To& to, TilePlace place, device::SharedOffset slab, int column,
+DEVICE void store_column(const Tail& tail, const To& to, TilePlace place, SharedOffset slab, int column,
                          const Ending<first_addend>& ending) {
   using Column = AddendColumn<Element, V>;
   using Values = typename Column::Values;
@@ -160,7 +158,7 @@ DEVICE void store_column(const Tail& tail, const To& to, TilePlace place, device
 }
 
 template <class Element, int V, bool rows_first, class To, int first_addend>
-DEVICE void store_slab(const Tail& tail, const To& to, TilePlace place, device::SharedOffset slab,
+DEVICE void store_slab(const Tail& tail, const To& to, TilePlace place, SharedOffset slab,
                        const Ending<first_addend>& ending) {
   using Share = Lanes<V, rows_first>;
   const int first = place.channel + warp_tile().column;
@@ -176,7 +174,7 @@ DEVICE void store_tile(const Tail& tail, const To& to, const Accumulators& sum, 
                        const Ending<first_addend>& ending) {
   const WarpTile tile = warp_tile();
   if (place.row + tile.row >= place.end || place.channel + tile.column >= to.out.channels) return;
-  const device::SharedOffset slab = warp_slab();
+  const SharedOffset slab = warp_slab();
   if constexpr (Ending<first_addend>::has_products) {
     fill_slab(sum, slab);
     device::warp_sync();

@@ -15,7 +15,7 @@ constexpr int moments_blocks = 2;
 constexpr int finish_blocks = 1;
 
 template <class Products>
-KERNEL(block_threads, moments_blocks)
+KERNEL(block_threads, device::fitting_blocks(moments_blocks, shared_bytes))
 moments_kernel(PARAMETER Tail tail) {
   moments<Products>(tail);
 }
@@ -36,13 +36,13 @@ finish_kernel(PARAMETER Tail tail) {
 }
 
 template <class Products, int products>
-KERNEL(block_threads, blocks_a_multiprocessor(products))
+KERNEL(block_threads, device::fitting_blocks(blocks_a_multiprocessor(products), shared_bytes))
 apply_kernel(PARAMETER Tail tail) {
   apply<Products, products>(tail);
 }
 
 template <class Products, int products>
-KERNEL(block_threads, blocks_a_multiprocessor(products))
+KERNEL(block_threads, device::fitting_blocks(blocks_a_multiprocessor(products), shared_bytes))
 forward_kernel(PARAMETER Tail tail) {
   moments<Products>(tail);
   device::grid_sync();

@@ -5,7 +5,7 @@
 #include <map>
 #include <string>
 
-#include <tail.h>
+#include <dispatch.h>
 
 namespace fused_resnet {
 
@@ -21,13 +21,6 @@ struct ForwardLauncher {
   static void launch(Phase phase, const Tail& tail, const std::vector<device::Buffer>& buffers, device::Stream stream);
   static NeedsByKernel needs();
 };
-
-template <class Element>
-struct HalfProducts;
-struct Tf32Products;
-struct Float32Products;
-struct BFloat16;
-struct Float16;
 
 NeedsByKernel launch_needs();
 

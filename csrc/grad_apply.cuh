@@ -53,15 +53,15 @@ DEVICE void direct_tile(const TailGradient& gradient, int index, TilePlace place
   Affines::prepare(place.channel, gradient.tail.channels,
                    [&](int of, int channel) { return norm_gradient(gradient, index, of, channel); });
   device::block_sync();
-  const Addend z{is_training(branch) ? &branch.x : nullptr, 0, true};
-  const Ending<0> ending{{z, {&gradient.g, 0, true}}, false};
+  const Addend z{branch.x, is_training(branch), true, 0}, g{gradient.g, true, true, 0};
+  const Ending<0> ending{{z, g}, false};
   store_tile<Element>(gradient.tail, input_gradient(gradient.branches[index]), Accumulators{}, place, ending);
 }
 
 template <class Element>
 DEVICE void zero_pad_tile(const TailGradient& gradient, int index, TilePlace place) {
   const int before = gradient.tail.branches[index].channels_before;
-  const Ending<0> ending{{{&gradient.g, -before, false}, {nullptr, 0, false}}, false};
+  const Ending<0> ending{{{gradient.g, true, false, -before}, nothing(gradient.g)}, false};
   store_tile<Element>(gradient.tail, input_gradient(gradient.branches[index]), Accumulators{}, place, ending);
 }
 
@@ -81,12 +81,13 @@ DEVICE void projection_tile(const TailGradient& gradient, int index, const Activ
   Accumulators sum;
   sum.clear();
   if (quadratic) {
-    multiply_tile<Products>(tail, tail.branches[index].x, own.quadratic, inputs, place, sum);
+    Mainloop<Products>::multiply(tail, tail.branches[index].x, own.quadratic, inputs, place, sum);
     apply_affine<false>(sum, 0, sum);
   }
-  multiply_tile<Products>(tail, from, own.folded, inputs, place, sum);
+  Mainloop<Products>::multiply(tail, from, own.folded, inputs, place, sum);
   apply_affine<false>(sum, 1, sum);
-  store_tile<typename Products::Element>(tail, input_gradient(own), sum, place, Ending<2>{{}, false});
+  store_tile<typename Products::Element>(tail, input_gradient(own), sum, place,
+                                         Ending<2>{{nothing(own.dx), nothing(own.dx)}, false});
 }
 
 // The gradient of a pre-norm tensor that is computed again.
@@ -100,7 +101,7 @@ DEVICE void recomputed_tile(const TailGradient& gradient, int index, TilePlace p
   multiply_weight<Products>(tail, tail.branches[index], place, sum);
   apply_affine<false>(sum, 0, sum);
   const Activations& dp = gradient.branches[index].dp;
-  const Ending<1> ending{{{nullptr, 0, false}, {&gradient.g, 0, true}}, false};
+  const Ending<1> ending{{nothing(dp), {gradient.g, true, true, 0}}, false};
   store_tile<typename Products::Element>(tail, Output{dp, dp.vectorised && gradient.g.vectorised}, sum, place, ending);
 }
 

@@ -9,13 +9,13 @@
 
 namespace fused_resnet {
 
-// 1 / sqrt(var + eps), and a = gamma / sqrt(var + eps).
+// Those of affine.cuh, for a branch; without a norm a is 1.
 DEVICE float inverse_std(const Branch& branch, int channel) {
-  return device::inverse_square_root(device::global_load(branch.var + channel) + branch.norm.eps);
+  return inverse_std(branch.norm, device::global_load(branch.var + channel));
 }
 DEVICE float norm_scale(const Branch& branch, int channel) {
   if (branch.statistics == Statistics::none) return 1.0f;
-  return vector_element(branch.norm.weight, branch.norm.type, channel, 1.0f) * inverse_std(branch, channel);
+  return norm_scale(branch.norm, channel, device::global_load(branch.var + channel));
 }
 
 // The sum of a channel's partial results, in double, by the lanes of a warp.

@@ -295,7 +295,7 @@ DEVICE void product_item(const Tail& tail, const Branch& branch, int item) {
     p.clear();
     multiply_weight<Products>(tail, branch, place, p);
     const Activations& to = branch.materialised;
-    store_tile<Element>(tail, Output{to, to.vectorised}, p, place, Ending<2>{{}, false});
+    store_tile<Element>(tail, Output{to, to.vectorised}, p, place, Ending<2>{{nothing(to), nothing(to)}, false});
     const int count = rows.end - row < tile_rows ? rows.end - row : tile_rows;
     const WarpColumns<Element> columns(warp_has_work(place, to.channels) ? count : 0);
     device::block_sync();  // slabs, which overlap the scratch memory, have been read

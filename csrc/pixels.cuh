@@ -21,10 +21,10 @@ DEVICE const Element* row_pointer(const Tail& tail, const Activations& x, int ro
 
 // Byte offset of a chunk in an operand whose rows are 64 bytes of the summed dimension. The exclusive or spreads eight
 // rows' chunks over all banks, as load_matrices wants it.
-DEVICE device::SharedOffset row_chunk(int row, int chunk) { return row * 64 + (chunk ^ (row >> 1 & 3)) * 16; }
+DEVICE SharedOffset row_chunk(int row, int chunk) { return row * 64 + (chunk ^ (row >> 1 & 3)) * 16; }
 
 template <class Element>
-DEVICE device::SharedOffset row_element(int row, int k) {
+DEVICE SharedOffset row_element(int row, int k) {
   constexpr int vector = TileTraits<Element>::vector;
   return row_chunk(row, k / vector) + k % vector * sizeof(Element);
 }
@@ -51,7 +51,7 @@ struct RowOperand {
     }
   }
 
-  DEVICE void copy(int k, device::SharedOffset to) const {
+  DEVICE void copy(int k, SharedOffset to) const {
     if (vectorised) {
       copy_chunks(k, to);
     } else {
@@ -65,11 +65,11 @@ struct RowOperand {
     return rows_first ? device::thread_index() % tile_rows : device::thread_index() / 2;
   }
 
-  DEVICE void copy_chunks(int k, device::SharedOffset to) const {
+  DEVICE void copy_chunks(int k, SharedOffset to) const {
     const int chunk = device::thread_index() % Traits::row_chunks;
     const int column = k + chunk * Traits::vector;
     // Half a tile of rows further, the swizzle is the same.
-    const device::SharedOffset first = to + row_chunk(chunk_row(0), chunk);
+    const SharedOffset first = to + row_chunk(chunk_row(0), chunk);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const bool inside = valid[i] && column < depth;
@@ -77,7 +77,7 @@ struct RowOperand {
     }
   }
 
-  DEVICE void copy_elements(int k, device::SharedOffset to) const {
+  DEVICE void copy_elements(int k, SharedOffset to) const {
     const int row = element_row();
     const int half = rows_first ? device::thread_index() / tile_rows : device::thread_index() % 2;
 #pragma unroll 1
@@ -118,7 +118,7 @@ struct PixelChunk {
       : pixel(device::thread_index() / Traits::pixel_chunks + number * Traits::depth / 2),
         column(device::thread_index() % Traits::pixel_chunks * Traits::vector) {}
 
-  DEVICE device::SharedOffset offset() const {
+  DEVICE SharedOffset offset() const {
     return pixel * Traits::pixel_pitch + column * static_cast<int>(sizeof(Element));
   }
 };
@@ -127,7 +127,7 @@ struct PixelChunk {
 // `pixels_first`: neighbouring threads copy neighbouring pixels.
 template <class Element, class Locate>
 DEVICE void copy_pixel_elements(bool pixels_first, int row, int end, int channel, int channels, Locate locate,
-                                device::SharedOffset to) {
+                                SharedOffset to) {
   using Traits = TileTraits<Element>;
   constexpr int sharers = block_threads / Traits::depth;  // threads that copy one pixel
   const int thread = device::thread_index();
@@ -146,8 +146,7 @@ DEVICE void copy_pixel_elements(bool pixels_first, int row, int end, int channel
 // Copies pixels [row, row + depth) of channels [channel, channel + 128) to `to`, channels first; pixels from `end` on
 // and channels that do not exist become zeros.
 template <class Element>
-DEVICE void copy_pixels(const Tail& tail, const Activations& x, int row, int end, int channel,
-                        device::SharedOffset to) {
+DEVICE void copy_pixels(const Tail& tail, const Activations& x, int row, int end, int channel, SharedOffset to) {
   if (!x.vectorised) {
     const auto locate = [&](int from) {
       const Element* pixel = row_pointer<Element>(tail, x, from);

@@ -13,8 +13,6 @@
 
 namespace fused_resnet {
 
-using device::SharedOffset;
-
 struct Lane {
   int g, t;  // lane = 4 g + t
 

@@ -8,6 +8,8 @@
 
 namespace fused_resnet {
 
+using device::SharedOffset;
+
 constexpr int block_threads = 256;
 constexpr int stages = 3;
 
@@ -44,12 +46,11 @@ constexpr int slab_pitch = warp_columns + 8;
 constexpr int slab_bytes = warp_rows * slab_pitch * sizeof(float);
 constexpr int slabs_bytes = block_threads / device::warp_size * slab_bytes;
 // Norms of the tile's channels; behind stages and slabs.
-constexpr device::SharedOffset vectors_offset =
-    slabs_bytes > (stages * stage_bytes) ? slabs_bytes : (stages * stage_bytes);
+constexpr SharedOffset vectors_offset = slabs_bytes > (stages * stage_bytes) ? slabs_bytes : (stages * stage_bytes);
 constexpr int vectors_bytes = 2 * 3 * tile_columns * sizeof(float);
 constexpr int shared_bytes = vectors_offset + vectors_bytes;
 // Scratch of the phases that use neither slabs nor norms; beside the stages.
-constexpr device::SharedOffset scratch_offset = stages * stage_bytes;
+constexpr SharedOffset scratch_offset = stages * stage_bytes;
 constexpr int scratch_bytes = shared_bytes - scratch_offset;
 
 template <class Element>
@@ -67,6 +68,17 @@ struct WarpTile {
 DEVICE WarpTile warp_tile() {
   const int warp = device::warp_index();
   return {warp / warp_grid_columns * warp_rows, warp % warp_grid_columns * warp_columns};
+}
+
+// Rows up to `end` of the tile at (row, channel).
+struct TilePlace {
+  int row, end, channel;
+};
+
+// The output has `channels`.
+DEVICE bool warp_has_work(TilePlace place, int channels) {
+  const WarpTile tile = warp_tile();
+  return place.row + tile.row < place.end && place.channel + tile.column < channels;
 }
 
 // Two neighbouring columns of the accumulators.
@@ -111,7 +123,7 @@ DEVICE void pipeline(int steps, Load load, Prepare prepare, Compute compute) {
 // Of two operands, which need no preparation.
 template <class Load, class Compute>
 DEVICE void pipeline(int steps, Load load, Compute compute) {
-  pipeline<stage_bytes>(steps, load, [](int, device::SharedOffset) {}, compute);
+  pipeline<stage_bytes>(steps, load, [](int, SharedOffset) {}, compute);
 }
 
 }  // namespace fused_resnet

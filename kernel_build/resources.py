@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .binary import ToolMissingError
-from .occupancy import MULTIPROCESSORS, REGISTERS, Needs, Occupancy, collect, problems
+from .occupancy import MULTIPROCESSORS, REGISTERS, Occupancy, collect, problems
 
 TABLE = Path(__file__).resolve().parents[1] / "docs" / "kernels.md"
 # One of each generation, as `make test` builds them.
@@ -26,13 +26,15 @@ TEXT = """\
 another one gives other numbers.
 
 A multiprocessor holds as many blocks at the same time as its {registers} registers, its shared memory and its threads
-allow. All kernels have blocks of {threads} threads and {shared} bytes of shared memory, of which there fit:
+allow. All kernels have blocks of {threads} threads, with {shared} bytes of shared memory. Of such blocks there fit:
 
 {limits}
 
 The table of the kernels has three numbers side by side, for {architectures}:
 
-- *kernel*: as in csrc/forward.cuh, with how products are computed, and how many are while y is written.
+- *kernel*: as in csrc/forward.cuh and csrc/backward.cuh, with how products are computed; forward, also how many are
+  while y is written, backward, whether there are any.
+- *shared*: bytes of shared memory a block.
 - *registers* of a thread.
 - *stack*: bytes a thread. There must be none: registers that are spilled to memory would lie there.
 - *blocks* at the same time: the least of what registers, shared memory and threads allow.
@@ -48,13 +50,14 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def _limits(needs: Needs) -> str:
+def _limits(threads: int, shared: Sequence[int]) -> str:
     rows = []
     for name in ARCHITECTURES:
         of = MULTIPROCESSORS[name]
-        shared, threads = of.blocks_by_shared(needs.shared_bytes), of.blocks_by_threads(needs.threads)
-        rows.append([name, f"{of.shared_kib} KiB", shared, of.threads, threads])
-    return _markdown(["architecture", "shared memory", "blocks by it", "threads", "blocks by them"], rows)
+        by_shared = [of.blocks_by_shared(size) for size in shared]
+        rows.append([name, f"{of.shared_kib} KiB", *by_shared, of.threads, of.blocks_by_threads(threads)])
+    by_size = [f"blocks by {size}" for size in shared]
+    return _markdown(["architecture", "shared memory", *by_size, "threads", "blocks by them"], rows)
 
 
 def _row(kernels: Sequence[Occupancy]) -> list[str]:
@@ -65,6 +68,7 @@ def _row(kernels: Sequence[Occupancy]) -> list[str]:
         [one.blocks for one in kernels],
         [one.claim for one in kernels],
         [kernels[0].needs.blocks],
+        [kernels[0].needs.shared_bytes],
     ]
     return [f"`{kernels[0].kernel}`", *(", ".join(map(str, column)) for column in columns)]
 
@@ -72,19 +76,18 @@ def _row(kernels: Sequence[Occupancy]) -> list[str]:
 def table(kernels: Iterable[Occupancy], nvcc: str) -> str:
     """The text of docs/kernels.md."""
     shown = [one for one in kernels if one.usage.architecture in ARCHITECTURES]
-    needs = shown[0].needs
-    # It names both only once.
-    assert all((one.needs.threads, one.needs.shared_bytes) == (needs.threads, needs.shared_bytes) for one in shown)
+    (threads,) = {one.needs.threads for one in shown}  # it names them only once
+    shared = sorted({one.needs.shared_bytes for one in shown})
     names = dict.fromkeys(one.kernel for one in shown)
     rows = [_row([one for one in shown if one.kernel == name]) for name in names]
     return TEXT.format(
         nvcc=nvcc,
-        threads=needs.threads,
-        shared=needs.shared_bytes,
+        threads=threads,
+        shared=" or ".join(map(str, shared)),
         registers=REGISTERS,
-        limits=_limits(needs),
+        limits=_limits(threads, shared),
         architectures=", ".join(ARCHITECTURES),
-        kernels=_markdown(["kernel", "registers", "stack", "blocks", "claim", "bounds"], rows),
+        kernels=_markdown(["kernel", "registers", "stack", "blocks", "claim", "bounds", "shared"], rows),
     )
 
 

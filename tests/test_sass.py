@@ -13,6 +13,8 @@ from kernel_build.binary import MATHS, ToolMissingError, extract, instructions
 TENSOR_CORES = {"tf32": "HMMA.1688.F32.TF32", "bfloat16": "HMMA.16816.F32.BF16", "float16": "HMMA.16816.F32"}
 COPY_16_BYTES = "LDGSTS.E.BYPASS.128"
 LOAD_16_BYTES, STORE_16_BYTES = "LDG.E.128", "STG.E.128"
+# Kernels of the backward that work on activations.
+GRADIENTS = ("grad_reduce", "grad_apply", "backward")
 LOAD_MATRICES, LOAD_MATRICES_TRANSPOSED = "LDSM.16.M88.4", "LDSM.16.MT88.4"
 
 
@@ -42,11 +44,14 @@ def kernels(request):
 
 def multiplies(kernel):
     """Whether products are among what the kernel computes; `moments` and `forward` take those of the statistics."""
-    return kernel.kind in ("moments", "forward") or (kernel.kind == "apply" and kernel.numbers != (0,))
+    if kernel.kind in ("moments", "forward"):
+        return True
+    return kernel.kind in ("apply", *GRADIENTS) and kernel.numbers != (0,)
 
 
-def takes_moments(kernel):
-    return kernel.kind in ("moments", "forward")
+def multiplies_transposed(kernel):
+    """x^T x, or g^T x; in the apply phase, of a pre-norm tensor's gradient."""
+    return kernel.kind in ("moments", "forward") or (kernel.kind in GRADIENTS and multiplies(kernel))
 
 
 def expected(kernel):
@@ -57,10 +62,13 @@ def expected(kernel):
         yield TENSOR_CORES.get(kernel.math, "FFMA")
         if kernel.math in TENSOR_CORES:
             yield LOAD_MATRICES
-        if takes_moments(kernel) and kernel.math in ("bfloat16", "float16"):
+        if multiplies_transposed(kernel) and kernel.math in ("bfloat16", "float16"):
             yield LOAD_MATRICES_TRANSPOSED
-    if kernel.kind in ("apply", "forward") and kernel.numbers < (2,):
-        yield LOAD_16_BYTES  # of the source that is no product
+    if kernel.kind in ("grad_reduce", "backward"):
+        yield COPY_16_BYTES
+        yield STORE_16_BYTES  # of the masked gradient
+    if (kernel.kind in ("apply", "forward") and kernel.numbers < (2,)) or kernel.kind in ("grad_apply", "backward"):
+        yield LOAD_16_BYTES  # of what is no product
         yield STORE_16_BYTES
 
 
@@ -94,6 +102,12 @@ def test_asynchronous_copies_are_of_16_bytes(kernels):
 
 def test_no_kernel_uses_local_memory(kernels):
     found = found_in(kernels, r"(LDL|STL)\b")
+    assert not found
+
+
+def test_global_memory_is_accessed_as_such(kernels):
+    """Not by instructions that have to find out which memory an address is in; the grid's barriers do."""
+    found = found_in(kernels, r"(LD|ST)\.(?!E\.STRONG\.GPU$)")
     assert not found
 
 

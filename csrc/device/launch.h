@@ -15,6 +15,18 @@
 
 namespace fused_resnet::device {
 
+// Of `blocks` a multiprocessor, those that its shared memory lets in: registers need not be left for more. (CUDA C++
+// Programming Guide, "Technical Specifications per Compute Capability"; 1 KiB a block is the system's.)
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+constexpr int multiprocessor_shared_bytes = 100 * 1024;
+#else
+constexpr int multiprocessor_shared_bytes = 164 * 1024;  // at least
+#endif
+constexpr int fitting_blocks(int blocks, int shared_bytes) {
+  const int fitting = multiprocessor_shared_bytes / (shared_bytes + 1024);
+  return fitting < blocks ? fitting : blocks;
+}
+
 using Stream = cudaStream_t;
 
 // The kernels run on a GPU's memory and streams.
