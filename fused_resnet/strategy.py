@@ -40,10 +40,15 @@ class Cost:
 
 
 def cost(strategy: Strategy, problem: Problem) -> Cost:
-    """Bytes and operations of a strategy (a multiply-add is two operations).
+    """Bytes and operations of a strategy (a multiply-add is two operations), as the kernels have them.
 
+    Both share, in backward: dy, y and x read and g written; g read and dx written; g^T x and g W, or as many
+    operations in their place.
     moments: one more read of x in each direction; x^T x and diag(W Cov W^T) in forward; x Q, W Cov and Q in backward.
-    materialise: one write and one read of p in each direction; x W^T again in backward.
+    materialise: one write and one read of p in forward; in backward the same of its gradient dp, two more reads of x,
+    and x W^T twice, once for the sums and once for dp.
+
+    The reference backend chooses by these counts, too, though its operators move and multiply more or less than that.
     """
     m, k, c, size = problem.rows, problem.in_channels, problem.out_channels, problem.element_size
     if strategy == "moments":
@@ -51,7 +56,7 @@ def cost(strategy: Strategy, problem: Problem) -> Cost:
         backward = Cost(m * k * size, 2 * (m * k * k + 2 * c * k * k))
     else:
         forward = Cost(2 * m * c * size, 0)
-        backward = Cost(2 * m * c * size, 2 * m * k * c)
+        backward = Cost(2 * m * (k + c) * size, 2 * 2 * m * k * c)
     if not problem.backward:
         return forward
     return Cost(forward.bytes + backward.bytes, forward.operations + backward.operations)
