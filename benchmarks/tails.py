@@ -98,21 +98,39 @@ def by_importance() -> list[TailShape]:
     return sorted([*RESNET50, *apart, *RESNET18], key=lambda shape: shape.stage)
 
 
-def counted_bytes(shape: TailShape, training: bool, strategies: Sequence[Strategy], element_size: int) -> int:
+def counted_bytes(
+    shape: TailShape, training: bool, strategies: Sequence[Strategy], element_size: int, backward: bool = False
+) -> int:
     """Bytes that the kernels must move, each tensor read or written whole: weights and vectors are left out.
 
-    `strategies` are those of `shape.projections`; in evaluation they make no difference.
+    `strategies` are those of `shape.projections`; in evaluation they make no difference. With `backward`, what both
+    directions move, where all gradients are asked for.
     """
-    sources = [shape.inner or shape.channels, shape.before or shape.channels]
-    counted = shape.rows * (sum(sources) + shape.channels) * element_size
+    elements = _forward_elements(shape, training) + (_backward_elements(shape, training) if backward else 0)
+    counted = shape.rows * elements * element_size
     if not training:
         return counted
-    if shape.inner is None:  # once for the statistics, once to be normalised
-        counted += shape.rows * shape.channels * element_size
     for strategy, channels in zip(strategies, shape.projections, strict=True):
-        problem = Problem(shape.rows, channels, shape.channels, element_size, backward=False)
-        counted += cost(strategy, problem).bytes
+        counted += cost(strategy, Problem(shape.rows, channels, shape.channels, element_size, backward)).bytes
     return counted
+
+
+def _forward_elements(shape: TailShape, training: bool) -> int:
+    """Of each row, without what the strategies add: both sources are read, y is written."""
+    main, shortcut = (channels or shape.channels for channels in (shape.inner, shape.before))
+    # A 3x3 convolution's output once for the statistics, once to be normalised.
+    again = shape.channels if training and shape.inner is None else 0
+    return main + shortcut + shape.channels + again
+
+
+def _backward_elements(shape: TailShape, training: bool) -> int:
+    """Of each row, without what the strategies add; an identity's gradient is g, and its x is not read."""
+    main = shape.inner or shape.channels
+    shortcut = shape.before or 0
+    summed = 3 * shape.channels + main + shortcut  # dy, y and the inputs are read, g is written
+    again = shape.channels if training and shape.inner is None else 0
+    applied = shape.channels + again + main + shortcut * shape.stride**2  # g is read, dx is written
+    return summed + applied
 
 
 class Tail(nn.Module):

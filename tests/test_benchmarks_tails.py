@@ -18,6 +18,7 @@ from benchmarks.accuracy import relative_error
 from benchmarks.gpu import measure, process, times, timing
 from benchmarks.gpu.record import Record
 from benchmarks.tails import RESNET18, RESNET50, Tail, TailShape, by_importance, counted_bytes
+from fused_resnet.strategy import Strategy
 
 MACHINE: dict[str, Any] = {"gpu": {"capability": "9.0"}, "torch": "2.11.0"}
 
@@ -47,6 +48,23 @@ def test_counted_bytes_are_each_tensor_once_and_what_the_strategy_adds() -> None
     assert counted_bytes(shape, True, ["materialise", "moments"], 2) == rows * (3 + 2 * 10 + 2 * 5 + 10) * 2
     direct = TailShape("net", "layer1.0", 1, 4, inner=None, channels=10, batch=2)
     assert counted_bytes(direct, True, [], 2) == rows * (2 * 10 + 10 + 10) * 2
+
+
+def test_counted_bytes_of_both_directions_add_those_of_backward() -> None:
+    def backward(shape: TailShape, training: bool, *strategies: Strategy) -> int:
+        forward, both = (counted_bytes(shape, training, strategies, 2, backward=b) for b in (False, True))
+        return (both - forward) // (2 * 4 * 4 * 2)
+
+    # dy, y and both x are read, g is written; g is read, both dx are written, the strided one at four times the pixels.
+    shape = TailShape("net", "layer1.0", 1, 4, inner=3, channels=10, before=5, stride=2, batch=2)
+    frozen = 3 * 10 + 3 + 5 + 10 + 3 + 4 * 5
+    assert backward(shape, False) == frozen
+    assert backward(shape, True, "moments", "moments") == frozen + 3 + 5  # x once more
+    assert backward(shape, True, "materialise", "moments") == frozen + 2 * (3 + 10) + 5  # twice, and dp
+    # The norm's input is read with g, in training once more; dz is written, and the identity's gradient is g.
+    direct = TailShape("net", "layer1.0", 1, 4, inner=None, channels=10, batch=2)
+    assert backward(direct, False) == 6 * 10
+    assert backward(direct, True) == 7 * 10
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -82,6 +100,10 @@ def test_strategies_are_those_that_the_paths_take(stride: int) -> None:
     for strategy in ("moments", "materialise"):
         with fused_resnet.strategy.use_strategy(strategy):  # type: ignore[arg-type]
             assert measure.strategies_of(tail, inputs) == [strategy] * 2
+        forward, both = (measure.bytes_of(tail, inputs, strategy, backward) for backward in (False, True))
+        assert forward is not None
+        assert both is not None
+        assert forward < both
     assert measure.bytes_of(tail, inputs, "moments") != measure.bytes_of(tail, inputs, "materialise")
     assert measure.bytes_of(tail, inputs, "eager") is None
 
@@ -140,7 +162,9 @@ def test_backward_is_timed_with_its_forward(
     # Each is compared with eager (two calls), warmed up and called twice.
     assert len(computed) == 5 * (2 + 1 + 2)
     assert all(names == {"x", "before", "conv.weight", "norm.weight", "norm.bias"} for names in computed)
-    assert timed["sides"]["fused"]["bytes"] is None  # those of forward alone say nothing of both
+    shape = backward_plan([RESNET50[3].shrunk(2, 5, 16)]).shapes[0]
+    assert timed["sides"]["materialise"]["bytes"] == counted_bytes(shape, True, ["materialise"], 2, backward=True)
+    assert timed["sides"]["eager"]["bytes"] is None
 
 
 def test_a_side_with_a_wrong_gradient_is_not_timed(
@@ -177,12 +201,9 @@ def test_table_of_times_has_ratios_of_neighbours() -> None:
         {"tail": "a", "mode": "training", "compiled": False, "sides": sides(fused=50.0, eager=100.0)},
         {"tail": "a", "mode": "training", "compiled": True, "sides": sides(fused=60.0, eager=90.0, torch_compile=80.0)},
     ]
-    table = times.times_table(items, bandwidth=True)
+    table = times.times_table(items)
     assert table.splitlines()[-1].split() == ["a", "50.0", "100.0", "80.0", "1000", "0.50", "0.75"]
     assert "GB/s" in table
-    without = times.times_table(items, bandwidth=False)
-    assert without.splitlines()[-1].split() == ["a", "50.0", "100.0", "80.0", "0.50", "0.75"]
-    assert "GB/s" not in without
     assert times.one_line(items[0]) == "a training: fused 50.0 us, eager 100.0 us"
     assert times.one_line({"left_out": []}) is None
 

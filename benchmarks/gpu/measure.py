@@ -102,7 +102,7 @@ def time_tail(
         right = {name: side for name, side in sides.items() if name not in wrong}
         times = measure(right, clock, runs=chosen.runs, warm_up=chosen.warm_up)
         peaks = {name: peak_bytes(side, chosen.device) for name, side in right.items()}
-        counted = {name: None if mode.backward else bytes_of(tail, inputs, name) for name in right}
+        counted = {name: bytes_of(tail, inputs, name, mode.backward) for name in right}
     rows = {name: _row(t, errors[name], counted[name], peaks[name]) for name, t in times.items()}
     report(**where, shape=_shape(shape), sides=rows)
 
@@ -141,14 +141,17 @@ def _error(side: Side, eager: Side) -> float:
     return max(errors, key=lambda error: (error != error, error))  # NaN before all
 
 
-def bytes_of(tail: Tail, inputs: Inputs, side: str) -> int | None:
-    """What the kernels must move forward, by the design; None of a side whose work is not all theirs."""
+def bytes_of(tail: Tail, inputs: Inputs, side: str, backward: bool = False) -> int | None:
+    """What the kernels must move, by the design, forward or in both directions.
+
+    None of a side whose work is not all theirs.
+    """
     strategies: dict[str, StrategyChoice] = {"fused": "auto", "moments": "moments", "materialise": "materialise"}
     if side not in strategies:
         return None
     with use_strategy(strategies[side]):
         chosen = strategies_of(tail, inputs)
-    return counted_bytes(tail.shape, tail.training, chosen, DTYPE.itemsize)
+    return counted_bytes(tail.shape, tail.training, chosen, DTYPE.itemsize, backward)
 
 
 def strategies_of(tail: Tail, inputs: Inputs) -> list[Strategy]:

@@ -14,6 +14,7 @@ from .record import Record
 SECONDS = 420.0
 # The process stops itself between two tails; one that hangs is stopped here.
 LIMIT_S = 450.0
+_EXPLAINED = "GB/s of the fused tail's counted bytes; ratios of fused time to others' time"
 COLUMNS = ("fused", "moments", "materialise", "conv3 apart", "eager", "torch.compile")
 
 
@@ -22,16 +23,16 @@ def time_forward(record: Record, rehearse: bool) -> None:
     _measure(record, rehearse)
     _summarise(record)
     for mode in FORWARD:
-        record.log(f"\n{mode.name}, us; GB/s of the fused tail's counted bytes; ratios of fused time to others' time")
-        record.log(times_table([item for item in _timed(record) if item["mode"] == mode.name], bandwidth=True))
+        record.log(f"\n{mode.name}, us; {_EXPLAINED}")
+        record.log(times_table([item for item in _timed(record) if item["mode"] == mode.name]))
 
 
 def time_backward(record: Record, rehearse: bool) -> None:
     """In training, forward and backward as one."""
     _measure(record, rehearse, "--backward")
     _summarise(record)
-    record.log("\nforward + backward, us; ratios of fused time to others' time")
-    record.log(times_table(_timed(record), bandwidth=False))
+    record.log(f"\nforward + backward, us; {_EXPLAINED}")
+    record.log(times_table(_timed(record)))
     record.log("\npeak memory of forward + backward, MB beyond inputs, parameters and the output's gradient")
     record.log(memory_table(_timed(record)))
 
@@ -82,15 +83,15 @@ def _summarise(record: Record) -> None:
         record.problem("nothing was timed")
 
 
-def times_table(items: Iterable[Mapping[str, Any]], bandwidth: bool) -> str:
+def times_table(items: Iterable[Mapping[str, Any]]) -> str:
     """A line a tail. Ratios are of times that were taken side by side."""
-    header = ("", *COLUMNS, *(["GB/s"] if bandwidth else []), "/eager", "/compile")
+    header = ("", *COLUMNS, "GB/s", "/eager", "/compile")
     rows = []
     for name, sides in _by_tail(items).items():
         merged, eager, compiled = _merged(sides), sides.get(False, {}), sides.get(True, {})
-        speed = [_cell(merged, "fused", "gb_s", "{:.0f}")] if bandwidth else []
         times = [_cell(merged, column, "us", "{:.1f}") for column in COLUMNS]
-        rows.append((name, *times, *speed, _ratio(eager, "eager"), _ratio(compiled, "torch.compile")))
+        speed = _cell(merged, "fused", "gb_s", "{:.0f}")
+        rows.append((name, *times, speed, _ratio(eager, "eager"), _ratio(compiled, "torch.compile")))
     return table(header, rows)
 
 
