@@ -1,36 +1,18 @@
 """What one forward of each ResNet tail moves, as the emulator counts it, against the design and the tiles' formula.
 
-Channels are the real ones; rows are few, and neither they nor the last tile of them are a multiple of the tile.
+Channels are the real ones; rows are few.
 """
 
-from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 
-import pytest
 import torch
-from emulated import Launch, needs_emulator, recorded_launches
-from tile_formula import BranchSizes, TailSizes
+from emulated import Launch, recorded_launches
+from resnet_tails import BEHIND_CONV, SHAPES, cases, each_mode, each_real_shape, is_weight, sizes_of, touched
 
-from benchmarks.tails import RESNET18, RESNET50, Tail, TailShape, counted_bytes
+from benchmarks.tails import RESNET50, Tail, counted_bytes
 from fused_resnet import use_backend
 from fused_resnet.strategy import use_strategy
-
-BEHIND_CONV = [replace(shape, inner=None) for shape in RESNET50]
-SHAPES = {shape.name: replace(shape, batch=2, size=10) for shape in (*RESNET50, *BEHIND_CONV, *RESNET18)}
-STATISTICS = {"moments": "gram", "materialise": "product", "evaluation": "running"}
-
-each_mode = pytest.mark.parametrize("mode", STATISTICS)
-
-
-def sizes_of(shape: TailShape, mode: str) -> TailSizes:
-    main = "columns" if shape.inner is None and mode != "evaluation" else STATISTICS[mode]
-    shortcut = "none" if shape.before is None else STATISTICS[mode]
-    branches = (
-        BranchSizes("main", shape.inner or shape.channels, shape.inner is not None, main),
-        BranchSizes("shortcut", shape.before or shape.channels, shape.before is not None, shortcut),
-    )
-    return TailSizes(shape.rows, shape.channels, branches, element_size=2)
 
 
 @cache
@@ -53,15 +35,6 @@ def phases_of(name: str, mode: str) -> dict:
 
 def is_activation(buffer: str) -> bool:
     return buffer == "y" or buffer.endswith((".x", ".materialised"))
-
-
-def is_weight(buffer: str) -> bool:
-    return buffer in ("main.weight", "shortcut.weight")
-
-
-def touched(buffers: dict, kind) -> dict:
-    """The buffers of a kind that have been read or written at all."""
-    return {name: traffic for name, traffic in buffers.items() if kind(name) and any(traffic)}
 
 
 def check_launch(name: str, mode: str) -> None:
@@ -99,13 +72,6 @@ def check_workspace(name: str, mode: str) -> None:
 def takes_half_a_minute(name: str, mode: str) -> bool:
     """W Cov W^T of 1024 input and 2048 output channels, in the emulator."""
     return mode == "moments" and (SHAPES[name].before or 0) > 512
-
-
-def cases(chosen):
-    named = [(name, mode) for name in SHAPES for mode in STATISTICS if chosen(name, mode)]
-    return pytest.mark.parametrize(
-        ("name", "mode"), [pytest.param(*case, marks=needs_emulator, id=" ".join(case)) for case in named]
-    )
 
 
 each_case = cases(lambda *case: not takes_half_a_minute(*case))
@@ -153,7 +119,7 @@ def test_forward_training_totals_in_units_of_the_output():
 
 
 @each_mode
-@pytest.mark.parametrize("shape", [*RESNET50, *BEHIND_CONV, *RESNET18], ids=lambda shape: shape.name)
+@each_real_shape
 def test_forward_benchmarks_count_the_same_bytes(shape, mode):
     sizes = sizes_of(shape, mode)
     strategies = [mode] * len(shape.projections)

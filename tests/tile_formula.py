@@ -28,6 +28,12 @@ def tiles(size: int, tile: int = TILE) -> int:
     return -(-size // tile)
 
 
+def ranges_of(rows: int, cut: int, of_matrices: bool) -> int:
+    """Ranges of rows for partial sums of so many tiles each (csrc/partition.h)."""
+    wanted = tiles(rows, tiles(132 if of_matrices else 264, cut))
+    return tiles(rows, tiles(min(wanted, 4096)) * TILE)
+
+
 @dataclass(frozen=True)
 class BranchSizes:
     """`statistics` as in csrc/tail.h: "none", "running", "columns", "gram" or "product"; `channels` are those of x."""
@@ -36,6 +42,7 @@ class BranchSizes:
     channels: int
     projection: bool
     statistics: str
+    stride: int = 1
 
     @property
     def multiplied_in_apply(self) -> bool:
@@ -58,12 +65,10 @@ class TailSizes:
         return ["moments", *(["combine"] if "gram" in statistics else []), "finish", "apply"]
 
     def ranges(self, branch: BranchSizes) -> int:
-        """Into how many the rows are cut for partial sums (csrc/partition.h)."""
+        """Into how many the rows are cut for the branch's partial sums."""
         gram = branch.statistics == "gram"
         t = tiles(branch.channels)
-        cut = t * (t + 1) // 2 if gram else tiles(self.channels)
-        wanted = tiles(self.rows, tiles(132 if gram else 264, cut))
-        return tiles(self.rows, tiles(min(wanted, 4096)) * TILE)
+        return ranges_of(self.rows, t * (t + 1) // 2 if gram else tiles(self.channels), of_matrices=gram)
 
     def activations(self, phase: str) -> dict[str, Traffic]:
         """Of each buffer of activations that the phase touches."""

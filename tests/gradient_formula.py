@@ -1,0 +1,284 @@
+"""What the backward kernels read and write by their tiling, in bytes: the counterpart of `tile_formula` for gradients.
+
+All gradients are asked for, there is a relu, and the layouts are dense. With T(n) = ceil(n / 128) tiles:
+
+- g = dy where y > 0 is made anew by every item that sums it: dy and y are asked for once by a direct source or a
+  recomputed projection, and once for each of the T(K) input tiles of g^T x. One branch writes g.
+- g^T x (and dp^T x) asks for x once for each of the T(C) output tiles, and samples 16 rows for a shift in every item.
+- A product that leaves p or dp asks for x T(C) times, one that leaves dx asks for g (or dp) and x T(K) times; either
+  asks for its matrix once for each of the T(M) tiles of rows.
+- dx has every pixel of the input, also those that a stride passes by.
+- Between these phases groups of 8 channels work on matrices, with a thread for each of 256 columns.
+"""
+
+from fractions import Fraction
+
+from emulated import Traffic
+from tile_formula import (
+    BLOCK_THREADS,
+    FLOAT,
+    QUADRATIC_GROUP,
+    SAMPLED_ROWS,
+    BranchSizes,
+    TailSizes,
+    ranges_of,
+    read,
+    tiles,
+    written,
+)
+
+Touched = dict[str, Traffic]
+
+
+class BranchGradient:
+    """What one branch touches in each phase; an identity, whose gradient is g, nothing."""
+
+    product_tiles = 0  # of the first reduction
+    reduction_tiles = 0
+    recomputed_tiles = 0  # of dp^T x
+
+    def __init__(self, tail: TailSizes, branch: BranchSizes) -> None:
+        self.name, self.k, self.c = branch.name, branch.channels, tail.channels
+        self.size, self.rows = tail.element_size, tail.rows
+        self.training = branch.statistics not in ("none", "running")
+        self.y, self.x = (tail.rows * channels * self.size for channels in (self.c, self.k))
+        self.dx = self.x * branch.stride**2
+        self.vector, self.inputs = FLOAT * self.c, FLOAT * self.k
+        self.ranges = self.recomputed_ranges = 0
+
+    def named(self, **buffers: Traffic) -> Touched:
+        return {f"{self.name}.{part}": traffic for part, traffic in buffers.items()}
+
+    def reduce(self) -> Touched:
+        return {}
+
+    def vectors(self) -> Touched:
+        return {}
+
+    def matrices(self) -> Touched:
+        return {}
+
+    def apply(self) -> Touched:
+        return {}
+
+    def recomputed(self) -> Touched:
+        return {}
+
+    def combine(self) -> Touched:
+        return {}
+
+    def incoming(self, times: int) -> Touched:
+        return {"dy": read(self.y, times), "y": read(self.y, times)}
+
+    def norm_vectors(self) -> Touched:
+        """The sums in the gradient of a pre-norm tensor, once for each tile of rows."""
+        if not self.training:
+            return {}
+        sums = read(self.vector, tiles(self.rows))
+        return {"sum": sums, **self.named(dot=sums)}
+
+
+class DirectGradient(BranchGradient):
+    """A direct source with a norm."""
+
+    def __init__(self, tail: TailSizes, branch: BranchSizes) -> None:
+        super().__init__(tail, branch)
+        self.reduction_tiles = tiles(self.c)
+
+    def reduce(self) -> Touched:
+        dots = written(self.ranges * self.vector)
+        return {**self.incoming(1), **self.named(x=read(self.y), partial_dot=dots)}
+
+    def vectors(self) -> Touched:
+        partial = read(self.ranges * self.vector)
+        dot = {"dot": written(self.vector)} if self.training else {}
+        return {"partial_sum": partial, **self.named(partial_dot=partial, **dot)}
+
+    def apply(self) -> Touched:
+        x = {"x": read(self.y)} if self.training else {}
+        return {"g": read(self.y), **self.norm_vectors(), **self.named(dx=written(self.dx), **x)}
+
+
+class ProjectionGradient(BranchGradient):
+    """A projection: what its products have in common."""
+
+    def __init__(self, tail: TailSizes, branch: BranchSizes) -> None:
+        super().__init__(tail, branch)
+        self.weight = self.c * self.k * self.size
+        self.matrix = FLOAT * self.c * self.k
+
+    def summed_product(self, ranges: int) -> Touched:
+        """Of x, and of what g^T x or dp^T x leaves."""
+        samples = ranges * tiles(self.c) * SAMPLED_ROWS * self.k * self.size
+        x = read(self.x, tiles(self.c), extra=samples)
+        return self.named(x=x, partial_product=written(ranges * self.matrix), shift=written(self.inputs))
+
+    def folded(self) -> Touched:
+        """A group's rows are looked at for their largest element, then scaled and stored."""
+        scale = written(self.inputs)
+        return self.named(weight=read(self.weight, 2), folded=written(self.weight), folded_scale=scale, offset=scale)
+
+    def input_product(self) -> Touched:
+        """Of the matrix and the vectors that dx is multiplied from; the scale is also the second product's unit."""
+        times = tiles(self.rows)
+        return self.named(
+            folded=read(self.weight, times),
+            folded_scale=read(self.inputs, 2 * times),
+            offset=read(self.inputs, times),
+            dx=written(self.dx),
+        )
+
+
+class ProductGradient(ProjectionGradient):
+    """From G = g^T x: a projection without a norm, with a frozen one, or with a training norm's moments."""
+
+    def __init__(self, tail: TailSizes, branch: BranchSizes) -> None:
+        super().__init__(tail, branch)
+        self.product_tiles = self.reduction_tiles = tiles(self.c) * tiles(self.k)
+        self.covariance = FLOAT * self.k**2
+
+    def reduce(self) -> Touched:
+        return {**self.incoming(tiles(self.k)), **self.summed_product(self.ranges)}
+
+    def vectors(self) -> Touched:
+        row = read(self.inputs, self.c)  # by each output channel
+        own = {"partial_product": read(self.ranges * self.matrix), "shift": row, "weight": read(self.weight)}
+        if self.training:
+            own |= {"mu": row, "product": written(self.matrix), "dot": written(self.vector)}
+        else:
+            own |= {"dweight": written(self.weight)}
+        return {"partial_sum": read(self.ranges * self.vector), **self.named(**own)}
+
+    def matrices(self) -> Touched:
+        return joined(self.folded(), *([self._corrected(), self._quadratic()] if self.training else []))
+
+    def _corrected(self) -> Touched:
+        """dW, for which each group of output channels takes W Cov, 256 columns at a time."""
+        return self.named(
+            weight=read(self.weight, tiles(self.k, BLOCK_THREADS)),
+            cov=read(self.covariance, tiles(self.c, QUADRATIC_GROUP)),
+            product=read(self.matrix),
+            dot=read(self.vector, self.k),
+            dweight=written(self.weight),
+        )
+
+    def _quadratic(self) -> Touched:
+        """Q for each group of input channels, 256 columns at a time; scaled and stored as the folded weight is."""
+        groups, blocks = tiles(self.k, QUADRATIC_GROUP), tiles(self.k, BLOCK_THREADS)
+        return {
+            "sum": read(self.vector, groups),
+            **self.named(
+                weight=read(self.weight, groups + blocks),
+                dot=read(self.vector, self.k * blocks),
+                mu=read(self.inputs, groups),
+                quadratic_exact=Traffic(self.covariance, self.covariance, 2 * self.covariance, self.covariance),
+                quadratic=written(self.k**2 * self.size),
+                quadratic_scale=written(self.inputs),
+            ),
+        }
+
+    def apply(self) -> Touched:
+        rows, inputs = tiles(self.rows), tiles(self.k)
+        quadratic = {
+            "x": read(self.x, inputs),
+            "quadratic": read(self.k**2 * self.size, rows),
+            "quadratic_scale": read(self.inputs, rows),
+        }
+        own = self.named(**quadratic) if self.training else {}
+        return {"g": read(self.y, inputs), **self.input_product(), **own}
+
+
+class RecomputedGradient(ProjectionGradient):
+    """Of a projection whose pre-norm tensor p is computed again, twice; its gradient dp is written."""
+
+    def __init__(self, tail: TailSizes, branch: BranchSizes) -> None:
+        super().__init__(tail, branch)
+        self.reduction_tiles = tiles(self.c)
+        self.recomputed_tiles = tiles(self.c) * tiles(self.k)
+
+    def _product(self) -> dict[str, Traffic]:
+        return {"x": read(self.x, tiles(self.c)), "weight": read(self.weight, tiles(self.rows))}
+
+    def reduce(self) -> Touched:
+        dots = written(self.ranges * self.vector)
+        return {**self.incoming(1), **self.named(**self._product(), partial_dot=dots)}
+
+    def vectors(self) -> Touched:
+        partial = read(self.ranges * self.vector)
+        return {"partial_sum": partial, **self.named(partial_dot=partial, dot=written(self.vector))}
+
+    def matrices(self) -> Touched:
+        return self.folded()
+
+    def apply(self) -> Touched:
+        dp = written(self.y)
+        return {"g": read(self.y), **self.norm_vectors(), **self.named(**self._product(), dp=dp)}
+
+    def recomputed(self) -> Touched:
+        products = self.summed_product(self.recomputed_ranges)
+        return {**products, **self.input_product(), **self.named(dp=read(self.y, 2 * tiles(self.k)))}
+
+    def combine(self) -> Touched:
+        products = read(self.recomputed_ranges * self.matrix)
+        return self.named(partial_product=products, dweight=written(self.weight))
+
+
+class GradientSizes:
+    """The backward of a tail with relu whose gradients are all asked for."""
+
+    def __init__(self, tail: TailSizes) -> None:
+        self.y = tail.rows * tail.channels * tail.element_size
+        self.vector = FLOAT * tail.channels
+        self.branches = [_gradient_of(tail, branch) for branch in tail.branches]
+        of_matrices = any(branch.product_tiles for branch in self.branches)
+        self.ranges = ranges_of(tail.rows, sum(branch.reduction_tiles for branch in self.branches), of_matrices)
+        self.recomputed_tiles = sum(branch.recomputed_tiles for branch in self.branches)
+        for branch in self.branches:
+            branch.ranges = self.ranges
+            if self.recomputed_tiles:
+                branch.recomputed_ranges = ranges_of(tail.rows, self.recomputed_tiles, True)
+
+    @property
+    def phases(self) -> list[str]:
+        """What lies between the grid barriers."""
+        matrices = ["matrices"] if any(isinstance(branch, ProjectionGradient) for branch in self.branches) else []
+        return ["reduce", "vectors", *matrices, "apply", *(["recomputed", "combine"] if self.recomputed_tiles else [])]
+
+    def buffers(self, phase: str) -> Touched:
+        """Of all buffers that the phase touches, but those with a norm's parameters, their gradients and statistics."""
+        shared = {
+            "reduce": {"g": written(self.y), "partial_sum": written(self.ranges * self.vector)},
+            "vectors": {"sum": written(self.vector)},
+        }
+        return joined(shared.get(phase, {}), *(getattr(branch, phase)() for branch in self.branches))
+
+    def distinct(self, phase: str) -> int:
+        """Distinct bytes of all activations in the phase."""
+        touched = [traffic for buffer, traffic in self.buffers(phase).items() if is_activation(buffer)]
+        return sum(traffic.distinct_read + traffic.distinct_written for traffic in touched)
+
+    def in_outputs(self) -> Fraction:
+        """Distinct bytes of all activations in all phases, in units of y's."""
+        return Fraction(sum(map(self.distinct, self.phases)), self.y)
+
+
+def is_activation(buffer: str) -> bool:
+    return buffer in ("dy", "y", "g") or buffer.endswith((".x", ".dx", ".dp"))
+
+
+def joined(*parts: Touched) -> Touched:
+    """What several touch of the same buffers: whole ones, so that different bytes are no more for it."""
+    union: Touched = {}
+    for part in parts:
+        for name, traffic in part.items():
+            other = union.get(name, Traffic(0, 0, 0, 0))
+            distinct = map(max, other[:2], traffic[:2])
+            requested = (a + b for a, b in zip(other[2:], traffic[2:], strict=True))
+            union[name] = Traffic(*distinct, *requested)
+    return union
+
+
+def _gradient_of(tail: TailSizes, branch: BranchSizes) -> BranchGradient:
+    if not branch.projection:
+        return (BranchGradient if branch.statistics == "none" else DirectGradient)(tail, branch)
+    return (RecomputedGradient if branch.statistics == "product" else ProductGradient)(tail, branch)

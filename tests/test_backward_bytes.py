@@ -1,0 +1,159 @@
+"""What one backward of each ResNet tail moves, as the emulator counts it, against the design and the tiles' formula.
+
+Channels are the real ones; rows are few. All gradients are asked for, those of frozen norms ("evaluation") too.
+In ResNet-50's last stage W Cov and Q would take the emulator minutes: there moments have an eighth of the output
+channels, and all input channels.
+"""
+
+from dataclasses import replace
+from fractions import Fraction
+from functools import cache
+
+import torch
+from emulated import Launch, recorded_launches
+from gradient_formula import GradientSizes, is_activation
+from resnet_tails import BEHIND_CONV, SHAPES, cases, each_mode, each_real_shape, is_weight, sizes_of, touched
+
+from benchmarks.tails import RESNET50, Tail, TailShape, counted_bytes
+from fused_resnet import use_backend
+from fused_resnet.strategy import use_strategy
+
+
+def correction_products(shape: TailShape) -> int:
+    """Multiply-adds of W Cov, and as many of Q, with moments."""
+    return shape.channels * sum(k**2 for k in shape.projections)
+
+
+def shape_of(name: str, mode: str) -> TailShape:
+    shape = SHAPES[name]
+    reduced = mode == "moments" and correction_products(shape) > 5e8
+    return replace(shape, channels=shape.channels // 8) if reduced else shape
+
+
+@cache
+def counted(name: str, mode: str) -> tuple[Launch, ...]:
+    """The launches of one backward."""
+    tail = Tail(shape_of(name, mode), torch.bfloat16).train(mode != "evaluation")
+    inputs = tail.inputs("cpu", torch.bfloat16)
+    for x in inputs:
+        x.requires_grad_(True)
+    with use_backend("emulated"), use_strategy("moments" if mode == "evaluation" else mode):
+        y = tail.fused(*inputs)
+        with recorded_launches() as launches:
+            tail.gradients(y, inputs, torch.randn_like(y))
+    return tuple(launches)
+
+
+def phases_of(name: str, mode: str):
+    """Of each phase: its name, the buffers that were counted, and what the formula says of the tail."""
+    (launch,) = counted(name, mode)
+    sizes = GradientSizes(sizes_of(shape_of(name, mode), mode))
+    for phase, found in zip(sizes.phases, launch.phases, strict=True):
+        yield phase, found.buffers, sizes
+
+
+def check_launch(name: str, mode: str) -> None:
+    assert [(launch.kernel, launch.cooperative) for launch in counted(name, mode)] == [("backward", True)]
+
+
+def check_design(name: str, mode: str) -> None:
+    for phase, buffers, sizes in phases_of(name, mode):
+        found = touched(buffers, is_activation).values()
+        distinct = sum(traffic.distinct_read + traffic.distinct_written for traffic in found)
+        assert distinct <= 1.15 * sizes.distinct(phase), phase
+
+
+def check_activations(name: str, mode: str) -> None:
+    for phase, buffers, sizes in phases_of(name, mode):
+        assert touched(buffers, is_activation) == touched(sizes.buffers(phase), is_activation), phase
+
+
+def check_weights(name: str, mode: str) -> None:
+    for phase, buffers, sizes in phases_of(name, mode):
+        assert touched(buffers, is_weight) == touched(sizes.buffers(phase), is_weight), phase
+
+
+def check_workspace(name: str, mode: str) -> None:
+    for phase, buffers, sizes in phases_of(name, mode):
+        expected = {name: traffic for name, traffic in sizes.buffers(phase).items() if not is_activation(name)}
+        assert {name: buffers[name] for name in expected} == expected, phase
+
+
+def takes_long(name: str, mode: str) -> bool:
+    return mode == "moments" and correction_products(SHAPES[name]) > 5e7
+
+
+each_case = cases(lambda *case: not takes_long(*case))
+each_long_case = cases(takes_long)
+
+
+@each_case
+def test_backward_is_one_launch(name, mode):
+    check_launch(name, mode)
+
+
+@each_case
+def test_backward_moves_no_more_of_the_activations_than_designed(name, mode):
+    check_design(name, mode)
+
+
+@each_case
+def test_backward_asks_for_activations_as_the_tiles_do(name, mode):
+    check_activations(name, mode)
+
+
+@each_case
+def test_backward_asks_for_weights_as_the_tiles_do(name, mode):
+    check_weights(name, mode)
+
+
+@each_case
+def test_backward_workspace_is_asked_for_as_the_tiles_do(name, mode):
+    check_workspace(name, mode)
+
+
+@each_long_case
+def test_backward_of_the_most_channels_is_one_launch_and_moves_what_it_should(name, mode):
+    """All of the above in one test: launched once for all, wherever the tests run."""
+    for check in (check_launch, check_design, check_activations, check_weights, check_workspace):
+        check(name, mode)
+
+
+def totals(shapes, mode: str) -> dict[str, Fraction]:
+    return {shape.block: GradientSizes(sizes_of(shape, mode)).in_outputs() for shape in shapes}
+
+
+def test_backward_training_totals_in_units_of_the_output():
+    """With moments. Identity: dy, y and x (a quarter) read, g written; g and x read, dx written."""
+    # The inputs of both projections are a quarter in layer1.0. Behind it the shortcut's is a half where it is read, and
+    # its gradient, which has four pixels for each of these, two.
+    projection, behind_conv = Fraction(31, 4), Fraction(10)
+    expected = {shape.block: Fraction(19, 4) if shape.before is None else projection for shape in RESNET50}
+    assert totals(RESNET50, "moments") == expected | {"layer1.0": Fraction(11, 2)}
+    expected = {shape.block: Fraction(7) if shape.before is None else behind_conv for shape in RESNET50}
+    assert totals(BEHIND_CONV, "moments") == expected | {"layer1.0": Fraction(31, 4)}
+
+
+def test_backward_materialised_totals_in_units_of_the_output():
+    """Each projection's p is computed again twice; its gradient is written and read, with x once more for dW."""
+    expected = {shape.block: Fraction(7) if shape.before is None else Fraction(25, 2) for shape in RESNET50}
+    assert totals(RESNET50, "materialise") == expected | {"layer1.0": Fraction(10)}
+    assert totals(BEHIND_CONV, "materialise") == expected | {"layer1.0": Fraction(10)}
+
+
+def test_backward_totals_of_frozen_norms_in_units_of_the_output():
+    """No product with x, and no z, where dx is written."""
+    expected = {shape.block: Fraction(9, 2) if shape.before is None else Fraction(7) for shape in RESNET50}
+    assert totals(RESNET50, "evaluation") == expected | {"layer1.0": Fraction(5)}
+    expected = {shape.block: Fraction(6) if shape.before is None else Fraction(17, 2) for shape in RESNET50}
+    assert totals(BEHIND_CONV, "evaluation") == expected | {"layer1.0": Fraction(13, 2)}
+
+
+@each_mode
+@each_real_shape
+def test_backward_benchmarks_count_the_same_bytes(shape, mode):
+    forward = sizes_of(shape, mode)
+    backward = GradientSizes(forward)
+    strategies = [mode] * len(shape.projections)
+    both = sum(map(forward.distinct, forward.phases)) + sum(map(backward.distinct, backward.phases))
+    assert counted_bytes(shape, mode != "evaluation", strategies, 2, backward=True) == both
