@@ -48,7 +48,7 @@ def cost(strategy: Strategy, problem: Problem) -> Cost:
     materialise: one write and one read of p in forward; in backward the same of its gradient dp, two more reads of x,
     and x W^T twice, once for the sums and once for dp.
 
-    The reference backend chooses by these counts, too, though its operators move and multiply more or less than that.
+    The reference backend chooses by these counts, too, although its own differ.
     """
     m, k, c, size = problem.rows, problem.in_channels, problem.out_channels, problem.element_size
     if strategy == "moments":
