@@ -101,7 +101,9 @@ def by_importance() -> list[TailShape]:
 def counted_bytes(
     shape: TailShape, training: bool, strategies: Sequence[Strategy], element_size: int, backward: bool = False
 ) -> int:
-    """Bytes that the kernels must move, each tensor read or written whole: weights and vectors are left out.
+    """Bytes that the kernels must move, each tensor read or written whole.
+
+    Weights, vectors and partial sums are left out.
 
     `strategies` are those of `shape.projections`; in evaluation they make no difference. With `backward`, what both
     directions move, where all gradients are asked for.
