@@ -41,7 +41,7 @@ class KernelTail:
 
     def forward(self, operands: Sequence[Operands]) -> tuple[Tensor, list[Saved]]:
         # The kernels read memory: a view that negates it (the imaginary part of a conjugate) would be lost on them.
-        plain = [Operands(*(None if t is None else t.resolve_neg() for t in own)) for own in operands]
+        plain = [_plain(own) for own in operands]
         each = list(zip(self._branches, plain, strict=True))
         y = _empty_output([branch.addend_layout(own) for branch, own in each], plain[0].x)
         call = self.forward_call(plain, y)
@@ -66,7 +66,9 @@ class KernelTail:
             for branch, kept, asked in zip(self._branches, saved, needs, strict=True)
         ]
         self.backward_call(dy.resolve_neg(), y, saved, empty).run()
-        passed = [y is None and asked.x and branch.is_identity for branch, asked in zip(self._branches, needs, strict=True)]
+        passed = [
+            y is None and asked.x and branch.is_identity for branch, asked in zip(self._branches, needs, strict=True)
+        ]
         return [own._replace(x=dy) if passes else own for own, passes in zip(empty, passed, strict=True)]
 
     def backward_call(self, dy: Tensor, y: Tensor | None, saved: Sequence[Saved], into: Sequence[Gradients]) -> Any:
@@ -80,6 +82,11 @@ class KernelTail:
             y=y,
             tf32=torch.backends.cudnn.allow_tf32,
         )
+
+
+def _plain(operands: Operands) -> Operands:
+    x, *parameters = operands
+    return Operands(x.resolve_neg(), *(None if t is None else t.resolve_neg() for t in parameters))
 
 
 def _has_kernel(branches: Sequence[Branch], backward: bool) -> bool:

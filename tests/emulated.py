@@ -148,9 +148,7 @@ def backward_call(
     return call, {name: t for name, t in zip(names, flat, strict=False) if t is not None}
 
 
-def compiled_backward(
-    backend: str, tail: Tail, inputs: dict[str, Tensor], dy: Tensor
-) -> tuple[Any, dict[str, Tensor]]:
+def compiled_backward(backend: str, tail: Tail, inputs: dict[str, Tensor], dy: Tensor) -> tuple[Any, dict[str, Tensor]]:
     """`backward_call` of a sample."""
     shortcut = None if tail.shortcut is None else tail.shortcut.described(inputs["shortcut.x"])
     return backward_call(backend, tail.main.described(inputs["main.x"]), shortcut, tail.activation, dy)
