@@ -10,13 +10,23 @@ from fractions import Fraction
 from functools import cache
 
 import torch
-from emulated import Launch, recorded_launches
+from emulated import Launch, only_emulated, recorded_launches
 from gradient_formula import GradientSizes, is_activation
-from resnet_tails import BEHIND_CONV, SHAPES, cases, each_mode, each_real_shape, is_weight, sizes_of, touched
+from resnet_tails import (
+    BEHIND_CONV,
+    SHAPES,
+    STATISTICS,
+    cases,
+    each_mode,
+    each_real_shape,
+    is_weight,
+    sizes_of,
+    touched,
+)
 
 from benchmarks.tails import RESNET50, Tail, TailShape, counted_bytes
 from fused_resnet import use_backend
-from fused_resnet.strategy import use_strategy
+from fused_resnet.strategy import Problem, cost, use_strategy
 
 
 def correction_products(shape: TailShape) -> int:
@@ -30,10 +40,9 @@ def shape_of(name: str, mode: str) -> TailShape:
     return replace(shape, channels=shape.channels // 8) if reduced else shape
 
 
-@cache
-def counted(name: str, mode: str) -> tuple[Launch, ...]:
+def launched(shape: TailShape, mode: str) -> tuple[Launch, ...]:
     """The launches of one backward."""
-    tail = Tail(shape_of(name, mode), torch.bfloat16).train(mode != "evaluation")
+    tail = Tail(shape, torch.bfloat16).train(mode != "evaluation")
     inputs = tail.inputs("cpu", torch.bfloat16)
     for x in inputs:
         x.requires_grad_(True)
@@ -42,6 +51,11 @@ def counted(name: str, mode: str) -> tuple[Launch, ...]:
         with recorded_launches() as launches:
             tail.gradients(y, inputs, torch.randn_like(y))
     return tuple(launches)
+
+
+@cache
+def counted(name: str, mode: str) -> tuple[Launch, ...]:
+    return launched(shape_of(name, mode), mode)
 
 
 def phases_of(name: str, mode: str):
@@ -80,7 +94,9 @@ def check_workspace(name: str, mode: str) -> None:
 
 
 def takes_long(name: str, mode: str) -> bool:
-    return mode == "moments" and correction_products(SHAPES[name]) > 5e7
+    """Several seconds in the emulator."""
+    shape = SHAPES[name]
+    return shape.channels * sum(shape.projections) > 2e6 or (mode == "moments" and correction_products(shape) > 5e7)
 
 
 each_case = cases(lambda *case: not takes_long(*case))
@@ -117,6 +133,17 @@ def test_backward_of_the_most_channels_is_one_launch_and_moves_what_it_should(na
     """All of the above in one test: launched once for all, wherever the tests run."""
     for check in (check_launch, check_design, check_activations, check_weights, check_workspace):
         check(name, mode)
+
+
+@only_emulated
+def test_strategies_add_the_products_of_tensor_cores_that_they_cost(backend):
+    """A frozen norm has those that both share. W Cov and Q, C K^2 each, are the CUDA cores'."""
+    shape = TailShape("net", "whole tiles", 1, 8, inner=128, channels=256, batch=2)
+    products = {mode: sum(p.multiply_adds for p in launched(shape, mode)[0].phases) for mode in STATISTICS}
+    both, forward = (Problem(shape.rows, 128, 256, 2, backward) for backward in (True, False))
+    added = {s: (cost(s, both).operations - cost(s, forward).operations) // 2 for s in ("moments", "materialise")}
+    assert products["moments"] - products["evaluation"] == added["moments"] - 2 * 256 * 128**2
+    assert products["materialise"] - products["evaluation"] == added["materialise"]
 
 
 def totals(shapes, mode: str) -> dict[str, Fraction]:
