@@ -11,7 +11,7 @@ from torch import Tensor
 from .branches import Branch, Direct, Norm, Projection, ZeroPad, output_shape
 from .checks import HALF_DTYPES
 from .paths import Gradients, Needs, Operands, Saved, memory_format
-from .strategy import Problem, decide
+from .strategy import FLOAT32_OPERATIONS_PER_BYTE, Problem, decide
 
 
 class _Saved(NamedTuple):
@@ -150,7 +150,7 @@ def _operations_per_byte(dtype: torch.dtype) -> float:
     """
     if dtype in HALF_DTYPES:
         return 180.0
-    return 30.0 if torch.backends.cudnn.allow_tf32 else 14.0
+    return 30.0 if torch.backends.cudnn.allow_tf32 else FLOAT32_OPERATIONS_PER_BYTE
 
 
 def _contiguous(vector: Tensor | None) -> Tensor | None:

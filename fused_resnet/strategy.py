@@ -15,6 +15,9 @@ from ._setting import RestoredOnExit, Setting
 Strategy: TypeAlias = Literal["moments", "materialise"]
 StrategyChoice: TypeAlias = Literal["moments", "materialise", "auto"]
 
+# What the CUDA cores of a large GPU do in the time of moving one byte.
+FLOAT32_OPERATIONS_PER_BYTE = 14.0
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -32,11 +35,13 @@ class Cost:
     """What a strategy adds to the products and tensors that both share."""
 
     bytes: int
-    operations: int
+    operations: int  # on activations: on tensor cores where there are any
+    matrix_operations: int  # on matrices of channels, in float32
 
     def seconds(self, operations_per_byte: float) -> float:
-        """Time in units of moving one byte, for a machine of that balance; neither overlaps the other."""
-        return self.bytes + self.operations / operations_per_byte
+        """Time in units of moving one byte, for a machine of that balance; nothing overlaps."""
+        slower = min(operations_per_byte, FLOAT32_OPERATIONS_PER_BYTE)
+        return self.bytes + self.operations / operations_per_byte + self.matrix_operations / slower
 
 
 def cost(strategy: Strategy, problem: Problem) -> Cost:
@@ -52,18 +57,22 @@ def cost(strategy: Strategy, problem: Problem) -> Cost:
     """
     m, k, c, size = problem.rows, problem.in_channels, problem.out_channels, problem.element_size
     if strategy == "moments":
-        forward = Cost(m * k * size, 2 * (m * k * k + c * k * k))
-        backward = Cost(m * k * size, 2 * (m * k * k + 2 * c * k * k))
+        forward = Cost(m * k * size, 2 * m * k * k, 2 * c * k * k)
+        backward = Cost(m * k * size, 2 * m * k * k, 2 * 2 * c * k * k)
     else:
-        forward = Cost(2 * m * c * size, 0)
-        backward = Cost(2 * m * (k + c) * size, 2 * 2 * m * k * c)
+        forward = Cost(2 * m * c * size, 0, 0)
+        backward = Cost(2 * m * (k + c) * size, 2 * 2 * m * k * c, 0)
     if not problem.backward:
         return forward
-    return Cost(forward.bytes + backward.bytes, forward.operations + backward.operations)
+    return Cost(
+        forward.bytes + backward.bytes,
+        forward.operations + backward.operations,
+        forward.matrix_operations + backward.matrix_operations,
+    )
 
 
 def choose(problem: Problem, operations_per_byte: float) -> Strategy:
-    """The cheaper strategy on a machine that does so many operations in the time of moving one byte."""
+    """The cheaper strategy on a machine that does so many operations on activations in the time of moving one byte."""
     moments, materialise = (cost(s, problem).seconds(operations_per_byte) for s in get_args(Strategy))
     return "moments" if moments <= materialise else "materialise"
 

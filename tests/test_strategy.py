@@ -1,5 +1,7 @@
 """Which strategy a projection with a norm takes, and why."""
 
+from dataclasses import replace
+
 import pytest
 
 from fused_resnet.strategy import Cost, Problem, choose, cost, current_strategy, use_strategy
@@ -11,33 +13,44 @@ def problem(rows=1000, in_channels=10, out_channels=40, element_size=4, backward
 
 def test_moments_read_the_input_once_more_and_multiply_it_with_itself():
     # 1000 x 10 values of 4 bytes; x^T x is 1000 * 10 * 10 multiply-adds, diag(W Cov W^T) 40 * 10 * 10.
-    assert cost("moments", problem()) == Cost(40_000, 2 * (100_000 + 4_000))
+    assert cost("moments", problem()) == Cost(40_000, 2 * 100_000, 2 * 4_000)
 
 
 def test_moments_in_both_directions():
     # Backward reads x again; x Q is 1000 * 10 * 10 multiply-adds, W Cov and Q are 40 * 10 * 10 each.
-    assert cost("moments", problem(backward=True)) == Cost(80_000, 2 * (200_000 + 12_000))
+    assert cost("moments", problem(backward=True)) == Cost(80_000, 2 * 200_000, 2 * 12_000)
 
 
 def test_materialising_writes_and_reads_the_pre_norm_tensor():
     # 1000 x 40 values of 4 bytes, written and read; its product is needed anyway.
-    assert cost("materialise", problem()) == Cost(320_000, 0)
+    assert cost("materialise", problem()) == Cost(320_000, 0, 0)
 
 
 def test_materialising_in_both_directions():
     # The same again of its gradient in backward, which also reads x twice more, 40,000 bytes each, and repeats the
     # product twice: 1000 * 10 * 40 multiply-adds each.
-    assert cost("materialise", problem(backward=True)) == Cost(640_000 + 80_000, 2 * 2 * 400_000)
+    assert cost("materialise", problem(backward=True)) == Cost(640_000 + 80_000, 2 * 2 * 400_000, 0)
 
 
 def test_half_precision_halves_the_bytes_alone():
     for strategy in ("moments", "materialise"):
         wide, narrow = (cost(strategy, problem(element_size=size, backward=True)) for size in (4, 2))
-        assert (narrow.bytes * 2, narrow.operations) == (wide.bytes, wide.operations)
+        assert replace(narrow, bytes=2 * narrow.bytes) == wide
 
 
 def test_time_counts_bytes_and_operations():
-    assert Cost(100, 80).seconds(operations_per_byte=8.0) == 110.0
+    assert Cost(100, 80, 16).seconds(operations_per_byte=8.0) == 112.0
+
+
+def test_tensor_cores_do_not_make_products_of_matrices_faster():
+    assert Cost(0, 0, 28).seconds(operations_per_byte=180.0) == Cost(0, 0, 28).seconds(operations_per_byte=14.0) == 2.0
+
+
+def test_matrices_of_many_channels_turn_the_choice_to_materialising():
+    """The shortcut of ResNet-50's last stage, 256 images: x^T x on tensor cores would be cheap, W Cov W^T is not."""
+    shortcut = Problem(256 * 7 * 7, 1024, 2048, 2, backward=True)
+    assert choose(shortcut, 180.0) == "materialise"
+    assert choose(replace(shortcut, in_channels=512), 180.0) == "moments"
 
 
 @pytest.mark.parametrize("backward", [False, True])
