@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import reference
 from .branches import Branch, Direct, Norm, Projection, ZeroPad, output_shape
 from .checks import HALF_DTYPES
 from .paths import Gradients, Needs, Operands, Saved, memory_format
@@ -50,6 +51,10 @@ class KernelBranch:
         x, weight = operands.x, operands.weight
         if self.is_identity:
             return torch.empty_strided(x.shape, x.stride(), device="meta")
+        if self._source == "zero_pad":
+            x = reference.subsample(torch.empty_strided(x.shape, x.stride(), device="meta"), self._stride)
+            if x.shape[1] == self._shape[1]:  # padding by nothing copies
+                return torch.empty_like(x)
         formats = [memory_format(t) for t in (x, weight) if t is not None]
         chosen = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
         return torch.empty(self._shape, device="meta", memory_format=chosen)
