@@ -65,26 +65,35 @@ DEVICE void zero_pad_tile(const TailGradient& gradient, int index, TilePlace pla
   store_tile<Element>(gradient.tail, input_gradient(gradient.branches[index]), Accumulators{}, place, ending);
 }
 
+// Adds x factor^T, not scaled.
+template <class Products>
+DEVICE void multiply_factor(const Tail& tail, const Activations& x, const Factor& factor, int columns, TilePlace place,
+                            Accumulators& sum) {
+  Mainloop<Products>::multiply(tail, x, factor.matrix, columns, place, sum);
+  if constexpr (!Products::exact_operands)
+    if (factor.remainder.data != nullptr) Mainloop<Products>::multiply(tail, x, factor.remainder, columns, place, sum);
+}
+
 // dx of a projection from `from`, which is g or dp.
 template <class Products>
 DEVICE void projection_tile(const TailGradient& gradient, int index, const Activations& from, TilePlace place) {
   const Tail& tail = gradient.tail;
   const BranchGradient& own = gradient.branches[index];
   const int inputs = own.dx.channels;
-  const bool quadratic = own.quadratic.data != nullptr;
+  const bool quadratic = own.quadratic.matrix.data != nullptr;
   Affines::prepare(place.channel, inputs, [&](int of, int channel) -> Affine {
-    const float scale = device::global_load(own.folded_scale + channel);
+    const float scale = device::global_load(own.folded.scale + channel);
     if (of == 1) return {0.0f, scale, device::global_load(own.offset + channel)};
     // In units of the second product, which is added to the first.
-    return {0.0f, quadratic ? device::global_load(own.quadratic_scale + channel) / scale : 0.0f, 0.0f};
+    return {0.0f, quadratic ? device::global_load(own.quadratic.scale + channel) / scale : 0.0f, 0.0f};
   });
   Accumulators sum;
   sum.clear();
   if (quadratic) {
-    Mainloop<Products>::multiply(tail, tail.branches[index].x, own.quadratic, inputs, place, sum);
+    multiply_factor<Products>(tail, tail.branches[index].x, own.quadratic, inputs, place, sum);
     apply_affine<false>(sum, 0, sum);
   }
-  Mainloop<Products>::multiply(tail, from, own.folded, inputs, place, sum);
+  multiply_factor<Products>(tail, from, own.folded, inputs, place, sum);
   apply_affine<false>(sum, 1, sum);
   store_tile<typename Products::Element>(tail, input_gradient(own), sum, place,
                                          Ending<2>{{nothing(own.dx), nothing(own.dx)}, false});

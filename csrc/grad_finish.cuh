@@ -156,38 +156,43 @@ DEVICE float scale_of(float largest) {
 
 DEVICE float magnitude(float x) { return x < 0.0f ? -x : x; }
 
-// The group's rows of a matrix: `value(k, i)` of row i at the summed position k. Leaves scales and scaled, rounded
+// The group's rows of a factor: `value(k, i)` of row i at the summed position k. Leaves scales and scaled, rounded
 // elements; adds what `term(k)` times these make to `offsets`.
 template <class Products, class Value, class Term>
-DEVICE void store_scaled_rows(const Matrix& to, float* scales, int first, int rows, int depth, Value value, Term term,
-                              float (&offsets)[channel_group]) {
+DEVICE void store_factor(const Factor& to, int first, int rows, int depth, Value value, Term term,
+                         float (&offsets)[channel_group]) {
   using Element = typename Products::Element;
-  float largest[channel_group] = {};
+  float scale[channel_group] = {};
 #pragma unroll 1
   for (int k = device::thread_index(); k < depth; k += block_threads)
 #pragma unroll
     for (int i = 0; i < channel_group; ++i)
       if (first + i < rows) {
         const float size = magnitude(value(k, i));
-        largest[i] = size > largest[i] ? size : largest[i];
+        scale[i] = size > scale[i] ? size : scale[i];
       }
-  max_over_block(largest, group_scratch);
+  max_over_block(scale, group_scratch);
 #pragma unroll
   for (int i = 0; i < channel_group; ++i) {
-    largest[i] = scale_of(largest[i]);
-    if (device::thread_index() == i && first + i < rows) device::global_store(scales + first + i, largest[i]);
+    scale[i] = scale_of(scale[i]);
+    if (device::thread_index() == i && first + i < rows) device::global_store(to.scale + first + i, scale[i]);
   }
-  const int pitch = static_cast<int>(to.stride_c);
+  const int pitch = static_cast<int>(to.matrix.stride_c);
 #pragma unroll 1
   for (int k = device::thread_index(); k < pitch; k += block_threads) {
     const float factor = k < depth ? term(k) : 0.0f;
 #pragma unroll
     for (int i = 0; i < channel_group; ++i) {
       if (first + i >= rows) continue;
-      const float scaled = k < depth ? Products::operand(value(k, i) * (1.0f / largest[i])) : 0.0f;
-      store_element<Element>(to, first + i, k, scaled);
-      const float stored = device::to_float(device::from_float<Element>(scaled)) * largest[i];
-      offsets[i] = device::fma(factor, stored, offsets[i]);
+      const float scaled = k < depth ? value(k, i) * (1.0f / scale[i]) : 0.0f;
+      float stored = device::to_float(device::from_float<Element>(Products::operand(scaled)));
+      store_element<Element>(to.matrix, first + i, k, stored);
+      if (to.remainder.data != nullptr) {
+        const float rest = Products::operand(scaled - stored);
+        store_element<Element>(to.remainder, first + i, k, rest);
+        stored += device::to_float(device::from_float<Element>(rest));
+      }
+      offsets[i] = device::fma(factor, stored * scale[i], offsets[i]);
     }
   }
 }
@@ -231,16 +236,16 @@ DEVICE void fold_weight(const TailGradient& gradient, int index, int group) {
   const bool gram = branch.statistics == Statistics::gram, scaled = !is_recomputed(own);
   const float per_row = -1.0f / static_cast<float>(tail.rows);
   float offsets[channel_group] = {};
-  store_scaled_rows<Products>(
-      own.folded, own.folded_scale, first, inputs, tail.channels,
+  store_factor<Products>(
+      own.folded, first, inputs, tail.channels,
       [&](int c, int i) {
         return (scaled ? norm_scale(branch, c) : 1.0f) * weight_element<Products>(branch, c, first + i);
       },
       [&](int c) { return gram ? per_row * device::global_load(gradient.sum + c) : 0.0f; }, offsets);
   if (gram) {
     multiply_quadratic<Products>(gradient, index, first);
-    store_scaled_rows<Products>(
-        own.quadratic, own.quadratic_scale, first, inputs, inputs,
+    store_factor<Products>(
+        own.quadratic, first, inputs, inputs,
         [&](int k, int i) {
           return device::global_load(own.quadratic_exact + static_cast<std::int64_t>(first + i) * inputs + k);
         },

@@ -29,6 +29,13 @@ struct Work {
   int tiles_before, tiles, items;
 };
 
+// A matrix (K, .) that dx is multiplied from, with the summed dimension side by side. Its rows are divided by `scale`,
+// powers of two, so that they fit half precision; `remainder`, where there is one, is what rounding took from `matrix`.
+struct Factor {
+  Matrix matrix, remainder;
+  float* scale;  // (K)
+};
+
 struct BranchGradient {
   Reduction reduction;
   bool has_vectors;  // gradients of vectors are asked for, or needed for others
@@ -52,13 +59,11 @@ struct BranchGradient {
   float* dot;              // (C): sum of g (p - mean) / std, which is dgamma
   Activations dp;          // recomputed: (rows, C), gradient of the pre-norm tensor
 
-  // dx = folded_scale (g folded^T) + quadratic_scale (x quadratic^T) + offset. The scales, one a channel of dx, make
-  // the rows of both matrices fit half precision.
-  Matrix folded;           // (K, C): diag(a) W, or W, transposed
-  Matrix quadratic;        // training: (K, K): -W^T diag(a dgamma / (M std)) W
+  // dx = g folded^T + x quadratic^T + offset. Where gradients follow the normed tensor, both products are large against
+  // dx, and the second, which sums them up, must not be rounded as coarsely as dx.
+  Factor folded;           // (K, C): diag(a) W, or W, transposed
+  Factor quadratic;        // training: (K, K): -W^T diag(a dgamma / (M std)) W
   float* quadratic_exact;  // (K, K), before it is scaled and rounded
-  float* folded_scale;     // (K)
-  float* quadratic_scale;  // (K)
   float* offset;           // (K)
 };
 

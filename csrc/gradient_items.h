@@ -14,7 +14,7 @@ HOST_DEVICE bool is_corrected(const Branch& branch, const BranchGradient& own) {
   return branch.statistics == Statistics::gram && own.dweight.data != nullptr;
 }
 
-HOST_DEVICE bool is_folded(const BranchGradient& own) { return own.folded.data != nullptr; }
+HOST_DEVICE bool is_folded(const BranchGradient& own) { return own.folded.matrix.data != nullptr; }
 
 inline bool any_recomputed(const TailGradient& gradient) {
   return is_recomputed(gradient.branches[0]) || is_recomputed(gradient.branches[1]);

@@ -4,8 +4,9 @@
 //   multiply   d += a b^T of two operands whose rows run along the summed dimension  (x W^T)
 //   transposed d += (a - shift_a)^T (b - shift_b) of two stages of pixels            (x^T x; g^T x, without shift_a)
 //
-// `operand` rounds to what the tensor cores read. A shift is a value near a channel's mean (moments.cuh). Floats are
-// shifted where they lie, before `transposed`; halves on their way to the tensor cores, which is cheaper and as exact.
+// `operand` rounds to what the tensor cores read (`exact_operands`: any float). A shift is a value near a channel's
+// mean (moments.cuh). Floats are shifted where they lie, before `transposed`; halves on their way to the tensor cores,
+// which is cheaper and as exact.
 #pragma once
 
 #include <device/matrix.cuh>
@@ -68,6 +69,7 @@ struct HalfProducts {
   using Element = HalfElement;
   using Instruction = HalfElement;
   // x - shift is rounded to the element type again: it must be exact (moments.cuh, channel_shift).
+  static constexpr bool exact_operands = false;
   static constexpr bool exact_shift_needed = true;
   static constexpr bool shifted_in_place = false;
 
@@ -136,6 +138,7 @@ struct HalfProducts {
 struct Tf32Products {
   using Element = float;
   using Instruction = device::Tf32;
+  static constexpr bool exact_operands = false;
   static constexpr bool exact_shift_needed = false;
   static constexpr bool shifted_in_place = true;
 
@@ -199,6 +202,7 @@ struct Tf32Products {
 // Full float32 on the CUDA cores: a lane computes the elements that the tensor cores would leave with it.
 struct Float32Products {
   using Element = float;
+  static constexpr bool exact_operands = true;
   static constexpr bool exact_shift_needed = false;
   static constexpr bool shifted_in_place = true;
 

@@ -126,21 +126,29 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
   // What dx of a projection is multiplied from.
   void fill_factors(const std::string& name, const Arguments& from, Branch& to, BranchGradient& own) {
     const int inputs = to.x.channels;
-    use_factor(name + ".folded", own.folded, own.folded_scale, inputs, gradient_.tail.channels);
+    const bool rounds = math(arguments_.tf32) != Math::float32;
+    // Of many sums of few inputs, all that follows the norm's input is small in dx: rounding would show.
+    const bool many = gradient_.tail.channels >= 8 * inputs;
+    use_factor(name + ".folded", own.folded, inputs, gradient_.tail.channels, rounds && many && from.gram());
     use(name + ".offset", own.offset, allocate({inputs}), GradientPhase::finish);
     if (!from.gram()) return;
-    use_factor(name + ".quadratic", own.quadratic, own.quadratic_scale, inputs, inputs);
+    use_factor(name + ".quadratic", own.quadratic, inputs, inputs, rounds);
     use(name + ".quadratic_exact", own.quadratic_exact, allocate({inputs, inputs}), GradientPhase::finish);
   }
 
+  void use_factor(const std::string& name, Factor& to, int rows, int depth, bool remainder) {
+    use_rows_of_vectors(name, to.matrix, rows, depth);
+    if (remainder) use_rows_of_vectors(name + "_remainder", to.remainder, rows, depth);
+    use(name + "_scale", to.scale, allocate({rows}), GradientPhase::finish);
+  }
+
   // (rows, depth), rows a whole number of vectors apart.
-  void use_factor(const std::string& name, Matrix& to, float*& scale, int rows, int depth) {
+  void use_rows_of_vectors(const std::string& name, Matrix& to, int rows, int depth) {
     const int pitch = tiles_of(depth, vector()) * vector();
     use(name, to.data, allocate({rows, pitch}, arguments_.dy.scalar_type()), GradientPhase::finish);
     to.stride_c = pitch;
     to.stride_k = 1;
     to.vectorised = true;
-    use(name + "_scale", scale, allocate({rows}), GradientPhase::finish);
   }
 
   void fill_partitions() {
