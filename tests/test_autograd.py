@@ -6,12 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compare import fused, unfused
-from samples import SAMPLES, Branch, Sample, build
+from samples import FUSED, SAMPLES, Branch, Sample, build
 
 from fused_resnet.functional import Direct, Norm, Projection, residual_tail
 from fused_resnet.strategy import use_strategy
-
-FUSED = {k: s for k, s in SAMPLES.items() if s.main.norm or "projection" in (s.main.source, s.shortcut.source)}
 
 
 @pytest.fixture(params=["moments", "materialise"], autouse=True)

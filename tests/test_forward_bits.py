@@ -2,35 +2,16 @@
 
 import copy
 
-import pytest
 import torch
 from emulated import compiled_forward, multiprocessors, on_kernels, only_emulated, thread_order
-from samples import SAMPLES, Branch, Sample, build
+from kernel_samples import SEVERAL_RANGES, TRAINING, each, each_dtype, each_strategy
+from same_bits import assert_same_bits
+from samples import build
 
 from fused_resnet.strategy import use_strategy
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-TRAINING = {
-    name: sample
-    for name, sample in SAMPLES.items()
-    if any(branch is not None and branch.norm == "training" for branch in (sample.main, sample.shortcut))
-}
-# Two tiles of channels and three pairs of them, six ranges of rows, all with a rest; and a hundred ranges.
-SEVERAL_RANGES = {
-    "no product": Sample(Branch("direct", "training"), Branch("zero_pad", in_channels=140), shape=(2, 150, 18, 18)),
-    "one product": Sample(Branch("direct", "training"), Branch("projection", "training", 140), shape=(2, 150, 18, 18)),
-    "two products": Sample(
-        Branch("projection", "training", 130), Branch("projection", "training", 140, stride=2), shape=(2, 150, 18, 18)
-    ),
-    "many ranges": Sample(
-        Branch("projection", "training", 9), Branch("direct", "training", layout="channels_last"), shape=(2, 8, 80, 80)
-    ),
-}
-
-each_training_sample = pytest.mark.parametrize("sample", TRAINING.values(), ids=TRAINING)
-each_size = pytest.mark.parametrize("sample", SEVERAL_RANGES.values(), ids=SEVERAL_RANGES)
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-each_strategy = pytest.mark.parametrize("strategy", ["moments", "materialise"])
+each_training_sample = each(TRAINING)
+each_size = each(SEVERAL_RANGES)
 
 
 def results(backend, case, run):
@@ -53,12 +34,6 @@ def run_in_phases(call):
     call.moments()
     call.finish()
     call.apply()
-
-
-def assert_same_bits(found, expected):
-    assert found.keys() == expected.keys()
-    different = [name for name, tensor in found.items() if not torch.equal(tensor, expected[name])]
-    assert different == []
 
 
 @on_kernels

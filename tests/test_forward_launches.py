@@ -8,19 +8,13 @@ import torch
 from compare import fused, unfused
 from dispatched import Operators
 from emulated import compiled_forward, on_kernels, only_emulated, recorded_launches
-from samples import SAMPLES, Branch, Sample, build
+from kernel_samples import EVALUATED, SMALL, TRAINING, each, each_strategy
+from samples import SAMPLES, build
 
 from fused_resnet.strategy import use_strategy
 
-TRAINING = {
-    name: sample
-    for name, sample in SAMPLES.items()
-    if any(branch is not None and branch.norm == "training" for branch in (sample.main, sample.shortcut))
-}
-EVALUATED = {name: sample for name, sample in SAMPLES.items() if sample.main.tracked}
-each_training_sample = pytest.mark.parametrize("sample", TRAINING.values(), ids=TRAINING)
-each_evaluated_sample = pytest.mark.parametrize("sample", EVALUATED.values(), ids=EVALUATED)
-each_strategy = pytest.mark.parametrize("strategy", ["moments", "materialise"])
+each_training_sample = each(TRAINING)
+each_evaluated_sample = each(EVALUATED)
 
 
 def launched(tail, inputs):
@@ -99,22 +93,10 @@ def test_compiled_forward_of_no_pixels_launches_nothing(backend):
     assert all(torch.equal(tensor, before[name]) for name, tensor in tail.state_dict().items())
 
 
-SMALL = {
-    "no product": Sample(Branch("direct", "training"), Branch("zero_pad", in_channels=7), shape=(2, 19, 4, 3)),
-    "one product": Sample(Branch("projection", "training", 21), Branch("direct"), shape=(2, 19, 4, 3)),
-    "two products": Sample(
-        Branch("projection", "training", 16, layout="channels_last"),
-        Branch("projection", "training", 24, stride=2, layout="channels_last"),
-        shape=(2, 32, 4, 3),
-        gradient_layout="channels_last",
-    ),
-}
-
-
 @only_emulated
 @each_strategy
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("sample", SMALL.values(), ids=SMALL)
+@each(SMALL)
 def test_sanitize_smoke_forward(sample, dtype, strategy, backend):
     """What runs under the sanitizers: a tail of each kind, in training and evaluation."""
     tail, inputs, _ = build(sample.with_dtype(dtype))

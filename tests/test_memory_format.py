@@ -3,15 +3,13 @@
 import pytest
 import torch
 from compare import assert_same_memory_format, fused, unfused
-from samples import LAYOUTS, SAMPLES, Branch, Sample, build, lay_out
+from samples import FUSED, LAYOUTS, SAMPLES, Branch, Sample, build, lay_out
 
 from fused_resnet.strategy import use_strategy
 
 each_strategy = pytest.mark.parametrize("strategy", ["moments", "materialise"])
 each_sample = pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
 DENSE = ("contiguous", "channels_last")
-# A mere addition is autograd's own business: both inputs get one and the same gradient there.
-FUSED = {k: s for k, s in SAMPLES.items() if s.main.norm or "projection" in (s.main.source, s.shortcut.source)}
 
 
 def outcomes(sample, strategy, device, layouts, weight_layout="contiguous", cut=0):

@@ -1,0 +1,43 @@
+"""The samples that tests of the kernels run, forward and backward, and what they are run with."""
+
+import pytest
+import torch
+from samples import SAMPLES, Branch, Sample
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+TRAINING = {
+    name: sample
+    for name, sample in SAMPLES.items()
+    if any(branch is not None and branch.norm == "training" for branch in (sample.main, sample.shortcut))
+}
+EVALUATED = {name: sample for name, sample in SAMPLES.items() if sample.main.tracked}
+# A tail of each kind, for the sanitizers.
+SMALL = {
+    "no product": Sample(Branch("direct", "training"), Branch("zero_pad", in_channels=7), shape=(2, 19, 4, 3)),
+    "one product": Sample(Branch("projection", "training", 21), Branch("direct"), shape=(2, 19, 4, 3)),
+    "two products": Sample(
+        Branch("projection", "training", 16, layout="channels_last"),
+        Branch("projection", "training", 24, stride=2, layout="channels_last"),
+        shape=(2, 32, 4, 3),
+        gradient_layout="channels_last",
+    ),
+}
+# Two tiles of channels and three pairs of them, six ranges of rows, all with a rest; and a hundred ranges.
+SEVERAL_RANGES = {
+    "no product": Sample(Branch("direct", "training"), Branch("zero_pad", in_channels=140), shape=(2, 150, 18, 18)),
+    "one product": Sample(Branch("direct", "training"), Branch("projection", "training", 140), shape=(2, 150, 18, 18)),
+    "two products": Sample(
+        Branch("projection", "training", 130), Branch("projection", "training", 140, stride=2), shape=(2, 150, 18, 18)
+    ),
+    "many ranges": Sample(
+        Branch("projection", "training", 9), Branch("direct", "training", layout="channels_last"), shape=(2, 8, 80, 80)
+    ),
+}
+
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_strategy = pytest.mark.parametrize("strategy", ["moments", "materialise"])
+
+
+def each(samples):
+    """Runs a test on each of these."""
+    return pytest.mark.parametrize("sample", samples.values(), ids=samples)
