@@ -3,14 +3,14 @@
 import pytest
 import torch
 from emulated import on_kernels, only_emulated
-from refused import Call, refusal
+from refused import ForwardCall, refusal
 
 OWN = "memory of its own, as it is written"
 
 
 @pytest.fixture
 def call(backend, device):
-    return Call(backend, device)
+    return ForwardCall(backend, device)
 
 
 @on_kernels
@@ -54,7 +54,7 @@ def test_forward_refuses_more_channels_than_it_can_index(call):
 def test_forward_refuses_more_pixels_than_it_can_index(call):
     call.y = torch.empty(2**31 - 2**13 + 1, dtype=torch.float16).view(1, 1, 1, -1)  # memory that nobody touches
     with pytest.raises(RuntimeError, match=r"the number of y's pixels is 2147475457, expected at most 2\^31 - 2\^13"):
-        call.forward()
+        call.made()
 
 
 @on_kernels
@@ -102,7 +102,7 @@ def test_forward_refuses_an_output_that_overlaps_a_weight(call):
 def test_forward_takes_neighbours_in_memory(call):
     memory = call.filled(12)
     call.main["norm"] |= {"running_mean": memory[:6], "running_var": memory[6:]}
-    call.forward().run()
+    call.made().run()
     assert (memory != 0.5).all()
 
 
@@ -110,7 +110,7 @@ def test_forward_takes_neighbours_in_memory(call):
 def test_forward_takes_shared_tensors_that_it_only_reads(call):
     call.shortcut["norm"] |= {name: call.main["norm"][name] for name in ("weight", "bias")}
     call.main["bias"] = call.shortcut["bias"] = call.main["norm"]["bias"]
-    call.forward().run()
+    call.made().run()
     assert call.main["norm"]["num_batches_tracked"] == 1
 
 
@@ -119,5 +119,5 @@ def test_forward_takes_one_norm_for_both_branches_in_evaluation(call):
     call.shortcut["norm"] = call.main["norm"]
     call.main["norm"]["training"] = False
     before = {name: value.clone() for name, value in call.main["norm"].items() if isinstance(value, torch.Tensor)}
-    call.forward().run()
+    call.made().run()
     assert all(torch.equal(call.main["norm"][name], value) for name, value in before.items())

@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 from emulated import on_kernels, only_emulated
-from refused import Call, refusal
+from refused import ForwardCall, refusal
 
 SAME_PIXELS = "expected such that its strided pixels are those of y, of shape [2, 6, 3, 4]"
 RUNNING = "running_mean and running_var"
@@ -18,16 +18,7 @@ WITHIN = "expected such that x's channels lie within y's"
 
 @pytest.fixture
 def call(backend, device):
-    return Call(backend, device)
-
-
-def put(call, path, value):
-    """Sets the argument of that name."""
-    holder = vars(call)
-    *parts, last = path.split(".")
-    for part in parts:
-        holder = holder[part]
-    holder[last] = value(holder[last])
+    return ForwardCall(backend, device)
 
 
 VECTORS = ["bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"]
@@ -42,7 +33,7 @@ each_vector = pytest.mark.parametrize(
 
 @on_kernels
 def test_forward_with_valid_arguments_runs(call):
-    call.forward().run()
+    call.made().run()
     assert call.main["norm"]["num_batches_tracked"] == 1
     assert not torch.equal(call.y, call.filled(2, 6, 3, 4))
 
@@ -50,7 +41,7 @@ def test_forward_with_valid_arguments_runs(call):
 @on_kernels
 @each_tensor
 def test_forward_refuses_a_tensor_elsewhere(call, path):
-    put(call, path, lambda t: t.to("meta"))
+    call.put(path, lambda t: t.to("meta"))
     assert refusal(call) == f"{path}.device is meta, expected {call.y.device}"
 
 
@@ -58,21 +49,21 @@ def test_forward_refuses_a_tensor_elsewhere(call, path):
 @each_tensor
 def test_forward_refuses_a_tensor_of_another_type(call, path):
     expected = "Long" if path.endswith("tracked") else "Float"
-    put(call, path, lambda t: t.to(torch.float64))
+    call.put(path, lambda t: t.to(torch.float64))
     assert refusal(call) == f"{path}.dtype is Double, expected {expected}"
 
 
 @on_kernels
 @each_tensor
 def test_forward_refuses_a_sparse_tensor(call, path):
-    put(call, path, lambda t: t.to_sparse())
+    call.put(path, lambda t: t.to_sparse())
     assert refusal(call) == f"{path} is Sparse, expected Strided"
 
 
 @on_kernels
 @pytest.mark.parametrize("path", [path for path in IN_BRANCHES if not path.endswith("tracked")])
 def test_forward_refuses_a_tensor_that_is_negated_when_read(call, path):
-    put(call, path, lambda t: torch.complex(t, t).conj().imag)
+    call.put(path, lambda t: torch.complex(t, t).conj().imag)
     assert refusal(call) == f"{path} is a view that negates its memory, expected one that does not"
 
 
@@ -83,21 +74,21 @@ def test_forward_refuses_an_address_within_an_element(call, path):
         memory = bytearray(t.numel() * t.element_size() + 1)
         return torch.frombuffer(memory, dtype=t.dtype, offset=1).view(t.shape)
 
-    put(call, path, one_byte_further)
+    call.put(path, one_byte_further)
     assert re.fullmatch(rf"{path}'s address is \d+, expected a multiple of its element size", refusal(call))
 
 
 @on_kernels
 @each_vector
 def test_forward_refuses_a_vector_of_another_length(call, path):
-    put(call, path, lambda t: call.filled(7))
+    call.put(path, lambda t: call.filled(7))
     assert refusal(call) == f"{path} is of shape [7], expected of shape [6]"
 
 
 @on_kernels
 @each_vector
 def test_forward_refuses_a_vector_with_gaps(call, path):
-    put(call, path, lambda t: call.filled(12)[::2])
+    call.put(path, lambda t: call.filled(12)[::2])
     assert refusal(call) == f"{path} is strided [2], expected contiguous"
 
 
@@ -121,7 +112,7 @@ def test_forward_refuses_a_vector_with_gaps(call, path):
     ],
 )
 def test_forward_refuses_sizes_that_do_not_fit(call, path, shape, message):
-    put(call, path, lambda t: call.filled(*shape))
+    call.put(path, lambda t: call.filled(*shape))
     assert refusal(call) == message
 
 
@@ -138,13 +129,13 @@ def test_forward_refuses_sizes_that_do_not_fit(call, path, shape, message):
     ],
 )
 def test_forward_refuses_values_and_missing_tensors(call, path, value, message):
-    put(call, path, lambda _: value)
+    call.put(path, lambda _: value)
     assert refusal(call) == message
 
 
 @on_kernels
 def test_forward_refuses_a_number_of_batches_that_is_no_scalar(call):
-    put(call, "main.norm.num_batches_tracked", lambda t: t.expand(2).clone())
+    call.put("main.norm.num_batches_tracked", lambda t: t.expand(2).clone())
     assert refusal(call) == "main.norm.num_batches_tracked is of shape [2], expected a scalar"
 
 
@@ -202,28 +193,28 @@ def test_forward_refuses_a_norm_of_a_zero_padded_source(call):
 @on_kernels
 @pytest.mark.parametrize("vector", ["bias", "running_mean", "running_var"])
 def test_forward_refuses_vectors_of_mixed_types(backend, device, vector):
-    call = Call(backend, device, torch.bfloat16)
+    call = ForwardCall(backend, device, torch.bfloat16)
     call.main["norm"][vector] = call.filled(6, dtype=torch.float32)
     assert refusal(call) == f"main.norm.{vector}.dtype is Float, expected BFloat16"
 
 
 @on_kernels
 def test_forward_refuses_a_float32_bias_of_a_half_precision_projection(backend, device):
-    call = Call(backend, device, torch.float16)
+    call = ForwardCall(backend, device, torch.float16)
     call.main["bias"] = call.filled(6, dtype=torch.float32)
     assert refusal(call) == "main.bias.dtype is Float, expected Half"
 
 
 @on_kernels
 def test_forward_refuses_a_float16_norm_of_a_bfloat16_tail(backend, device):
-    call = Call(backend, device, torch.bfloat16)
+    call = ForwardCall(backend, device, torch.bfloat16)
     call.main["norm"]["weight"] = call.filled(6, dtype=torch.float16)
     assert refusal(call) == "main.norm.weight.dtype is Half, expected BFloat16"
 
 
 @on_kernels
 def test_forward_has_statistics_of_two_branches(call):
-    forward = call.forward()
+    forward = call.made()
     with pytest.raises(RuntimeError, match=re.escape("branch is 2, expected 0 (main) or 1 (shortcut)")):
         forward.statistics(2)
 
@@ -233,8 +224,8 @@ def test_forward_has_statistics_of_two_branches(call):
 def test_forward_of_a_stride_beyond_the_input_reads_the_first_pixels(call, stride):
     call.shortcut = None
     call.y, call.main = call.filled(2, 6, 1, 1), call.branch(torch.randn(2, 5, 3, 4).to(call.device), stride)
-    call.forward().run()
+    call.made().run()
     found = call.y.clone()
     call.main |= {"x": call.main["x"][:, :, :1, :1], "stride": 1, "norm": call.norm()}
-    call.forward().run()
+    call.made().run()
     assert torch.equal(call.y, found)
