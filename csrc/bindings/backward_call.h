@@ -1,6 +1,8 @@
 // One backward call: checked arguments, a workspace, the filled `TailGradient`, and its launches.
 #pragma once
 
+#include <algorithm>
+
 #include <bindings/call.h>
 #include <bindings/gradient_arguments.h>
 #include <gradient_items.h>
@@ -117,7 +119,9 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
     if (!from.dx || from.plain()) return;
     const at::Tensor& dx = *from.dx;
     own.dx = activations(dx, from.stride, gradient_.tail.height, gradient_.tail.width);
-    own.cell = {static_cast<int>(from.stride), static_cast<int>(dx.size(2)), static_cast<int>(dx.size(3)), dx.stride(2),
+    const std::int64_t height = dx.size(2), width = dx.size(3);
+    const std::int64_t stride = std::min(from.stride, std::max(height, width));  // a larger one is no different
+    own.cell = {static_cast<int>(stride), static_cast<int>(height), static_cast<int>(width), dx.stride(2),
                 dx.stride(3)};
     use(name + ".dx", own.dx.data, dx, GradientPhase::apply);
     if (to.source == Source::projection) fill_factors(name, from, to, own);

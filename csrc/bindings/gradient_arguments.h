@@ -47,7 +47,11 @@ class GradientChecks {
   void run() {
     check_output_gradient();
     check_branch("main", tail_.main);
-    if (tail_.shortcut) check_branch("shortcut", *tail_.shortcut);
+    if (tail_.shortcut) {
+      const auto is_identity = [](const BranchGradientArguments& branch) { return branch.plain() && branch.dx; };
+      check_branch("shortcut", *tail_.shortcut);
+      require(!is_identity(tail_.main) || !is_identity(*tail_.shortcut), "shortcut.dx", "given", "None: it is main.dx");
+    }
     check_aliasing(written_, read_);
   }
 
@@ -106,6 +110,9 @@ class GradientChecks {
     check_input(name + ".dx", dx, branch);
     if (branch.x) check_sizes(name + ".dx", dx, branch.x->sizes());
     check_dense(name + ".dx", dx);
+    constexpr std::int64_t most = (1ll << 31) - 1;
+    require(dx.size(2) <= most && dx.size(3) <= most, name + ".dx", describe(dx.sizes()),
+            "of at most 2^31 - 1 lines and columns");
     require(!branch.plain() || tail_.y, name + ".dx", "given", "None: without a relu it is dy");
     write(name + ".dx", dx);
   }
@@ -156,10 +163,16 @@ class GradientChecks {
     check(".dbeta", branch.dbeta, branch.norm.has_value());
     if (branch.dbias)
       require(branch.dbias->scalar_type() == type_, name + ".dbias.dtype", branch.dbias->scalar_type(), type_);
-    for (const OptionalTensor* other : {&branch.dbeta, branch.norm ? &branch.norm->weight : nullptr})
-      if (other != nullptr && *other && branch.dgamma)
-        require((*other)->scalar_type() == branch.dgamma->scalar_type(), name + ".dgamma.dtype",
-                branch.dgamma->scalar_type(), (*other)->scalar_type());
+    check_same_type(name + ".dgamma", branch.dgamma, branch.dbeta);
+    if (!branch.norm) return;
+    check_same_type(name + ".dgamma", branch.dgamma, branch.norm->weight);
+    check_same_type(name + ".dbeta", branch.dbeta, branch.norm->weight);
+  }
+
+  static void check_same_type(const std::string& name, const OptionalTensor& vector, const OptionalTensor& other) {
+    if (vector && other)
+      require(vector->scalar_type() == other->scalar_type(), name + ".dtype", vector->scalar_type(),
+              other->scalar_type());
   }
 
   const GradientArguments& tail_;
