@@ -4,6 +4,8 @@ import pytest
 import torch
 from samples import SAMPLES, Branch, Sample
 
+from fused_resnet.strategy import use_strategy
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 TRAINING = {
     name: sample
@@ -34,10 +36,37 @@ SEVERAL_RANGES = {
     ),
 }
 
+# Numbers of channels around those of vectors, warps and tiles.
+CHANNELS = (1, 3, 35, 65, 127, 128, 129, 200)
+
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 each_strategy = pytest.mark.parametrize("strategy", ["moments", "materialise"])
+each_mode = pytest.mark.parametrize("mode", ["moments", "materialise", "evaluation"])
+each_number_of_products = pytest.mark.parametrize("products", [0, 1, 2])
 
 
 def each(samples):
     """Runs a test on each of these."""
     return pytest.mark.parametrize("sample", samples.values(), ids=samples)
+
+
+def strategy_of(mode):
+    """The strategy to use for a mode; evaluation has but one way."""
+    return use_strategy("materialise" if mode == "materialise" else "moments")
+
+
+def in_mode(tail, mode):
+    """The strategy for a mode, which the tail is put into."""
+    tail.train(mode != "evaluation")
+    return strategy_of(mode)
+
+
+def sample_of(products, channels, inputs, dtype):
+    """A tail with so many products, of inputs with so many channels."""
+    projection = Branch("projection", "training", inputs)
+    main, shortcut = {
+        0: (Branch("direct", "training"), Branch("zero_pad", in_channels=min(channels, inputs), stride=2)),
+        1: (projection, Branch("direct", "training")),
+        2: (projection, Branch("projection", "training", channels, stride=2)),
+    }[products]
+    return Sample(main, shortcut, shape=(2, channels, 9, 8)).with_dtype(dtype)

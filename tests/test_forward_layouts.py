@@ -7,41 +7,18 @@ import torch
 from compare import assert_accurate
 from dispatched import Operators
 from emulated import compiled_forward, on_kernels
+from kernel_samples import CHANNELS, each_dtype, each_mode, each_number_of_products, in_mode, sample_of
 from memory_layouts import LAYOUTS
-from samples import Branch, Sample, build
+from samples import build
 
-from fused_resnet.strategy import use_strategy
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-CHANNELS = (1, 3, 35, 65, 127, 128, 129, 200)
 MIXED = [("NCHW", "channels_last"), ("channels_last", "NCHW"), ("every other column", "repeated image")]
 PAIRS = [*((name, name) for name in LAYOUTS), *MIXED]
 
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-each_mode = pytest.mark.parametrize("mode", ["moments", "materialise", "evaluation"])
-each_number_of_products = pytest.mark.parametrize("products", [0, 1, 2])
 each_layout = pytest.mark.parametrize("layouts", PAIRS, ids=" and ".join)
-
-
-def sample_of(products, channels, inputs, dtype):
-    """A tail with so many products, of inputs with so many channels; evaluation has as many with moments."""
-    projection = Branch("projection", "training", inputs)
-    main, shortcut = {
-        0: (Branch("direct", "training"), Branch("zero_pad", in_channels=min(channels, inputs), stride=2)),
-        1: (projection, Branch("direct", "training")),
-        2: (projection, Branch("projection", "training", channels, stride=2)),
-    }[products]
-    return Sample(main, shortcut, shape=(2, channels, 9, 8)).with_dtype(dtype)
 
 
 def laid_out(inputs, layouts):
     return {name: LAYOUTS[layout](x.detach()) for (name, x), layout in zip(inputs.items(), layouts, strict=True)}
-
-
-def in_mode(tail, mode):
-    """The strategy for a mode, which the tail is put into."""
-    tail.train(mode != "evaluation")
-    return use_strategy("materialise" if mode == "materialise" else "moments")
 
 
 def computed(tail, inputs, compute):
@@ -93,7 +70,7 @@ def test_forward_of_any_layout(layouts, products, dtype, mode, device):
 
 
 @on_kernels
-@pytest.mark.parametrize("mode", ["moments", "materialise", "evaluation"])
+@each_mode
 @each_number_of_products
 @each_layout
 def test_forward_copies_no_activation(layouts, products, mode, device):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from compare import assert_accurate
 from emulated import on_kernels
+from kernel_samples import each_mode, strategy_of
 from samples import SAMPLES, Branch, Sample, build
 
 from fused_resnet.strategy import use_strategy
@@ -21,8 +22,6 @@ PROJECTING = {
     if "projection" in (sample.main.source, sample.shortcut and sample.shortcut.source)
 }
 WITHOUT_PROJECTIONS = {name: sample for name, sample in TRACKED.items() if name not in PROJECTING}
-
-each_mode = pytest.mark.parametrize("mode", ["moments", "materialise", "evaluation"])
 
 
 @contextmanager
@@ -86,10 +85,6 @@ def case(sample, mode, device):
     tail, inputs, _ = build(sample, device)
     tail.train(mode != "evaluation")
     return tail, {name: x.detach() for name, x in inputs.items()}
-
-
-def strategy_of(mode):
-    return use_strategy("materialise" if mode == "materialise" else "moments")
 
 
 def test_forward_reference_rounds_to_the_nearest_and_ties_away():

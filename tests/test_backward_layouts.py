@@ -1,0 +1,137 @@
+"""The backward by the kernels for any number of channels and any layout in memory, without a copy of an activation.
+
+A gradient that comes in may have any layout (flash-attention issue 355, pytorch issue 1866: expanded ones); one that
+goes out has its input's (pytorch issue 107199).
+"""
+
+import pytest
+import torch
+from compare import assert_as_accurate_as_unfused, assert_same_memory_format
+from dispatched import Operators
+from emulated import compiled_backward, on_kernels
+from kernel_samples import (
+    CHANNELS,
+    each_dtype,
+    each_mode,
+    each_number_of_products,
+    each_strategy,
+    in_mode,
+    sample_of,
+)
+from memory_layouts import LAYOUTS
+from samples import Branch, Sample, build
+
+from fused_resnet.strategy import use_strategy
+
+EXPANDED = {
+    "of a sum": lambda dy: dy[:1, :1, :1, :1].expand(dy.shape),
+    "of a mean over pixels": lambda dy: dy[:, :, :1, :1].expand(dy.shape),
+}
+GRADIENTS = {**LAYOUTS, **EXPANDED}
+
+each_gradient_layout = pytest.mark.parametrize("layout", GRADIENTS)
+each_format = pytest.mark.parametrize("inputs_in", ["NCHW", "channels_last"])
+
+
+def case_of(sample, device, inputs_in, layout="NCHW", cut=0):
+    """The sample with inputs, and an incoming gradient, laid out in these ways."""
+    tail, inputs, dy = build(sample, device, cut)
+    inputs = {name: LAYOUTS[inputs_in](x.detach()).requires_grad_() for name, x in inputs.items()}
+    return tail, inputs, GRADIENTS[layout](dy)
+
+
+def assert_backward_is_right(tail, inputs, dy):
+    tested = assert_as_accurate_as_unfused(tail, inputs, dy)
+    for name, x in inputs.items():
+        assert_same_memory_format(tested.gradients[name], x)
+
+
+@on_kernels
+@each_mode
+@each_dtype
+@each_number_of_products
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_backward_of_any_number_of_channels(channels, products, dtype, mode, device):
+    """apex issue 1768, cudnn-frontend issue 133: 65 and 35 channels."""
+    inputs_of = dict(zip(CHANNELS, reversed(CHANNELS), strict=True))
+    layout = "channels_last" if dtype == torch.float16 else "NCHW"
+    case = case_of(sample_of(products, channels, inputs_of[channels], dtype), device, layout, layout)
+    with in_mode(case[0], mode):
+        assert_backward_is_right(*case)
+
+
+@on_kernels
+@each_mode
+@each_number_of_products
+@each_format
+@each_gradient_layout
+def test_backward_of_a_gradient_of_any_layout(layout, inputs_in, products, mode, device):
+    case = case_of(sample_of(products, 64, 32, torch.bfloat16), device, inputs_in, layout)
+    with in_mode(case[0], mode):
+        assert_backward_is_right(*case)
+
+
+@on_kernels
+@each_strategy
+@pytest.mark.parametrize("layout", ["NCHW", "channels_last", "every other column", "transposed", "of a sum"])
+@each_number_of_products
+@pytest.mark.parametrize("channels", [35, 65])
+def test_backward_of_odd_channels_in_any_layout(channels, products, layout, strategy, device):
+    case = case_of(sample_of(products, channels, channels, torch.float32), device, "channels_last", layout)
+    with use_strategy(strategy):
+        assert_backward_is_right(*case)
+
+
+@on_kernels
+@each_strategy
+@each_number_of_products
+@pytest.mark.parametrize("inputs_in", LAYOUTS)
+def test_backward_of_inputs_of_any_layout(inputs_in, products, strategy, device):
+    """pytorch issues 195186, 193698: views that are misaligned."""
+    case = case_of(sample_of(products, 64, 32, torch.float16), device, inputs_in, "channels_last")
+    with use_strategy(strategy):
+        assert_as_accurate_as_unfused(*case)
+
+
+@on_kernels
+@each_strategy
+@each_number_of_products
+@each_gradient_layout
+def test_backward_copies_no_activation(layout, products, strategy, device):
+    tail, inputs, dy = case_of(sample_of(products, 64, 32, torch.bfloat16), device, "channels_last", layout)
+    with use_strategy(strategy):
+        y = tail.fused(inputs)
+    with Operators() as operators:
+        torch.autograd.grad(y, [*inputs.values(), *tail.parameters()], dy)
+    assert operators.calls == []
+
+
+@on_kernels
+@each_number_of_products
+def test_backward_of_the_imaginary_part_of_a_conjugate(products, device):
+    """PyTorch conjugates by a mark on the tensor: memory holds the numbers before they are negated."""
+    tail, inputs, dy = build(sample_of(products, 64, 32, torch.float32), device)
+    negated = torch.complex(dy, -dy).conj().imag
+    assert negated.is_neg()
+    assert_backward_is_right(tail, inputs, negated)
+
+
+@on_kernels
+@each_strategy
+@each_format
+@pytest.mark.parametrize("source", ["zero_pad", "projection"])
+@pytest.mark.parametrize(("stride", "cut"), [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
+def test_backward_writes_every_pixel_of_a_strided_input(stride, cut, source, inputs_in, strategy, backend, device):
+    """Memory that a gradient is given holds anything before: here, NaN where nothing is written."""
+    norm = "training" if source == "projection" else None
+    for channels in (17, 16):
+        shortcut = Branch(source, norm, channels, stride)
+        sample = Sample(Branch("direct", "training"), shortcut, shape=(2, 24, 5, 4)).with_dtype(torch.float16)
+        with use_strategy(strategy):
+            call, gradients = compiled_backward(backend, *case_of(sample, device, inputs_in, inputs_in, cut))
+        dx = gradients["shortcut.x"].fill_(torch.nan)
+        call.run()
+        assert dx.isfinite().all()
+        assert dx[:, :, ::stride, ::stride].any()
+        dx[:, :, ::stride, ::stride] = 0
+        assert not dx.any()
