@@ -6,7 +6,7 @@ the counters that they read as plain C functions.
 
 import ctypes
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -127,12 +127,17 @@ def forward_call(
 
 
 def backward_call(
-    backend: str, main: Branch, shortcut: Branch | None, activation: str | None, dy: Tensor
+    backend: str,
+    main: Branch,
+    shortcut: Branch | None,
+    activation: str | None,
+    dy: Tensor,
+    move: Callable[[Tensor], Tensor] = lambda y: y,
 ) -> tuple[Any, dict[str, Tensor]]:
     """The module's call of the tail's backward, not yet run, and the gradients that it will write, by operand.
 
-    The forward that it belongs to has run. Gradients are those of what requires them; an identity's without a relu is
-    `dy` and not among them.
+    The forward that it belongs to has run; `move` takes its output elsewhere. Gradients are those of what requires
+    them; an identity's without a relu is `dy` and not among them.
     """
     branches = [branch for branch in (main, shortcut) if branch is not None]
     own = [KernelBranch(branch, backward=True) for branch in branches]
@@ -142,7 +147,7 @@ def backward_call(
     needs = [Needs(*(t is not None and t.requires_grad for t in tensors)) for tensors in operands]
     relu = activation == "relu"
     empty = [branch.empty_gradients(*of, relu) for branch, *of in zip(own, saved, needs, strict=True)]
-    call = tail.backward_call(dy, y if relu else None, saved, empty)
+    call = tail.backward_call(dy, move(y) if relu else None, saved, empty)
     names = [f"{name}.{part}" for name in ("main", "shortcut") for part in Gradients._fields]
     flat = [tensor for gradients in empty for tensor in gradients]
     return call, {name: t for name, t in zip(names, flat, strict=False) if t is not None}

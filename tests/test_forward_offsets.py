@@ -1,52 +1,16 @@
-"""Inputs whose elements lie further apart than 32 bits count: the forward gives the bits of compact copies.
-
-On a CPU their memory takes up hardly any room: what lies between the elements is never touched.
-"""
+"""Inputs whose elements lie further apart than 32 bits count: the forward gives the bits of compact copies."""
 
 import copy
 
 import pytest
 import torch
 from emulated import forward_call, on_kernels
+from far_apart import DTYPE, described, each_case, each_source, far_apart, new_norm
+from kernel_samples import each_mode, strategy_of
+from same_bits import assert_same_bits
 from samples import norm_of
-from torch import nn
 
-from fused_resnet.branches import Direct, Projection, ZeroPad
-from fused_resnet.strategy import use_strategy
-
-FAR = 2**31 + 16  # elements; a multiple of 16 bytes
-DTYPE = torch.bfloat16
-
-each_mode = pytest.mark.parametrize("mode", ["moments", "materialise", "evaluation"])
-each_source = pytest.mark.parametrize("source", ["direct", "zero_pad", "projection"])
-# The dimension of large stride, and numbers of channels that are read one by one, or 16 bytes at once.
-each_case = pytest.mark.parametrize(
-    ("dim", "channels"),
-    [
-        pytest.param(dim, channels, id=f"{channels} channels, far {('images', 'channels', 'rows', 'columns')[dim]}")
-        for dim, channels in [(0, 3), (0, 16), (1, 3), (2, 3), (2, 16), (3, 3), (3, 16)]
-    ],
-)
-
-
-def far_apart(x, dim):
-    """The same numbers, `FAR` elements apart along one dimension, channels_last along the others."""
-    order = [d for d in ((0, 2, 3, 1) if x.dim() == 4 else range(x.dim())) if d != dim]
-    strides, distance = [FAR] * x.dim(), 1
-    for d in reversed(order):
-        strides[d], distance = distance, distance * x.shape[d]
-    elements = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, strides, strict=True))
-    if x.is_cuda and torch.cuda.mem_get_info()[0] < 2 * elements * x.element_size():
-        pytest.skip("too little memory")
-    return x.new_empty(elements).as_strided(x.shape, strides).copy_(x)
-
-
-def new_norm(channels, mode, device):
-    norm = nn.BatchNorm2d(channels, device=device).train(mode != "evaluation")
-    for name, tensor in (*norm.named_parameters(), *norm.named_buffers()):
-        if tensor.is_floating_point():
-            nn.init.uniform_(tensor, 0.5, 2.0) if name == "running_var" else nn.init.normal_(tensor)
-    return norm
+from fused_resnet.branches import Direct, Projection
 
 
 def outcome(backend, main, shortcut, norms):
@@ -54,19 +18,7 @@ def outcome(backend, main, shortcut, norms):
     norms = [copy.deepcopy(norm) for norm in norms]
     call, y = forward_call(backend, main(norm_of(norms[0])), shortcut(norm_of(norms[1])))
     call.run()
-    return [y, *(buffer for norm in norms for buffer in norm.buffers())]
-
-
-def assert_same_bits(found, expected):
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-
-
-def described(source, x, weight, norm, out_channels):
-    if source == "direct":
-        return Direct(x, norm)
-    if source == "zero_pad":
-        return ZeroPad(x, out_channels, 2, "both")
-    return Projection(x, weight, norm, 2)
+    return {"y": y, **{f"{name} {i}": buffer for i, norm in enumerate(norms) for name, buffer in norm.named_buffers()}}
 
 
 @on_kernels
@@ -89,7 +41,7 @@ def test_forward_of_inputs_far_apart_in_memory(dim, channels, source, mode, back
             norms,
         )
 
-    with use_strategy("materialise" if mode == "materialise" else "moments"), torch.no_grad():
+    with strategy_of(mode), torch.no_grad():
         assert_same_bits(result(far_apart(x, dim)), result(x))
 
 
@@ -104,5 +56,5 @@ def test_forward_of_a_weight_far_apart_in_memory(dim, mode, backend, device):
     def result(weight):
         return outcome(backend, lambda norm: Projection(x, weight, norm), lambda norm: Direct(other, norm), norms)
 
-    with use_strategy("materialise" if mode == "materialise" else "moments"), torch.no_grad():
+    with strategy_of(mode), torch.no_grad():
         assert_same_bits(result(far_apart(weight, dim)), result(weight))
