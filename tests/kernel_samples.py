@@ -13,6 +13,12 @@ TRAINING = {
     if any(branch is not None and branch.norm == "training" for branch in (sample.main, sample.shortcut))
 }
 EVALUATED = {name: sample for name, sample in SAMPLES.items() if sample.main.tracked}
+PROJECTING = {
+    name: sample
+    for name, sample in EVALUATED.items()
+    if "projection" in (sample.main.source, sample.shortcut and sample.shortcut.source)
+}
+WITHOUT_PROJECTIONS = {name: sample for name, sample in EVALUATED.items() if name not in PROJECTING}
 # A tail of each kind, for the sanitizers.
 SMALL = {
     "no product": Sample(Branch("direct", "training"), Branch("zero_pad", in_channels=7), shape=(2, 19, 4, 3)),

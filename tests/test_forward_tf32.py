@@ -4,39 +4,16 @@ The results are those of the unfused operations in full float32 on operands that
 """
 
 import copy
-from contextlib import contextmanager
 
 import pytest
 import torch
 from compare import assert_accurate
 from emulated import on_kernels
-from kernel_samples import each_mode, strategy_of
-from samples import SAMPLES, Branch, Sample, build
+from kernel_samples import PROJECTING, WITHOUT_PROJECTIONS, each, each_mode, strategy_of
+from samples import Branch, Sample, build
+from tf32 import rounded, tf32
 
 from fused_resnet.strategy import use_strategy
-
-TRACKED = {name: sample for name, sample in SAMPLES.items() if sample.main.tracked}
-PROJECTING = {
-    name: sample
-    for name, sample in TRACKED.items()
-    if "projection" in (sample.main.source, sample.shortcut and sample.shortcut.source)
-}
-WITHOUT_PROJECTIONS = {name: sample for name, sample in TRACKED.items() if name not in PROJECTING}
-
-
-@contextmanager
-def tf32(allowed):
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
-def rounded(x):
-    """To 10 bits of mantissa, to the nearest, ties away from zero. The bits of a float count up with its magnitude."""
-    return (x.detach().view(torch.int32) + 0x1000 & ~0x1FFF).view(torch.float32)
 
 
 def with_rounded_operands(tail, inputs):
@@ -97,7 +74,7 @@ def test_forward_reference_rounds_to_the_nearest_and_ties_away():
 
 @on_kernels
 @each_mode
-@pytest.mark.parametrize("sample", PROJECTING.values(), ids=PROJECTING)
+@each(PROJECTING)
 def test_forward_with_tf32_rounds_what_is_multiplied(sample, mode, device):
     tail, inputs = case(sample, mode, device)
     with strategy_of(mode):
@@ -107,7 +84,7 @@ def test_forward_with_tf32_rounds_what_is_multiplied(sample, mode, device):
 
 @on_kernels
 @each_mode
-@pytest.mark.parametrize("sample", PROJECTING.values(), ids=PROJECTING)
+@each(PROJECTING)
 def test_forward_with_tf32_differs_from_full_float32(sample, mode, device):
     tail, inputs = case(sample, mode, device)
     with strategy_of(mode):
@@ -118,7 +95,7 @@ def test_forward_with_tf32_differs_from_full_float32(sample, mode, device):
 
 @on_kernels
 @each_mode
-@pytest.mark.parametrize("sample", PROJECTING.values(), ids=PROJECTING)
+@each(PROJECTING)
 def test_forward_without_tf32_rounds_nothing(sample, mode, device):
     tail, inputs = case(sample, mode, device)
     with strategy_of(mode):
@@ -127,7 +104,7 @@ def test_forward_without_tf32_rounds_nothing(sample, mode, device):
 
 @on_kernels
 @each_mode
-@pytest.mark.parametrize("sample", WITHOUT_PROJECTIONS.values(), ids=WITHOUT_PROJECTIONS)
+@each(WITHOUT_PROJECTIONS)
 def test_forward_with_tf32_rounds_no_direct_source(sample, mode, device):
     tail, inputs = case(sample, mode, device)
     with strategy_of(mode):
