@@ -144,14 +144,15 @@ DEVICE void correct_weight_gradient(const TailGradient& gradient, int index, int
   }
 }
 
-// The power of two next to the largest magnitude of a row, or 1 where that is zero or no number: values divided by it
-// are below 2 and as exact as before.
+// A power of two for the largest magnitude of a row, or any where that is zero or no number: values divided by it are
+// as exact as before and below 2^15, which float16 holds, and as many as possible of the smaller ones with it.
 DEVICE float scale_of(float largest) {
   constexpr std::uint32_t exponent = 0x7f800000u;
   const float power = device::bits_float(device::float_bits(largest) & exponent);
   constexpr float most = 1.15292150e18f;  // 2^60, so that no quotient of two scales overflows
+  constexpr float unit = 1.0f / (1 << 14);
   if (!(power > 0.0f)) return 1.0f;
-  return power > most ? most : power < 1.0f / most ? 1.0f / most : power;
+  return unit * (power > most ? most : power < 1.0f / most ? 1.0f / most : power);
 }
 
 DEVICE float magnitude(float x) { return x < 0.0f ? -x : x; }
