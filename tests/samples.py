@@ -260,3 +260,20 @@ def samples(draw) -> Sample:
         draw(st.sampled_from((*LAYOUTS, "constant"))),
         draw(st.frozensets(st.sampled_from(names), max_size=4)),
     )
+
+
+@st.composite
+def large_samples(draw) -> Sample:
+    """Tails over several of the kernels' tiles and ranges of rows, as large as an emulator has time for."""
+    channels = st.sampled_from((127, 128, 129, 256, 257)) | st.integers(100, 300)
+    out_channels, sources = draw(channels), draw(st.sampled_from([("direct", "projection"), ("projection",) * 2]))
+    made = []
+    for source in draw(st.permutations(sources)):
+        stride = draw(st.integers(1, 2)) if source == "projection" else 1
+        norm, layout = draw(st.sampled_from(("training", "eval"))), draw(st.sampled_from(LAYOUTS[:2]))
+        made.append(Branch(source, norm, draw(channels), stride, layout=layout))
+    products = out_channels * sum(branch.in_channels for branch in made if branch.source == "projection")
+    rows, images, width = draw(st.integers(100, min(2000, 15_000_000 // products))), 2, draw(st.integers(5, 40))
+    shape = (images, out_channels, max(1, rows // images // width), width)
+    dtype = draw(st.sampled_from((torch.float32, torch.float16, torch.bfloat16)))
+    return Sample(*made, shape=shape, dtype=dtype, gradient_layout=draw(st.sampled_from(LAYOUTS[:2])))

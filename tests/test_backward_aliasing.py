@@ -1,9 +1,13 @@
-"""Which outputs and which shared memory the compiled module's backward refuses, and what it takes."""
+"""What the backward writes has memory of its own: which shared memory is refused, and what stays as it was."""
 
 import pytest
 import torch
 from emulated import on_kernels, only_emulated
+from kernel_samples import each, each_strategy
 from refused import BackwardCall, refusal
+from samples import FUSED, SAMPLES, build
+
+from fused_resnet.strategy import use_strategy
 
 OWN = "memory of its own, as it is written"
 WRITTEN = [
@@ -121,3 +125,31 @@ def test_backward_takes_shared_tensors_that_it_only_reads(call):
     before = [call.dy.clone(), call.main["norm"]["var"].clone()]
     call.made().run()
     assert all(map(torch.equal, (call.dy, call.main["norm"]["var"]), before))
+
+
+@on_kernels
+@each_strategy
+@each(FUSED)
+def test_backward_leaves_the_output_and_its_gradient_as_they_are(sample, strategy, device):
+    tail, inputs, dy = build(sample, device)
+    with use_strategy(strategy):
+        y = tail.fused(inputs)
+    before = [(t._version, t.detach().clone()) for t in (y, dy)]
+    y.backward(dy)
+    for tensor, (version, value) in zip((y, dy), before, strict=True):
+        assert tensor._version == version
+        assert torch.equal(tensor, value)
+
+
+@on_kernels
+@pytest.mark.parametrize("name", ["preactivation identity", "preactivation projection"])
+def test_gradient_handed_on_by_an_identity_is_nobody_elses_to_change(name, device):
+    """inplace_abn issue 155: several tensors get the gradient of a sum, and each accumulates in place."""
+    tail, inputs, dy = build(SAMPLES[name], device)
+    (identity,) = [x for n, x in inputs.items() if getattr(tail, n.split(".")[0]).conv is None]
+    other, original = torch.zeros_like(dy).requires_grad_(), dy.clone()
+    for _ in range(3):
+        (tail.fused(inputs) + identity + other).backward(dy)
+    assert torch.equal(dy, original)
+    torch.testing.assert_close(other.grad, 3 * original)
+    torch.testing.assert_close(identity.grad, 6 * original)

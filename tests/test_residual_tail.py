@@ -3,9 +3,10 @@
 import pytest
 import torch
 from compare import assert_as_accurate_as_unfused, fused, unfused
-from hypothesis import given
+from emulated import on_kernels
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import DTYPES, SAMPLES, Branch, Sample, build, samples
+from samples import DTYPES, SAMPLES, Branch, Sample, build, large_samples, samples
 
 from fused_resnet.strategy import use_strategy
 
@@ -23,6 +24,15 @@ def test_sample_is_as_accurate_as_the_unfused_modules(sample, dtype, strategy, d
 
 @given(samples(), st.sampled_from(["moments", "materialise", "auto"]), st.integers(0, 2), st.integers(0, 999))
 def test_any_tail_is_as_accurate_as_the_unfused_modules(device, sample, strategy, cut, seed):
+    torch.manual_seed(seed)
+    with use_strategy(strategy):
+        assert_as_accurate_as_unfused(*build(sample, device, cut))
+
+
+@on_kernels
+@settings(max_examples=20)
+@given(large_samples(), st.sampled_from(["moments", "materialise"]), st.integers(0, 1), st.integers(0, 999))
+def test_any_tail_of_several_tiles_is_as_accurate_as_the_unfused_modules(device, sample, strategy, cut, seed):
     torch.manual_seed(seed)
     with use_strategy(strategy):
         assert_as_accurate_as_unfused(*build(sample, device, cut))
