@@ -34,6 +34,20 @@ def test_output_has_the_unfused_operations_memory_format(sample, strategy, devic
             assert_same_memory_format(tested.output, expected.output)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(2, 5, 4, 3), (1, 5, 1, 6), (2, 1, 4, 3)], ids=str)
+@pytest.mark.parametrize("missing", [0, 4])
+def test_padding_gives_the_unfused_operations_format(missing, shape, layout, stride, device):
+    """PyTorch pads the pixels that are read, by nothing with a copy in their layout."""
+    n, c, h, w = shape
+    tail, inputs, _ = build(
+        Sample(Branch("zero_pad", None, c, stride, layout=layout), None, shape=(n, c + missing, h, w)), device, cut=1
+    )
+    with torch.no_grad():
+        assert_same_memory_format(tail.fused(inputs), tail.unfused(inputs).relu())
+
+
 @each_strategy
 @each_sample
 def test_branches_in_different_formats_give_the_unfused_operations_format(sample, strategy, device):
