@@ -250,10 +250,14 @@ def samples(draw) -> Sample:
     names = [
         f"{b}.{t}" for b in ("main", "shortcut") for t in ("x", "conv.weight", "conv.bias", "norm.weight", "norm.bias")
     ]
+    # A weight of one input channel, ahead of the batch's own statistics: its gradient is all rounding error.
+    each = branches(channels).filter(lambda branch: not (half and branch.norm and branch.in_channels == 1))
+    main, activation = draw(each), draw(st.sampled_from(("relu", None)))
+    computes_nothing = main.source == "direct" and main.norm is None and activation is None
     return Sample(
-        draw(branches(channels)),
-        draw(st.none() | branches(channels)),
-        draw(st.sampled_from(("relu", None))),
+        main,
+        draw(each if computes_nothing else st.none() | each),
+        activation,
         (draw(st.integers(1, 4)), channels, height, width),
         dtype,
         norm_dtype,
