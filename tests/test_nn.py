@@ -34,7 +34,7 @@ each_option = pytest.mark.parametrize("option", OPTIONS)
 def trained(block, x, steps):
     """What training for some steps gives: outputs, first gradients, last parameters, buffers, then an evaluation."""
     block, x = copy.deepcopy(block).train(), x.detach().requires_grad_()
-    optimizer = torch.optim.SGD([p for p in block.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD([p for p in block.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
     result = {}
     for step in range(steps):
         optimizer.zero_grad()
