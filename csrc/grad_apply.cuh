@@ -74,13 +74,13 @@ DEVICE void multiply_factor(const Tail& tail, const Activations& x, const Factor
     if (factor.remainder.data != nullptr) Mainloop<Products>::multiply(tail, x, factor.remainder, columns, place, sum);
 }
 
-// dx of a projection from `from`, which is g or dp.
-template <class Products>
-DEVICE void projection_tile(const TailGradient& gradient, int index, const Activations& from, TilePlace place) {
+// dx of a projection, from g; or from dp, which leaves nothing to correct.
+template <class Products, bool recomputed>
+DEVICE void projection_tile(const TailGradient& gradient, int index, TilePlace place) {
   const Tail& tail = gradient.tail;
   const BranchGradient& own = gradient.branches[index];
   const int inputs = own.dx.channels;
-  const bool quadratic = own.quadratic.matrix.data != nullptr;
+  const bool quadratic = !recomputed && own.quadratic.matrix.data != nullptr;
   Affines::prepare(place.channel, inputs, [&](int of, int channel) -> Affine {
     const float scale = device::global_load(own.folded.scale + channel);
     if (of == 1) return {0.0f, scale, device::global_load(own.offset + channel)};
@@ -93,7 +93,7 @@ DEVICE void projection_tile(const TailGradient& gradient, int index, const Activ
     multiply_factor<Products>(tail, tail.branches[index].x, own.quadratic, inputs, place, sum);
     apply_affine<false>(sum, 0, sum);
   }
-  multiply_factor<Products>(tail, from, own.folded, inputs, place, sum);
+  multiply_factor<Products>(tail, recomputed ? own.dp : gradient.g, own.folded, inputs, place, sum);
   apply_affine<false>(sum, 1, sum);
   store_tile<typename Products::Element>(tail, input_gradient(own), sum, place,
                                          Ending<2>{{nothing(own.dx), nothing(own.dx)}, false});
@@ -121,7 +121,7 @@ DEVICE void apply_gradient_tile(const TailGradient& gradient, int index, TilePla
   if constexpr (projections)
     if (source == Source::projection) {
       if (is_recomputed(gradient.branches[index])) return recomputed_tile<Products>(gradient, index, place);
-      return projection_tile<Products>(gradient, index, gradient.g, place);
+      return projection_tile<Products, false>(gradient, index, place);
     }
   if (source == Source::zero_pad) return zero_pad_tile<Element>(gradient, index, place);
   direct_tile<Element>(gradient, index, place);
@@ -173,9 +173,8 @@ DEVICE void grad_apply(const TailGradient& gradient) {
     if (!is_recomputed(gradient.branches[0]) && !is_recomputed(gradient.branches[1])) return;
     device::grid_sync();
     reduce_recomputed<Products>(gradient);
-    for_each_tile(gradient.tail, gradient.recomputed_inputs, [&](int index, TilePlace place) {
-      projection_tile<Products>(gradient, index, gradient.branches[index].dp, place);
-    });
+    for_each_tile(gradient.tail, gradient.recomputed_inputs,
+                  [&](int index, TilePlace place) { projection_tile<Products, true>(gradient, index, place); });
     device::grid_sync();
     finish_recomputed<Products>(gradient);
   }

@@ -95,8 +95,8 @@ def _has_kernel(branches: Sequence[Branch], backward: bool) -> bool:
         return False
     if n * h * w > _MOST_ROWS or c > _MOST_CHANNELS:
         return False
-    # A sum of plain tensors is autograd's own business: its backward is none, and may be differentiated again. One plain
-    # tensor is no sum, and without an activation the output itself.
+    # A sum of plain tensors is autograd's own business: its backward is none, and may be differentiated again. One
+    # plain tensor is no sum, and without an activation the output itself.
     computes = any(isinstance(b, Projection) or b.norm is not None for b in branches)
     if not computes and (backward or len(branches) == 1):
         return False

@@ -49,7 +49,8 @@ def cost(strategy: Strategy, problem: Problem) -> Cost:
 
     Both share, in backward: dy, y and x read and g written; g read and dx written; g^T x and g W, or as many
     operations in their place.
-    moments: one more read of x in each direction; x^T x and diag(W Cov W^T) in forward; x Q, W Cov and Q in backward.
+    moments: one more read of x in each direction; x^T x and diag(W Cov W^T) in forward; W Cov, Q and x Q in backward,
+    the last twice (in half precision, Q is the sum of two matrices).
     materialise: one write and one read of p in forward; in backward the same of its gradient dp, two more reads of x,
     and x W^T twice, once for the sums and once for dp.
 
@@ -58,7 +59,7 @@ def cost(strategy: Strategy, problem: Problem) -> Cost:
     m, k, c, size = problem.rows, problem.in_channels, problem.out_channels, problem.element_size
     if strategy == "moments":
         forward = Cost(m * k * size, 2 * m * k * k, 2 * c * k * k)
-        backward = Cost(m * k * size, 2 * m * k * k, 2 * 2 * c * k * k)
+        backward = Cost(m * k * size, 2 * 2 * m * k * k, 2 * 2 * c * k * k)
     else:
         forward = Cost(2 * m * c * size, 0, 0)
         backward = Cost(2 * m * (k + c) * size, 2 * 2 * m * k * c, 0)

@@ -173,6 +173,7 @@ class ProductGradient(ProjectionGradient):
                 mu=read(self.inputs, groups),
                 quadratic_exact=Traffic(self.covariance, self.covariance, 2 * self.covariance, self.covariance),
                 quadratic=written(self.k**2 * self.size),
+                quadratic_remainder=written(self.k**2 * self.size),
                 quadratic_scale=written(self.inputs),
             ),
         }
@@ -180,8 +181,9 @@ class ProductGradient(ProjectionGradient):
     def apply(self) -> Touched:
         rows, inputs = tiles(self.rows), tiles(self.k)
         quadratic = {
-            "x": read(self.x, inputs),
+            "x": read(self.x, 2 * inputs),  # the matrix is the sum of two
             "quadratic": read(self.k**2 * self.size, rows),
+            "quadratic_remainder": read(self.k**2 * self.size, rows),
             "quadratic_scale": read(self.inputs, rows),
         }
         own = self.named(**quadratic) if self.training else {}
