@@ -11,6 +11,7 @@ namespace fused_resnet {
 template <class Parameters>
 void launch_persistent(void (*kernel)(Parameters), device::Launch how, int items, const Parameters& parameters,
                        const std::vector<device::Buffer>& buffers, device::Stream stream) {
+  static_assert(sizeof(Parameters) <= 4096, "what every driver passes to a kernel");
   const int resident = device::resident_blocks(kernel, how.threads, how.shared_bytes);
   how.blocks = std::min(items, resident);
   device::launch(kernel, how, parameters, buffers, stream);

@@ -145,12 +145,13 @@ def test_identities(machine):
             assert fields[block, thread].tolist() == [thread, thread % 32, thread // 32, block, blocks]
 
 
+@pytest.mark.parametrize(("name", "dtype"), [("floats", np.float32), ("doubles", np.float64)])
 @pytest.mark.parametrize("mask", [0, 1, 2, 4, 8, 16, 21, 31])
-def test_exchange(machine, mask):
-    given = np.arange(32, dtype=np.float32)
+def test_exchange(machine, mask, name, dtype):
+    given = np.arange(32, dtype=dtype) / 3  # needs all of its bits
     received = np.zeros_like(given)
-    machine.run("run_exchange", given, received, mask)
-    assert received.tolist() == [lane ^ mask for lane in range(32)]
+    machine.run(f"run_exchange_of_{name}", given, received, mask)
+    assert received.tolist() == [given[lane ^ mask] for lane in range(32)]
 
 
 def apply(machine, function, x, dtype):

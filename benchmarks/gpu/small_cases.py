@@ -17,10 +17,10 @@ from torch import Tensor
 
 import fused_resnet
 from fused_resnet import _kernels, reference, residual_tail
-from fused_resnet.branches import Branch, Direct, Norm, Projection, ZeroPad, named_tensors, output_shape
+from fused_resnet.branches import Branch, Direct, Norm, Projection, ZeroPad, named_tensors
 from fused_resnet.kernel_branch import KernelBranch
 from fused_resnet.kernels import KernelTail
-from fused_resnet.paths import operands_of
+from fused_resnet.paths import Needs, operands_of
 from fused_resnet.strategy import Strategy, use_strategy
 
 from ..accuracy import relative_error
@@ -31,6 +31,8 @@ from .gradients import incoming_gradient
 CASE = "case "
 # What a branch's tensors are called that no gradient flows to.
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+# Of a branch's tensors that gradients flow to, in the order of `Gradients`.
+NAMES = ("x", "weight", "bias", "norm.weight", "norm.bias")
 T = TypeVar("T", Branch, Norm)
 
 
@@ -60,11 +62,11 @@ class Case:
     strategy: Strategy
     layout: str
     training: bool
-    phases: bool  # forward alone, by one launch for each phase
+    phases: bool  # by one launch for each phase
 
     def __str__(self) -> str:
         mode = "training" if self.training else "eval"
-        launches = "phase by phase" if self.phases else "forward and backward"
+        launches = "phase by phase" if self.phases else "at once"
         parts = (self.arithmetic, f"{self.projections} projections", self.strategy, self.layout, mode, launches)
         return ", ".join(parts)
 
@@ -133,27 +135,37 @@ def moved(holder: T, device: str, dtype: torch.dtype) -> T:
     return replace(holder, **changes)
 
 
-def launch_phases(module: Any, main: Branch, shortcut: Branch, case: Case) -> Tensor:
-    """The tail's output."""
-    y = torch.empty(
-        output_shape(main),
-        dtype=main.x.dtype,
-        device=main.x.device,
-        memory_format=LAYOUTS[case.layout].memory_format,
-    )
-    branches = (main, shortcut)
-    tail = KernelTail(module, [KernelBranch(b, False) for b in branches], "relu")
-    call = tail.forward_call([operands_of(b) for b in branches], y)
-    for launch in (call.moments, call.finish, call.apply):
+def launch_phases(module: Any, main: Branch, shortcut: Branch, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The tail's output, in the layout of its gradient, and all gradients, by the names of their tensors."""
+    branches = {"main": main, "shortcut": shortcut}
+    operands = [operands_of(branch) for branch in branches.values()]
+    own = [KernelBranch(branch, backward=True) for branch in branches.values()]
+    tail, y = KernelTail(module, own, "relu"), torch.empty_like(dy)
+    forward = tail.forward_call(operands, y)
+    for launch in (forward.moments, forward.finish, forward.apply):
         launch()
-    return y
+    saved = [branch.saved(of, forward.statistics(i)) for i, (branch, of) in enumerate(zip(own, operands, strict=True))]
+    needs = [Needs(*(t is not None for t in of)) for of in operands]
+    into = [branch.empty_gradients(*of, True) for branch, *of in zip(own, saved, needs, strict=True)]
+    backward = tail.backward_call(dy, y, saved, into)
+    for launch in (backward.reduce, backward.finish, backward.apply):
+        launch()
+    written = {
+        f"{side}.{name}": gradient
+        for side, gradients in zip(branches, into, strict=True)
+        for name, gradient in zip(NAMES, gradients, strict=True)
+        if gradient is not None
+    }
+    return y, written
 
 
 def computed(module: Any, main: Branch, shortcut: Branch, dy: Tensor, case: Case) -> dict[str, Tensor]:
     """What the kernels give, by the backend that `fused_resnet.use_backend` has chosen, which is the module's."""
     with use_strategy(case.strategy), arithmetic_of(case.arithmetic):
         if case.phases:
-            return _results(main, shortcut, launch_phases(module, main, shortcut, case))
+            y, gradients = launch_phases(module, main, shortcut, dy)
+            named = {f"gradient of {name}": gradient for name, gradient in gradients.items()}
+            return {**_results(main, shortcut, y), **named}
         sources = _watched(main, shortcut)
         y = residual_tail(main, shortcut)
         return {**_results(main, shortcut, y), **_gradients(y, sources, dy)}

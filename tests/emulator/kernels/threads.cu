@@ -24,15 +24,28 @@ KERNEL(identity_threads, 1) identify(PARAMETER Identities identities) {
   global_store(own + 4, grid_size());
 }
 
+template <class T>
 struct Exchange {
-  const float* given;
-  float* received;
+  const T* given;
+  T* received;
   int mask;
 };
 
-KERNEL(32, 1) exchange(PARAMETER Exchange exchange) {
+template <class T>
+KERNEL(32, 1)
+exchange(PARAMETER Exchange<T> exchange) {
   const int lane = lane_index();
   global_store(exchange.received + lane, warp_exchange(global_load(exchange.given + lane), exchange.mask));
+}
+
+template <class T>
+auto run_exchange_of(const T* given, T* received, int mask) {
+  return error_of([&] {
+    launch(exchange<T>, {"exchange", 32, 0, 1, false}, Exchange<T>{given, received, mask},
+           {{"given", offsetof(Exchange<T>, given), given, 32 * sizeof(T), Access::read},
+            {"received", offsetof(Exchange<T>, received), received, 32 * sizeof(T), Access::write}},
+           nullptr);
+  });
 }
 
 }  // namespace
@@ -45,13 +58,12 @@ ENTRY run_identify(int* fields, int blocks) {
   });
 }
 
-ENTRY run_exchange(const float* given, float* received, int mask) {
-  return error_of([&] {
-    launch(exchange, {"exchange", 32, 0, 1, false}, Exchange{given, received, mask},
-           {{"given", offsetof(Exchange, given), given, 32 * sizeof(float), Access::read},
-            {"received", offsetof(Exchange, received), received, 32 * sizeof(float), Access::write}},
-           nullptr);
-  });
+ENTRY run_exchange_of_floats(const float* given, float* received, int mask) {
+  return run_exchange_of(given, received, mask);
+}
+
+ENTRY run_exchange_of_doubles(const double* given, double* received, int mask) {
+  return run_exchange_of(given, received, mask);
 }
 
 }  // namespace kernels
