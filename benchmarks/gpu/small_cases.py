@@ -146,7 +146,8 @@ def launch_phases(module: Any, main: Branch, shortcut: Branch, dy: Tensor) -> tu
         launch()
     saved = [branch.saved(of, forward.statistics(i)) for i, (branch, of) in enumerate(zip(own, operands, strict=True))]
     needs = [Needs(*(t is not None for t in of)) for of in operands]
-    into = [branch.empty_gradients(*of, True) for branch, *of in zip(own, saved, needs, strict=True)]
+    each = zip(own, saved, needs, strict=True)
+    into = [branch.empty_gradients(kept, asked, relu=True) for branch, kept, asked in each]
     backward = tail.backward_call(dy, y, saved, into)
     for launch in (backward.reduce, backward.finish, backward.apply):
         launch()
