@@ -13,15 +13,6 @@ namespace fused_resnet {
 constexpr int gradient_blocks = 2;
 
 template <class Products, bool projections>
-DEVICE void finish_gradients(const TailGradient& gradient) {
-  finish_vectors<Products, projections>(gradient);
-  if constexpr (projections) {
-    device::grid_sync();
-    finish_matrices<Products>(gradient);
-  }
-}
-
-template <class Products, bool projections>
 KERNEL(block_threads, device::fitting_blocks(gradient_blocks, gradient_shared_bytes))
 grad_reduce_kernel(PARAMETER TailGradient gradient) {
   grad_reduce<Products, projections>(gradient);
@@ -30,7 +21,7 @@ grad_reduce_kernel(PARAMETER TailGradient gradient) {
 template <class Products, bool projections>
 KERNEL(block_threads, device::fitting_blocks(gradient_blocks, gradient_shared_bytes))
 grad_finish_kernel(PARAMETER TailGradient gradient) {
-  finish_gradients<Products, projections>(gradient);
+  grad_finish<Products, projections>(gradient);
 }
 
 template <class Products, bool projections>
@@ -44,7 +35,7 @@ KERNEL(block_threads, device::fitting_blocks(gradient_blocks, gradient_shared_by
 backward_kernel(PARAMETER TailGradient gradient) {
   grad_reduce<Products, projections>(gradient);
   device::grid_sync();
-  finish_gradients<Products, projections>(gradient);
+  grad_finish<Products, projections>(gradient);
   device::grid_sync();
   grad_apply<Products, projections>(gradient);
 }

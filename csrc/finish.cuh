@@ -157,11 +157,12 @@ template <class Products>
 DEVICE void finish_gram(const Tail& tail, const Branch& branch, int group) {
   const int first = group * channel_group, inputs = branch.x.channels;
   float mean[channel_group] = {}, var[channel_group] = {};
-  for (int from = 0; from < inputs; from += block_threads) {
-    const int b = from + device::thread_index();
+  const GroupColumns own(inputs);
+  for (int from = 0; from < inputs; from += own.columns) {
+    const int b = from + own.column();
     float product[channel_group] = {};
-    multiply_covariance<Products>(tail, branch, first, b, product);
-    if (b >= inputs) continue;
+    multiply_covariance<Products>(tail, branch, own, first, b, product);
+    if (b >= inputs || own.share() > 0) continue;
     const float mu = device::global_load(branch.mu + b);
 #pragma unroll
     for (int i = 0; i < channel_group; ++i) {

@@ -80,7 +80,7 @@ DEVICE void projection_tile(const TailGradient& gradient, int index, TilePlace p
   const Tail& tail = gradient.tail;
   const BranchGradient& own = gradient.branches[index];
   const int inputs = own.dx.channels;
-  const bool quadratic = !recomputed && own.quadratic.matrix.data != nullptr;
+  const bool quadratic = !recomputed && has_quadratic(own);
   Affines::prepare(place.channel, inputs, [&](int of, int channel) -> Affine {
     const float scale = device::global_load(own.folded.scale + channel);
     if (of == 1) return {0.0f, scale, device::global_load(own.offset + channel)};

@@ -1,7 +1,8 @@
 // The backward's second phase: from partial sums to the gradients of parameters, and to what dx is multiplied from.
 //
 // `finish_vectors` leaves dbeta and dgamma, a channel a warp, and G = g^T (x - m). Behind a barrier, `finish_matrices`
-// takes dW = diag(a) (G - diag(dgamma / std) W Cov), and diag(a) W and Q for dx (docs/design.md, section 3).
+// takes dW = diag(a) (G - diag(dgamma / std) W Cov) and Q (docs/design.md, section 3); behind another, `finish_factors`
+// makes diag(a) W and Q ready to be multiplied with.
 #pragma once
 
 #include <grad_reduce.cuh>
@@ -126,12 +127,13 @@ DEVICE void correct_weight_gradient(const TailGradient& gradient, int index, int
   const Branch& branch = tail.branches[index];
   const BranchGradient& own = gradient.branches[index];
   const int inputs = branch.x.channels, first = group * channel_group;
+  const GroupColumns columns(inputs);
 #pragma unroll 1
-  for (int from = 0; from < inputs; from += block_threads) {
-    const int b = from + device::thread_index();
+  for (int from = 0; from < inputs; from += columns.columns) {
+    const int b = from + columns.column();
     float products[channel_group] = {};
-    multiply_covariance<Products>(tail, branch, first, b, products);
-    if (b >= inputs) continue;
+    multiply_covariance<Products>(tail, branch, columns, first, b, products);
+    if (b >= inputs || columns.share() > 0) continue;
 #pragma unroll
     for (int i = 0; i < channel_group; ++i) {
       const int channel = first + i;
@@ -198,32 +200,33 @@ DEVICE void store_factor(const Factor& to, int first, int rows, int depth, Value
   }
 }
 
-// Q's rows of a group of input channels, exact.
+// Q has few rows: its columns are cut as well, for more blocks to work.
+DEVICE GroupColumns quadratic_columns(int inputs) { return GroupColumns(inputs / 4); }
+
+// Of Q's rows of a group of input channels, those columns that the block takes at a time, from `from` on.
 template <class Products>
-DEVICE void multiply_quadratic(const TailGradient& gradient, int index, int first) {
+DEVICE void multiply_quadratic(const TailGradient& gradient, int index, int first, int from) {
   const Tail& tail = gradient.tail;
   const Branch& branch = tail.branches[index];
   const BranchGradient& own = gradient.branches[index];
   const int inputs = branch.x.channels;
   const float per_row = -1.0f / static_cast<float>(tail.rows);
-#pragma unroll 1
-  for (int from = 0; from < inputs; from += block_threads) {
-    const int b = from + device::thread_index();
-    float products[channel_group] = {};
-    multiply_group(
-        tail.channels, b < inputs,
-        [&](int c, int i) {
-          if (first + i >= inputs) return 0.0f;
-          const float factor = norm_scale(branch, c) * inverse_std(branch, c) * device::global_load(own.dot + c);
-          return per_row * factor * weight_element<Products>(branch, c, first + i);
-        },
-        [&](int c) { return weight_element<Products>(branch, c, b); }, products);
-    if (b >= inputs) continue;
+  const GroupColumns columns = quadratic_columns(inputs);
+  const int b = from + columns.column();
+  float products[channel_group] = {};
+  multiply_group(
+      columns, tail.channels, b < inputs,
+      [&](int c, int i) {
+        if (first + i >= inputs) return 0.0f;
+        const float factor = norm_scale(branch, c) * inverse_std(branch, c) * device::global_load(own.dot + c);
+        return per_row * factor * weight_element<Products>(branch, c, first + i);
+      },
+      [&](int c) { return weight_element<Products>(branch, c, b); }, products);
+  if (b >= inputs || columns.share() > 0) return;
 #pragma unroll
-    for (int i = 0; i < channel_group; ++i)
-      if (first + i < inputs)
-        device::global_store(own.quadratic_exact + static_cast<std::int64_t>(first + i) * inputs + b, products[i]);
-  }
+  for (int i = 0; i < channel_group; ++i)
+    if (first + i < inputs)
+      device::global_store(own.quadratic_exact + static_cast<std::int64_t>(first + i) * inputs + b, products[i]);
 }
 
 // What a group of dx's channels is multiplied from. The offset takes the means out of both products, from the rounded
@@ -244,7 +247,6 @@ DEVICE void fold_weight(const TailGradient& gradient, int index, int group) {
       },
       [&](int c) { return gram ? per_row * device::global_load(gradient.sum + c) : 0.0f; }, offsets);
   if (gram) {
-    multiply_quadratic<Products>(gradient, index, first);
     store_factor<Products>(
         own.quadratic, first, inputs, inputs,
         [&](int k, int i) {
@@ -258,6 +260,7 @@ DEVICE void fold_weight(const TailGradient& gradient, int index, int group) {
     if (device::thread_index() == i && first + i < inputs) device::global_store(own.offset + first + i, offsets[i]);
 }
 
+// Of a training norm: dW, and Q.
 template <class Products>
 DEVICE void finish_matrices(const TailGradient& gradient) {
   int item = device::block_index();
@@ -266,16 +269,45 @@ DEVICE void finish_matrices(const TailGradient& gradient) {
     const Branch& branch = gradient.tail.branches[index];
     const BranchGradient& own = gradient.branches[index];
     const int outputs = is_corrected(branch, own) ? tiles_of(gradient.tail.channels, channel_group) : 0;
-    const int inputs = is_folded(own) ? tiles_of(branch.x.channels, channel_group) : 0;
+    const int groups = has_quadratic(own) ? tiles_of(branch.x.channels, channel_group) : 0;
+    const int columns = quadratic_columns(branch.x.channels).columns;
+    const int items = outputs + groups * tiles_of(branch.x.channels, columns);
 #pragma unroll 1
-    for (; item < outputs + inputs; item += device::grid_size()) {
+    for (; item < items; item += device::grid_size()) {
       if (item < outputs) {
         correct_weight_gradient<Products>(gradient, index, item);
       } else {
-        fold_weight<Products>(gradient, index, item - outputs);
+        const int pass = (item - outputs) / groups;
+        multiply_quadratic<Products>(gradient, index, (item - outputs - pass * groups) * channel_group, pass * columns);
       }
     }
-    item -= outputs + inputs;
+    item -= items;
+  }
+}
+
+template <class Products>
+DEVICE void finish_factors(const TailGradient& gradient) {
+  int item = device::block_index();
+#pragma unroll 1
+  for (int index = 0; index < 2; ++index) {
+    if (!is_folded(gradient.branches[index])) continue;
+    const int groups = tiles_of(gradient.tail.branches[index].x.channels, channel_group);
+#pragma unroll 1
+    for (; item < groups; item += device::grid_size()) fold_weight<Products>(gradient, index, item);
+    item -= groups;
+  }
+}
+
+template <class Products, bool projections>
+DEVICE void grad_finish(const TailGradient& gradient) {
+  finish_vectors<Products, projections>(gradient);
+  if constexpr (projections) {
+    device::grid_sync();
+    if (has_matrices(gradient)) {
+      finish_matrices<Products>(gradient);
+      device::grid_sync();
+    }
+    finish_factors<Products>(gradient);
   }
 }
 

@@ -14,6 +14,17 @@ HOST_DEVICE bool is_corrected(const Branch& branch, const BranchGradient& own) {
   return branch.statistics == Statistics::gram && own.dweight.data != nullptr;
 }
 
+HOST_DEVICE bool has_quadratic(const BranchGradient& own) { return own.quadratic_exact != nullptr; }
+
+HOST_DEVICE bool has_matrices(const TailGradient& gradient) {
+  bool any = false;
+  for (int index = 0; index < 2; ++index) {
+    const BranchGradient& own = gradient.branches[index];
+    any = any || is_corrected(gradient.tail.branches[index], own) || has_quadratic(own);
+  }
+  return any;
+}
+
 HOST_DEVICE bool is_folded(const BranchGradient& own) { return own.folded.matrix.data != nullptr; }
 
 inline bool any_recomputed(const TailGradient& gradient) {
@@ -56,18 +67,15 @@ inline Work recomputed_inputs_work(const TailGradient& gradient) {
   });
 }
 
-// Groups of channels in the larger step of the finish phase.
+// Groups of channels, or more than the steps of the finish phase have: a grid of so many blocks is large enough.
 inline int finish_items(const TailGradient& gradient) {
-  int vectors = 0, matrices = 0;
-  for (int index = 0; index < 2; ++index) {
-    const Branch& branch = gradient.tail.branches[index];
-    const BranchGradient& own = gradient.branches[index];
+  int items = 0;
+  for (const BranchGradient& own : gradient.branches) {
     const int outputs = tiles_of(gradient.tail.channels, channel_group);
-    vectors += own.has_vectors ? outputs : 0;
-    matrices +=
-        (is_corrected(branch, own) ? outputs : 0) + (is_folded(own) ? tiles_of(branch.x.channels, channel_group) : 0);
+    items += own.has_vectors ? outputs : 0;
+    items += is_folded(own) ? tiles_of(own.dx.channels, channel_group) : 0;
   }
-  return vectors > matrices ? vectors : matrices;
+  return items;
 }
 
 }  // namespace fused_resnet

@@ -58,6 +58,9 @@ class BranchGradient:
     def matrices(self) -> Touched:
         return {}
 
+    def factors(self) -> Touched:
+        return {}
+
     def apply(self) -> Touched:
         return {}
 
@@ -150,7 +153,10 @@ class ProductGradient(ProjectionGradient):
         return {"partial_sum": read(self.ranges * self.vector), **self.named(**own)}
 
     def matrices(self) -> Touched:
-        return joined(self.folded(), *([self._corrected(), self._quadratic()] if self.training else []))
+        return joined(self._corrected(), self._quadratic()) if self.training else {}
+
+    def factors(self) -> Touched:
+        return joined(self.folded(), *([self._scaled_quadratic()] if self.training else []))
 
     def _corrected(self) -> Touched:
         """dW, for which each group of output channels takes W Cov, 256 columns at a time."""
@@ -163,15 +169,23 @@ class ProductGradient(ProjectionGradient):
         )
 
     def _quadratic(self) -> Touched:
-        """Q for each group of input channels, 256 columns at a time; scaled and stored as the folded weight is."""
-        groups, blocks = tiles(self.k, QUADRATIC_GROUP), tiles(self.k, BLOCK_THREADS)
+        """Q for each group of input channels, a quarter of the columns at a time, but 64 to 256."""
+        groups, columns = tiles(self.k, QUADRATIC_GROUP), next((n for n in (64, 128) if self.k // 4 <= n), 256)
+        passes = tiles(self.k, columns)
+        return self.named(
+            weight=read(self.weight, groups + passes),
+            dot=read(self.vector, self.k * passes),
+            quadratic_exact=written(self.covariance),
+        )
+
+    def _scaled_quadratic(self) -> Touched:
+        """Scaled and stored as the folded weight is."""
+        groups = tiles(self.k, QUADRATIC_GROUP)
         return {
             "sum": read(self.vector, groups),
             **self.named(
-                weight=read(self.weight, groups + blocks),
-                dot=read(self.vector, self.k * blocks),
                 mu=read(self.inputs, groups),
-                quadratic_exact=Traffic(self.covariance, self.covariance, 2 * self.covariance, self.covariance),
+                quadratic_exact=read(self.covariance, 2),
                 quadratic=written(self.k**2 * self.size),
                 quadratic_remainder=written(self.k**2 * self.size),
                 quadratic_scale=written(self.inputs),
@@ -209,7 +223,7 @@ class RecomputedGradient(ProjectionGradient):
         partial = read(self.ranges * self.vector)
         return {"partial_sum": partial, **self.named(partial_dot=partial, dot=written(self.vector))}
 
-    def matrices(self) -> Touched:
+    def factors(self) -> Touched:
         return self.folded()
 
     def apply(self) -> Touched:
@@ -243,8 +257,10 @@ class GradientSizes:
     @property
     def phases(self) -> list[str]:
         """What lies between the grid barriers."""
-        matrices = ["matrices"] if any(isinstance(branch, ProjectionGradient) for branch in self.branches) else []
-        return ["reduce", "vectors", *matrices, "apply", *(["recomputed", "combine"] if self.recomputed_tiles else [])]
+        of_moments = any(isinstance(branch, ProductGradient) and branch.training for branch in self.branches)
+        projections = any(isinstance(branch, ProjectionGradient) for branch in self.branches)
+        finish = ["vectors", *(["matrices"] if of_moments else []), *(["factors"] if projections else [])]
+        return ["reduce", *finish, "apply", *(["recomputed", "combine"] if self.recomputed_tiles else [])]
 
     def buffers(self, phase: str) -> Touched:
         """Of all buffers that the phase touches, but those with a norm's parameters, their gradients and statistics."""
