@@ -250,8 +250,7 @@ def samples(draw) -> Sample:
     names = [
         f"{b}.{t}" for b in ("main", "shortcut") for t in ("x", "conv.weight", "conv.bias", "norm.weight", "norm.bias")
     ]
-    # A weight of one input channel, ahead of the batch's own statistics: its gradient is all rounding error.
-    each = branches(channels).filter(lambda branch: not (half and branch.norm and branch.in_channels == 1))
+    each = branches(channels)
     main, activation = draw(each), draw(st.sampled_from(("relu", None)))
     computes_nothing = main.source == "direct" and main.norm is None and activation is None
     return Sample(

@@ -31,7 +31,7 @@ each_block = pytest.mark.parametrize("block", BLOCKS)
 each_option = pytest.mark.parametrize("option", OPTIONS)
 
 
-def trained(block, x, steps):
+def trained(block, x, steps=3):
     """What training for some steps gives: outputs, first gradients, last parameters, buffers, then an evaluation."""
     block, x = copy.deepcopy(block).train(), x.detach().requires_grad_()
     optimizer = torch.optim.SGD([p for p in block.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
@@ -58,13 +58,11 @@ def with_unfused(block):
 
 @each_option
 @each_block
-# Each step amplifies the rounding of the last: in float32 only the first tells a mistake from chance.
-@pytest.mark.parametrize(("dtype", "steps"), [(torch.float64, 3), (torch.float32, 1)], ids=str)
-def test_fused_block_trains_as_the_unfused_one(block, option, dtype, steps, device):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_fused_block_trains_as_the_unfused_one(block, option, dtype, device):
     fused, unfused = with_unfused(block(4, 6, 2, shortcut=option).to(device, dtype))
     x = torch.randn(4, 4, 7, 7, dtype=dtype, device=device)
-    tested, eager = trained(fused, x, steps), trained(unfused, x, steps)
-    exact = trained(unfused.double(), x.double(), steps)
+    tested, eager, exact = trained(fused, x), trained(unfused, x), trained(unfused.double(), x.double())
     assert tested.keys() == eager.keys()
     for name, value in tested.items():
         if value.is_floating_point():
