@@ -9,6 +9,7 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 
+import pytest
 import torch
 from emulated import Launch, only_emulated, recorded_launches
 from gradient_formula import GradientSizes, is_activation
@@ -103,35 +104,25 @@ each_case = cases(lambda *case: not takes_long(*case))
 each_long_case = cases(takes_long)
 
 
-@each_case
-def test_backward_is_one_launch(name, mode):
-    check_launch(name, mode)
+CHECKS = {
+    "one launch": check_launch,
+    "no more of the activations than designed": check_design,
+    "activations as the tiles ask for them": check_activations,
+    "weights as the tiles ask for them": check_weights,
+    "workspace as the tiles ask for it": check_workspace,
+}
 
 
 @each_case
-def test_backward_moves_no_more_of_the_activations_than_designed(name, mode):
-    check_design(name, mode)
-
-
-@each_case
-def test_backward_asks_for_activations_as_the_tiles_do(name, mode):
-    check_activations(name, mode)
-
-
-@each_case
-def test_backward_asks_for_weights_as_the_tiles_do(name, mode):
-    check_weights(name, mode)
-
-
-@each_case
-def test_backward_workspace_is_asked_for_as_the_tiles_do(name, mode):
-    check_workspace(name, mode)
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_backward_moves_what_it_should(name, mode, check):
+    check(name, mode)
 
 
 @each_long_case
-def test_backward_of_the_most_channels_is_one_launch_and_moves_what_it_should(name, mode):
-    """All of the above in one test: launched once for all, wherever the tests run."""
-    for check in (check_launch, check_design, check_activations, check_weights, check_workspace):
+def test_backward_of_the_most_channels_moves_what_it_should(name, mode):
+    """All checks in one test: launched once for all, wherever the tests run."""
+    for check in CHECKS.values():
         check(name, mode)
 
 

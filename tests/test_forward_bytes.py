@@ -6,6 +6,7 @@ Channels are the real ones; rows are few.
 from fractions import Fraction
 from functools import cache
 
+import pytest
 import torch
 from emulated import Launch, recorded_launches
 from resnet_tails import BEHIND_CONV, SHAPES, cases, each_mode, each_real_shape, is_weight, sizes_of, touched
@@ -78,35 +79,25 @@ each_case = cases(lambda *case: not takes_half_a_minute(*case))
 each_long_case = cases(takes_half_a_minute)
 
 
-@each_case
-def test_forward_is_one_launch(name, mode):
-    check_launch(name, mode)
+CHECKS = {
+    "one launch": check_launch,
+    "no more of the activations than designed": check_design,
+    "activations as the tiles ask for them": check_activations,
+    "weights as the tiles ask for them": check_weights,
+    "workspace as the tiles ask for it": check_workspace,
+}
 
 
 @each_case
-def test_forward_moves_no_more_of_the_activations_than_designed(name, mode):
-    check_design(name, mode)
-
-
-@each_case
-def test_forward_asks_for_activations_as_the_tiles_do(name, mode):
-    check_activations(name, mode)
-
-
-@each_case
-def test_forward_asks_for_weights_as_the_tiles_do(name, mode):
-    check_weights(name, mode)
-
-
-@each_case
-def test_forward_workspace_is_written_once_and_read_once(name, mode):
-    check_workspace(name, mode)
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_forward_moves_what_it_should(name, mode, check):
+    check(name, mode)
 
 
 @each_long_case
-def test_forward_of_the_most_channels_is_one_launch_and_moves_what_it_should(name, mode):
-    """All of the above in one test: launched once for all, wherever the tests run."""
-    for check in (check_launch, check_design, check_activations, check_weights, check_workspace):
+def test_forward_of_the_most_channels_moves_what_it_should(name, mode):
+    """All checks in one test: launched once for all, wherever the tests run."""
+    for check in CHECKS.values():
         check(name, mode)
 
 

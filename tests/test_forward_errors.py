@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from emulated import on_kernels, only_emulated
+from emulated import on_kernels
 from refused import ForwardCall, refusal
 
 SAME_PIXELS = "expected such that its strided pixels are those of y, of shape [2, 6, 3, 4]"
@@ -21,75 +21,11 @@ def call(backend, device):
     return ForwardCall(backend, device)
 
 
-VECTORS = ["bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"]
-FLOATS = ["x", "weight", *VECTORS]
-IN_BRANCHES = [f"{branch}.{part}" for branch in ("main", "shortcut") for part in (*FLOATS, "norm.num_batches_tracked")]
-
-each_tensor = pytest.mark.parametrize("path", IN_BRANCHES)
-each_vector = pytest.mark.parametrize(
-    "path", [f"{branch}.{part}" for branch in ("main", "shortcut") for part in VECTORS]
-)
-
-
 @on_kernels
 def test_forward_with_valid_arguments_runs(call):
     call.made().run()
     assert call.main["norm"]["num_batches_tracked"] == 1
     assert not torch.equal(call.y, call.filled(2, 6, 3, 4))
-
-
-@on_kernels
-@each_tensor
-def test_forward_refuses_a_tensor_elsewhere(call, path):
-    call.put(path, lambda t: t.to("meta"))
-    assert refusal(call) == f"{path}.device is meta, expected {call.y.device}"
-
-
-@on_kernels
-@each_tensor
-def test_forward_refuses_a_tensor_of_another_type(call, path):
-    expected = "Long" if path.endswith("tracked") else "Float"
-    call.put(path, lambda t: t.to(torch.float64))
-    assert refusal(call) == f"{path}.dtype is Double, expected {expected}"
-
-
-@on_kernels
-@each_tensor
-def test_forward_refuses_a_sparse_tensor(call, path):
-    call.put(path, lambda t: t.to_sparse())
-    assert refusal(call) == f"{path} is Sparse, expected Strided"
-
-
-@on_kernels
-@pytest.mark.parametrize("path", [path for path in IN_BRANCHES if not path.endswith("tracked")])
-def test_forward_refuses_a_tensor_that_is_negated_when_read(call, path):
-    call.put(path, lambda t: torch.complex(t, t).conj().imag)
-    assert refusal(call) == f"{path} is a view that negates its memory, expected one that does not"
-
-
-@only_emulated
-@each_tensor
-def test_forward_refuses_an_address_within_an_element(call, path):
-    def one_byte_further(t):
-        memory = bytearray(t.numel() * t.element_size() + 1)
-        return torch.frombuffer(memory, dtype=t.dtype, offset=1).view(t.shape)
-
-    call.put(path, one_byte_further)
-    assert re.fullmatch(rf"{path}'s address is \d+, expected a multiple of its element size", refusal(call))
-
-
-@on_kernels
-@each_vector
-def test_forward_refuses_a_vector_of_another_length(call, path):
-    call.put(path, lambda t: call.filled(7))
-    assert refusal(call) == f"{path} is of shape [7], expected of shape [6]"
-
-
-@on_kernels
-@each_vector
-def test_forward_refuses_a_vector_with_gaps(call, path):
-    call.put(path, lambda t: call.filled(12)[::2])
-    assert refusal(call) == f"{path} is strided [2], expected contiguous"
 
 
 @on_kernels
