@@ -1,103 +1,106 @@
-"""The residual tail as one autograd Function, whichever way it is computed."""
+"""The operators' gradients.
+
+Registered by hand: `torch.library.register_autograd` refuses operators that write, and running statistics are written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._autocast import autocast_off
-from .branches import Activation, Branch
-from .paths import Gradients, Needs, Operands, Saved, memory_format, operands_of
+from .implementations import settled, statistics_of
+from .signature import SAVED, BackwardArguments, ForwardArguments, backward_arguments, by_branch, flat
+from .tail import Gradients, Needs
+
+# Where the tensors that gradients flow to stand among the forward operators' arguments, a list a branch.
+_OPERANDS = [
+    [len(ForwardArguments._fields) * branch + operand for operand in range(len(Needs._fields))] for branch in range(2)
+]
 
 
-class Computation(Protocol):
-    """One call's way to the output and back; it holds no tensor that gradients flow to."""
+def differentiable(operator: Any) -> Callable[..., Any]:
+    """The Autograd kernel of a forward operator."""
 
-    def forward(self, operands: Sequence[Operands]) -> tuple[Tensor, list[Saved]]:
-        """The tail's output, and what each branch keeps for backward."""
-        ...
+    def call(keys: Any, *arguments: Any) -> Any:
+        if torch.is_grad_enabled() and _any_requires_grad(arguments):
+            return _Tail.apply(operator, keys, *arguments)  # type: ignore[no-untyped-call]
+        return _below_autograd(operator, keys, arguments)
 
-    def backward(self, dy: Tensor, y: Tensor | None, saved: Sequence[Saved], needs: Sequence[Needs]) -> list[Gradients]:
-        """Each branch's gradients from the output's; `y` is the output of a relu, None without one."""
-        ...
-
-
-def needs_backward(branches: Sequence[Branch]) -> bool:
-    """Whether gradients will be asked for."""
-    operands = (tensor for branch in branches for tensor in operands_of(branch))
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
+    return call
 
 
-def compute_tail(computation: Computation, branches: Sequence[Branch], activation: Activation) -> Tensor:
-    """Runs the computation, differentiable where gradients are needed. Double backward raises."""
-    operands = [tensor for branch in branches for tensor in operands_of(branch)]
-    with autocast_off(branches[0].x):
-        if not needs_backward(branches):
-            with torch.no_grad():
-                return computation.forward(_operands(operands))[0]
-        y: Tensor = _Tail.apply(computation, activation, *operands)  # type: ignore[no-untyped-call]
-    return y
+def differentiable_once(operator: Any) -> Callable[..., Any]:
+    """The Autograd kernel of the backward operator: with ``create_graph=True`` its results get a graph that refuses."""
+
+    def call(keys: Any, *arguments: Any) -> list[Tensor]:
+        gradients: list[Tensor] = _below_autograd(operator, keys, arguments)
+        if torch.is_grad_enabled() and _any_requires_grad(arguments):
+            tensors = [t for t in arguments if isinstance(t, Tensor)]
+            gradients = [_Once.apply(gradient, *tensors) for gradient in gradients]  # type: ignore[no-untyped-call]
+        return gradients
+
+    return call
+
+
+def _any_requires_grad(arguments: Sequence[Any]) -> bool:
+    return any(isinstance(t, Tensor) and t.requires_grad for t in arguments)
+
+
+def _below_autograd(operator: Any, keys: Any, arguments: Sequence[Any]) -> Any:
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator.redispatch(keys & torch._C._after_autograd_keyset, *arguments)
 
 
 class _Tail(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, computation: Computation, activation: Activation, *operands: Tensor | None) -> Tensor:
-        own = _operands(operands)
-        y, saved = computation.forward(own)
-        ctx.computation = computation
-        ctx.formats = [memory_format(o.x) for o in own]
-        ctx.dtypes = _by_branch([None if t is None else t.dtype for t in operands])
-        ctx.saved_counts = [len(part) for part in saved]
-        ctx.save_for_backward(*(t for part in saved for t in part), y if activation == "relu" else None)
+    def forward(ctx: Any, operator: Any, keys: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        *values, relu, _ = arguments
+        each = settled(by_branch(ForwardArguments, values), backward=True)
+        y, *results = _below_autograd(operator, keys, (*flat(each), relu, True))
+        saved = [backward_arguments(*of) for of in zip(each, statistics_of(results), strict=False)]
+        ctx.save_for_backward(*(t for own in saved for t in own[:SAVED]), y if relu else None)
+        ctx.settings = [own[SAVED:] for own in saved]
+        ctx.mark_non_differentiable(*results)
         ctx.set_materialize_grads(False)
-        return y
+        return y, *results
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None) -> tuple[Any, ...]:
-        if dy is None:  # nothing downstream depends on the output
-            return tuple(None for _ in ctx.needs_input_grad)
-        with torch.no_grad(), autocast_off(dy):
-            gradients = _backward(ctx, dy)
-        if torch.is_grad_enabled():  # create_graph=True: the gradients get a graph, whose one node refuses
-            gradients = [None if g is None else _Once.apply(g, dy, *ctx.saved_tensors) for g in gradients]  # type: ignore[no-untyped-call]
+    def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        _, _, *asked = ctx.needs_input_grad
+        gradients: list[Tensor | None] = [None] * len(asked)
+        if dy is not None:  # otherwise nothing downstream depends on the output
+            needs = [Needs(*(asked[i] for i in operands)) for operands, _ in zip(_OPERANDS, ctx.settings, strict=False)]
+            for operands, own in zip(_OPERANDS, _gradients(ctx, dy, needs), strict=False):
+                for i, gradient in zip(operands, own, strict=True):
+                    gradients[i] = gradient
         return None, None, *gradients
 
 
-def _backward(ctx: Any, dy: Tensor) -> list[Tensor | None]:
-    *flat, y = ctx.saved_tensors
-    needs = [Needs(*part) for part in _by_branch(ctx.needs_input_grad[2:])]
-    saved: list[Saved] = []
-    for count in ctx.saved_counts:
-        saved.append(tuple(flat[:count]))
-        flat = flat[count:]
-    gradients: list[Tensor | None] = []
-    found = ctx.computation.backward(dy, y, saved, needs)
-    for own, asked, dtypes, layout in zip(found, needs, ctx.dtypes, ctx.formats, strict=True):
-        dx, *rest = own
-        in_layout = [None if dx is None else dx.contiguous(memory_format=layout), *rest]
-        each = zip(in_layout, asked, dtypes, strict=True)
-        gradients += [g.to(dtype) if g is not None and need else None for g, need, dtype in each]
-    return gradients
-
-
-def _operands(values: Sequence[Tensor | None]) -> list[Operands]:
-    return [Operands(*part) for part in _by_branch(values)]
-
-
-def _by_branch(values: Sequence[Any]) -> list[Sequence[Any]]:
-    """Cuts what stands in a row for all branches."""
-    size = len(Operands._fields)
-    return [values[first : first + size] for first in range(0, len(values), size)]
+def _gradients(ctx: Any, dy: Tensor, needs: Sequence[Needs]) -> list[Gradients]:
+    """Of each branch. An identity's without a relu is `dy` itself, which an operator must not return."""
+    *saved, y = ctx.saved_tensors
+    each = [BackwardArguments(*saved[i * SAVED : (i + 1) * SAVED], *own) for i, own in enumerate(ctx.settings)]
+    passed = [y is None and own.is_identity and asked.x for own, asked in zip(each, needs, strict=True)]
+    computed = [asked._replace(x=asked.x and not passes) for asked, passes in zip(needs, passed, strict=True)]
+    results: Iterator[Tensor] = iter(())
+    if any(map(any, computed)):
+        own_needs = [own._replace(needs=asked) for own, asked in zip(each, computed, strict=True)]
+        results = iter(torch.ops.fused_resnet.residual_tail_backward(dy, y, *flat(own_needs)))
+    found = [Gradients(*(next(results) if wanted else None for wanted in asked)) for asked in computed]
+    return [
+        own._replace(x=dy.contiguous(memory_format=of.x_format)) if passes else own
+        for own, of, passes in zip(found, each, passed, strict=True)
+    ]
 
 
 class _Once(torch.autograd.Function):
     """A gradient that cannot be differentiated. Without it, double backward would take it for a constant."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, *depends_on: Tensor | None) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, *depends_on: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod

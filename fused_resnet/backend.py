@@ -9,20 +9,21 @@ reference   plain PyTorch, on any device
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import Literal, TypeAlias, get_args
 
 import torch
-from torch import Tensor
 
-from . import _kernels, kernels, moments
+from . import _kernels
 from ._setting import RestoredOnExit, Setting
-from .branches import Activation, Branch
+from .kernels import KernelComputation
+from .moments import ReferenceComputation
+from .tail import Computation
 
 Backend: TypeAlias = Literal["cuda", "emulated", "reference"]
 BackendChoice: TypeAlias = Literal["auto", "cuda", "emulated", "reference"]
-ResidualTail: TypeAlias = Callable[[Branch, Branch | None, Activation], Tensor]
 
+_MODULES: dict[str, _kernels.Name] = {"cuda": "_C", "emulated": "_emulated"}
 _chosen: Setting[BackendChoice] = Setting("auto")
 
 
@@ -52,29 +53,20 @@ def use_backend(name: BackendChoice) -> RestoredOnExit[BackendChoice]:
     return _chosen.set(name)
 
 
-def implementation() -> ResidualTail:
-    """What computes the tails of the current choice."""
-    return {"auto": _automatic, "cuda": _cuda, "emulated": _emulated, "reference": moments.residual_tail}[_chosen.value]
+def computation(device: torch.device) -> Computation:
+    """What computes the tails of a device's tensors by the current choice."""
+    name = _chosen.value
+    if name == "auto":
+        name = "cuda" if device.type == "cuda" and available_backends()["cuda"] is None else "reference"
+    return ReferenceComputation() if name == "reference" else _kernel_computation(_MODULES[name])
 
 
-def _automatic(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
-    on_gpu = main.x.is_cuda and available_backends()["cuda"] is None
-    return (_cuda if on_gpu else moments.residual_tail)(main, shortcut, activation)
-
-
-def _cuda(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
-    return _by_kernels("_C", main, shortcut, activation)
-
-
-def _emulated(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
-    return _by_kernels("_emulated", main, shortcut, activation)
-
-
-def _by_kernels(name: _kernels.Name, main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
+@functools.cache
+def _kernel_computation(name: _kernels.Name) -> Computation:
     module, reason = _kernels.load(name)
     if module is None:
         raise RuntimeError(reason)
-    return kernels.residual_tail(module, main, shortcut, activation)
+    return KernelComputation(module)
 
 
 def summary() -> str:

@@ -5,13 +5,12 @@ y = activation(norm(source(a)) + norm(source(b)))
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from . import backend
-from ._autocast import autocast_dtype
+from . import ops, reference
+from ._autocast import under_autocast
 from .branches import Activation, Branch, Direct, Norm, Placement, Projection, ZeroPad
 from .checks import check_tail
 
@@ -42,27 +41,26 @@ def residual_tail(main: Branch, shortcut: Branch | None, *, activation: Activati
         TypeError, ValueError: arguments do not fit together; nothing has been computed or written then.
     """
     main, shortcut = prepare(main, shortcut, activation)
-    return backend.implementation()(main, shortcut, activation)
+    return compute(main, shortcut, activation)
 
 
 def prepare(main: Branch, shortcut: Branch | None, activation: Activation) -> tuple[Branch, Branch | None]:
     """The branches as they will be computed, autocast applied and everything checked; raises as `residual_tail`."""
-    main, shortcut = _under_autocast(main), None if shortcut is None else _under_autocast(shortcut)
+    main, shortcut = under_autocast(main), None if shortcut is None else under_autocast(shortcut)
     check_tail(main, shortcut, activation)
     return main, shortcut
 
 
-def _under_autocast(branch: Branch) -> Branch:
-    """The branch with a projection's operands cast as autocast casts a convolution's."""
-    if not isinstance(branch, Projection) or not isinstance(branch.x, Tensor):
-        return branch
-    dtype = autocast_dtype(branch.x)
-    if dtype is None:
-        return branch
-    bias = None if branch.bias is None else _cast(branch.bias, dtype)
-    return replace(branch, x=_cast(branch.x, dtype), weight=_cast(branch.weight, dtype), bias=bias)
+def compute(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
+    """The output for what `prepare` returned."""
+    branches = [main] if shortcut is None else [main, shortcut]
+    if _is_left_to_autograd(branches) or any(b.x.numel() == 0 or b.out_channels == 0 for b in branches):
+        return reference.residual_tail(main, shortcut, activation)
+    return ops.residual_tail(main, shortcut, activation)
 
 
-def _cast(operand: Tensor, dtype: torch.dtype) -> Tensor:
-    castable = isinstance(operand, Tensor) and operand.is_floating_point() and operand.dtype != torch.float64
-    return operand.to(dtype) if castable else operand
+def _is_left_to_autograd(branches: Sequence[Branch]) -> bool:
+    """A sum of plain tensors has a backward that computes nothing, and may be differentiated again; one is no sum."""
+    if any(isinstance(branch, Projection) or branch.norm is not None for branch in branches):
+        return False
+    return len(branches) == 1 or ops.needs_backward(branches)

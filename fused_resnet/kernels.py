@@ -1,107 +1,103 @@
 """The residual tail by the compiled kernels: one launch forward, one launch backward.
 
-What the kernels do not take goes to `fused_resnet.moments`: float64, empty tensors, norms that share their buffers.
+What the kernels do not take goes to `fused_resnet.moments`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import moments
-from .autograd import compute_tail, needs_backward
-from .branches import Activation, Branch, Norm, Projection, output_shape
-from .kernel_branch import KernelBranch
-from .paths import Gradients, Needs, Operands, Saved
+from .branches import Branch, Norm, Projection, named_tensors, output_shape
+from .checks import HALF_DTYPES
+from .kernel_branch import describe, describe_gradient, kept
+from .memory import empty_gradients, empty_output
+from .moments import ReferenceComputation
+from .strategy import FLOAT32_OPERATIONS_PER_BYTE, Strategy, decide, problem_of
+from .tail import Gradients, Needs, Statistics, Tail
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # What the kernels index with 32 bits.
 _MOST_ROWS, _MOST_CHANNELS = 2**31 - 2**13, 2**20
 
 
-def residual_tail(module: ModuleType, main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
-    """The same as `reference.residual_tail`, by the kernels of a compiled module. Double backward raises."""
-    branches = [main] if shortcut is None else [main, shortcut]
-    backward = needs_backward(branches)
-    if not _has_kernel(branches, backward):
-        return moments.residual_tail(main, shortcut, activation)
-    own = [KernelBranch(branch, backward) for branch in branches]
-    return compute_tail(KernelTail(module, own, activation), branches, activation)
+class KernelComputation:
+    """Tails by the kernels of a compiled module."""
 
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
 
-class KernelTail:
-    """A call of the kernels for a tail of one or two branches."""
+    def strategy(self, branch: Projection, backward: bool) -> Strategy:
+        if branch.x.dtype not in _DTYPES:
+            return ReferenceComputation().strategy(branch, backward)
+        return decide(problem_of(branch, backward), _operations_per_byte(branch.x.dtype))
 
-    def __init__(self, module: ModuleType, branches: Sequence[KernelBranch], activation: Activation) -> None:
-        self._module, self._branches, self._activation = module, branches, activation
-
-    def forward(self, operands: Sequence[Operands]) -> tuple[Tensor, list[Saved]]:
-        # The kernels read memory: a view that negates it (the imaginary part of a conjugate) would be lost on them.
-        plain = [_plain(own) for own in operands]
-        each = list(zip(self._branches, plain, strict=True))
-        y = _empty_output([branch.addend_layout(own) for branch, own in each], plain[0].x)
-        call = self.forward_call(plain, y)
+    def forward(self, tail: Tail, keep: bool) -> tuple[Tensor, list[Statistics]]:
+        if refusal(tail) or _shared_buffers(tail):
+            return ReferenceComputation().forward(tail, keep)
+        tail = _resolved(tail)
+        y = empty_output(tail.branches)
+        call = forward_call(self._module, tail, y, keep)
         call.run()
-        return y, [branch.saved(own, call.statistics(i)) for i, (branch, own) in enumerate(each)]
+        return y, [kept(branch, call.statistics(i)) for i, branch in enumerate(tail.branches)]
 
-    def forward_call(self, operands: Sequence[Operands], y: Tensor) -> Any:
-        """The module's call that writes y, not yet run."""
-        described = [b.describe(self._module, own) for b, own in zip(self._branches, operands, strict=True)]
-        return self._module.Forward(
-            main=described[0],
-            shortcut=described[1] if len(described) == 2 else None,
-            y=y,
-            relu=self._activation == "relu",
-            tf32=torch.backends.cudnn.allow_tf32,
-        )
-
-    def backward(self, dy: Tensor, y: Tensor | None, saved: Sequence[Saved], needs: Sequence[Needs]) -> list[Gradients]:
-        # Without a relu, what an identity gets is dy itself.
-        empty = [
-            branch.empty_gradients(kept, asked, y is not None)
-            for branch, kept, asked in zip(self._branches, saved, needs, strict=True)
-        ]
-        self.backward_call(dy.resolve_neg(), y, saved, empty).run()
-        passed = [
-            y is None and asked.x and branch.is_identity for branch, asked in zip(self._branches, needs, strict=True)
-        ]
-        return [own._replace(x=dy) if passes else own for own, passes in zip(empty, passed, strict=True)]
-
-    def backward_call(self, dy: Tensor, y: Tensor | None, saved: Sequence[Saved], into: Sequence[Gradients]) -> Any:
-        """The module's call that writes the gradients, not yet run."""
-        each = zip(self._branches, saved, into, strict=True)
-        described = [branch.describe_gradient(self._module, kept, out) for branch, kept, out in each]
-        return self._module.Backward(
-            main=described[0],
-            shortcut=described[1] if len(described) == 2 else None,
-            dy=dy,
-            y=y,
-            tf32=torch.backends.cudnn.allow_tf32,
-        )
+    def backward(
+        self, tail: Tail, dy: Tensor, y: Tensor | None, statistics: Sequence[Statistics], needs: Sequence[Needs]
+    ) -> list[Gradients]:
+        if refusal(tail):
+            return ReferenceComputation().backward(tail, dy, y, statistics, needs)
+        tail = _resolved(tail)
+        into = [empty_gradients(branch, asked, dy) for branch, asked in zip(tail.branches, needs, strict=True)]
+        backward_call(self._module, tail, dy.resolve_neg(), y, statistics, into).run()
+        return into
 
 
-def _plain(operands: Operands) -> Operands:
-    x, *parameters = operands
-    return Operands(x.resolve_neg(), *(None if t is None else t.resolve_neg() for t in parameters))
+def forward_call(module: Any, tail: Tail, y: Tensor, keep: bool) -> Any:
+    """The module's call that writes y, not yet run."""
+    each = zip(tail.branches, tail.strategies, strict=True)
+    main, shortcut, *_ = *[describe(module, *of, keep) for of in each], None
+    allow_tf32 = torch.backends.cudnn.allow_tf32
+    return module.Forward(main=main, shortcut=shortcut, y=y, relu=tail.relu, tf32=allow_tf32)
 
 
-def _has_kernel(branches: Sequence[Branch], backward: bool) -> bool:
-    n, c, h, w = output_shape(branches[0])
-    if branches[0].x.dtype not in _DTYPES or any(branch.x.numel() == 0 for branch in branches):
-        return False
-    if n * h * w > _MOST_ROWS or c > _MOST_CHANNELS:
-        return False
-    # A sum of plain tensors is autograd's own business: its backward is none, and may be differentiated again. One
-    # plain tensor is no sum, and without an activation the output itself.
-    computes = any(isinstance(b, Projection) or b.norm is not None for b in branches)
-    if not computes and (backward or len(branches) == 1):
-        return False
-    norms = [b.norm for b in branches if b.norm is not None and b.norm.training]
-    return all(_buffers_fit(norm) for norm in norms) and not (len(norms) == 2 and _share_buffers(*norms))
+def backward_call(
+    module: Any,
+    tail: Tail,
+    dy: Tensor,
+    y: Tensor | None,
+    statistics: Sequence[Statistics],
+    into: Sequence[Gradients],
+) -> Any:
+    """The module's call that writes the gradients, not yet run."""
+    each = zip(tail.branches, statistics, into, strict=True)
+    main, shortcut, *_ = *[describe_gradient(module, *of) for of in each], None
+    return module.Backward(main=main, shortcut=shortcut, dy=dy, y=y, tf32=torch.backends.cudnn.allow_tf32)
+
+
+def refusal(tail: Tail) -> str | None:
+    """Why the kernels do not take a tail; None where they do."""
+    n, c, h, w = output_shape(tail.branches[0])
+    dtype = tail.branches[0].x.dtype
+    if dtype not in _DTYPES:
+        return f"{dtype} is computed by plain PyTorch"
+    if n * h * w > _MOST_ROWS:
+        return f"{n * h * w} pixels are more than {_MOST_ROWS}"
+    return f"{c} channels are more than {_MOST_CHANNELS}" if c > _MOST_CHANNELS else None
+
+
+def _shared_buffers(tail: Tail) -> str | None:
+    """Why running statistics cannot be updated by the kernels; None where they can."""
+    norms = [b.norm for b in tail.branches if b.norm is not None and b.norm.training]
+    if not all(_buffers_fit(norm) for norm in norms):
+        return "running statistics are not contiguous, or num_batches_tracked is not int64"
+    if len(norms) == 2 and _share_buffers(*norms):
+        return "both norms update the same running statistics"
+    return None
 
 
 def _buffers_fit(norm: Norm) -> bool:
@@ -122,9 +118,29 @@ def _share_buffers(a: Norm, b: Norm) -> bool:
     return bool(addresses(a) & addresses(b))
 
 
-def _empty_output(layouts: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Memory for the output, laid out as the sum of addends with these layouts would be."""
-    layout = layouts[0] if len(layouts) == 1 else layouts[0] + layouts[1]
-    if not torch.ops.aten.is_non_overlapping_and_dense(layout):
-        layout = torch.empty_like(layout)
-    return torch.empty_strided(layout.shape, layout.stride(), dtype=like.dtype, device=like.device)
+def _resolved(tail: Tail) -> Tail:
+    """The same without views that negate: the kernels read memory, and the sign would be lost on them."""
+    return replace(tail, branches=tuple(map(_resolved_branch, tail.branches)))
+
+
+def _resolved_branch(branch: Branch) -> Branch:
+    if not any(tensor.is_neg() for _, tensor in named_tensors(branch)):
+        return branch
+    changes = _resolved_tensors(branch)
+    if branch.norm is not None:
+        changes["norm"] = replace(branch.norm, **_resolved_tensors(branch.norm))
+    return replace(branch, **changes)
+
+
+def _resolved_tensors(holder: Branch | Norm) -> dict[str, Any]:
+    return {name: value.resolve_neg() for name, value in vars(holder).items() if isinstance(value, Tensor)}
+
+
+def _operations_per_byte(dtype: torch.dtype) -> float:
+    """What a large GPU does in the time of moving one byte: on tensor cores in half precision, or on CUDA cores.
+
+    With tf32, x^T x takes three products for one (``csrc/products.cuh``): a third of the tensor cores' rate.
+    """
+    if dtype in HALF_DTYPES:
+        return 180.0
+    return 30.0 if torch.backends.cudnn.allow_tf32 else FLOAT32_OPERATIONS_PER_BYTE

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from torch import Tensor, nn
 from torch.nn.modules import module as _nn_module
 
-from . import backend, functional
+from . import functional
 from .branches import Activation, Branch, Direct, Norm, Projection
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -97,4 +97,4 @@ def residual_tail_or(
         main, shortcut = functional.prepare(main, shortcut, activation)
     except (TypeError, ValueError):
         return unfused()
-    return backend.implementation()(main, shortcut, activation)
+    return functional.compute(main, shortcut, activation)

@@ -10,13 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+import torch
+
 from ._setting import RestoredOnExit, Setting
+from .branches import Projection, output_shape
 
 Strategy: TypeAlias = Literal["moments", "materialise"]
 StrategyChoice: TypeAlias = Literal["moments", "materialise", "auto"]
 
 # What the CUDA cores of a large GPU do in the time of moving one byte.
 FLOAT32_OPERATIONS_PER_BYTE = 14.0
+# Where nothing is known of the batch.
+_MANY_ROWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,23 @@ class Cost:
         """Time in units of moving one byte, for a machine of that balance; nothing overlaps."""
         slower = min(operations_per_byte, FLOAT32_OPERATIONS_PER_BYTE)
         return self.bytes + self.operations / operations_per_byte + self.matrix_operations / slower
+
+
+def problem_of(branch: Projection, backward: bool) -> Problem:
+    """The problem that a branch is; `backward` says whether gradients will be asked for."""
+    n, c, h, w = output_shape(branch)
+    return Problem(_hint(n * h * w), branch.x.shape[1], c, branch.x.element_size(), backward)
+
+
+def _hint(size: int | torch.SymInt) -> int:
+    """A size, or of one that a compiler leaves open the one that it has seen: a guess is good enough for a choice.
+
+    Comparing an open size would tie the compiled program to one side of the comparison.
+    """
+    if not isinstance(size, torch.SymInt):
+        return size
+    seen = size.node.hint
+    return int(seen) if seen is not None else _MANY_ROWS
 
 
 def cost(strategy: Strategy, problem: Problem) -> Cost:

@@ -20,9 +20,12 @@ from torch import Tensor
 import fused_resnet
 from fused_resnet import _kernels
 from fused_resnet.branches import Branch, output_shape
-from fused_resnet.kernel_branch import KernelBranch
-from fused_resnet.kernels import KernelTail
-from fused_resnet.paths import Gradients, Needs, operands_of
+from fused_resnet.kernels import KernelComputation
+from fused_resnet.kernels import backward_call as backward_call_of
+from fused_resnet.kernels import forward_call as forward_call_of
+from fused_resnet.memory import empty_gradients
+from fused_resnet.tail import Gradients, Needs, is_identity, operands_of, settle
+from fused_resnet.tail import Tail as SettledTail
 
 _MISSING = _kernels.load("_emulated")[1]
 # Of tests that cannot do without the emulator.
@@ -121,9 +124,15 @@ def forward_call(
     if y is None:
         y = torch.empty(output_shape(main), dtype=main.x.dtype, device=main.x.device)
         y = y.to(memory_format=torch.channels_last)
+    tail = _settled(backend, main, shortcut, activation, backward=False)
+    return forward_call_of(module_of(backend), tail, y, keep=False), y
+
+
+def _settled(
+    backend: str, main: Branch, shortcut: Branch | None, activation: str | None, backward: bool
+) -> SettledTail:
     branches = [branch for branch in (main, shortcut) if branch is not None]
-    tail = KernelTail(module_of(backend), [KernelBranch(branch, backward=False) for branch in branches], activation)
-    return tail.forward_call([operands_of(branch) for branch in branches], y), y
+    return settle(KernelComputation(module_of(backend)), branches, activation == "relu", backward)
 
 
 def backward_call(
@@ -139,15 +148,13 @@ def backward_call(
     The forward that it belongs to has run; `move` takes its output elsewhere. Gradients are those of what requires
     them; an identity's without a relu is `dy` and not among them.
     """
-    branches = [branch for branch in (main, shortcut) if branch is not None]
-    own = [KernelBranch(branch, backward=True) for branch in branches]
-    tail = KernelTail(module_of(backend), own, activation)
-    operands = [operands_of(branch) for branch in branches]
-    y, saved = tail.forward(operands)
-    needs = [Needs(*(t is not None and t.requires_grad for t in tensors)) for tensors in operands]
-    relu = activation == "relu"
-    empty = [branch.empty_gradients(*of, relu) for branch, *of in zip(own, saved, needs, strict=True)]
-    call = tail.backward_call(dy, move(y) if relu else None, saved, empty)
+    tail = _settled(backend, main, shortcut, activation, backward=True)
+    y, statistics = KernelComputation(module_of(backend)).forward(tail, keep=True)
+    needs = [Needs(*(t is not None and t.requires_grad for t in operands_of(branch))) for branch in tail.branches]
+    if not tail.relu:
+        needs = [own._replace(x=own.x and not is_identity(b)) for own, b in zip(needs, tail.branches, strict=True)]
+    empty = [empty_gradients(branch, own, dy) for branch, own in zip(tail.branches, needs, strict=True)]
+    call = backward_call_of(module_of(backend), tail, dy, move(y) if tail.relu else None, statistics, empty)
     names = [f"{name}.{part}" for name in ("main", "shortcut") for part in Gradients._fields]
     flat = [tensor for gradients in empty for tensor in gradients]
     return call, {name: t for name, t in zip(names, flat, strict=False) if t is not None}

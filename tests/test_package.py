@@ -23,13 +23,17 @@ LAYERS = (
     {"nn"},
     {"modules"},
     {"functional"},
+    {"ops"},
+    {"autograd"},
+    {"implementations"},
     {"backend"},
     {"kernels"},
     {"kernel_branch", "moments"},
-    {"autograd"},
-    {"paths"},
-    {"reference", "strategy", "checks"},
-    {"branches", "_kernels", "_setting", "_autocast"},
+    {"paths", "signature"},
+    {"memory"},
+    {"tail"},
+    {"reference", "strategy", "checks", "_autocast"},
+    {"branches", "_kernels", "_setting"},
 )
 
 

@@ -10,15 +10,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
 import fused_resnet
-from fused_resnet.kernel_branch import KernelBranch
+from fused_resnet import backend
+from fused_resnet.branches import Projection
 from fused_resnet.modules import branch_of
-from fused_resnet.paths import operands_of
 from fused_resnet.strategy import Strategy, StrategyChoice, use_strategy
 
 from ..accuracy import relative_error
@@ -155,15 +154,15 @@ def bytes_of(tail: Tail, inputs: Inputs, side: str, backward: bool = False) -> i
 
 
 def strategies_of(tail: Tail, inputs: Inputs) -> list[Strategy]:
-    """What each projection's path decides, as it would tell the compiled module."""
+    """What is chosen for each projection."""
     convs = ((tail.conv, tail.norm), (tail.shortcut_conv, tail.shortcut_norm))
-    recorder = SimpleNamespace(Branch=dict, Norm=dict)
+    computation = backend.computation(inputs[0].device)
     chosen: list[Strategy] = []
     for x, (conv, norm) in zip(inputs, convs, strict=True):
         if conv is not None:
             branch = branch_of(x, conv, norm)
-            told = KernelBranch(branch, torch.is_grad_enabled()).describe(recorder, operands_of(branch))
-            chosen.append("materialise" if told["materialise"] else "moments")
+            assert isinstance(branch, Projection)
+            chosen.append(computation.strategy(branch, torch.is_grad_enabled()))
     return chosen
 
 

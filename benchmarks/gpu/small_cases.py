@@ -18,10 +18,11 @@ from torch import Tensor
 import fused_resnet
 from fused_resnet import _kernels, reference, residual_tail
 from fused_resnet.branches import Branch, Direct, Norm, Projection, ZeroPad, named_tensors
-from fused_resnet.kernel_branch import KernelBranch
-from fused_resnet.kernels import KernelTail
-from fused_resnet.paths import Needs, operands_of
+from fused_resnet.kernel_branch import kept
+from fused_resnet.kernels import KernelComputation, backward_call, forward_call
+from fused_resnet.memory import empty_gradients
 from fused_resnet.strategy import Strategy, use_strategy
+from fused_resnet.tail import Needs, operands_of, settle
 
 from ..accuracy import relative_error
 from .checks import TOLERANCES, arithmetic_of, dtype_of
@@ -138,17 +139,14 @@ def moved(holder: T, device: str, dtype: torch.dtype) -> T:
 def launch_phases(module: Any, main: Branch, shortcut: Branch, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The tail's output, in the layout of its gradient, and all gradients, by the names of their tensors."""
     branches = {"main": main, "shortcut": shortcut}
-    operands = [operands_of(branch) for branch in branches.values()]
-    own = [KernelBranch(branch, backward=True) for branch in branches.values()]
-    tail, y = KernelTail(module, own, "relu"), torch.empty_like(dy)
-    forward = tail.forward_call(operands, y)
+    tail, y = settle(KernelComputation(module), [main, shortcut], relu=True, backward=True), torch.empty_like(dy)
+    forward = forward_call(module, tail, y, keep=True)
     for launch in (forward.moments, forward.finish, forward.apply):
         launch()
-    saved = [branch.saved(of, forward.statistics(i)) for i, (branch, of) in enumerate(zip(own, operands, strict=True))]
-    needs = [Needs(*(t is not None for t in of)) for of in operands]
-    each = zip(own, saved, needs, strict=True)
-    into = [branch.empty_gradients(kept, asked, relu=True) for branch, kept, asked in each]
-    backward = tail.backward_call(dy, y, saved, into)
+    statistics = [kept(branch, forward.statistics(i)) for i, branch in enumerate(tail.branches)]
+    needs = [Needs(*(t is not None for t in operands_of(branch))) for branch in tail.branches]
+    into = [empty_gradients(branch, asked, dy) for branch, asked in zip(tail.branches, needs, strict=True)]
+    backward = backward_call(module, tail, dy, y, statistics, into)
     for launch in (backward.reduce, backward.finish, backward.apply):
         launch()
     written = {

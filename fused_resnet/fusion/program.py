@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Set
-from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -68,7 +67,7 @@ class _Guard:
     """What a traced forward may have looked at in one module: its class, attributes, children and their kinds."""
 
     def __init__(self, path: str, module: nn.Module) -> None:
-        self.module: Callable[[nn.Module], nn.Module] = attrgetter(path) if path else _itself
+        self.module = _finder(path)
         self._class = unfused_class(module)
         self._forward = self._class.forward
         self._children = _children(module)
@@ -88,8 +87,17 @@ class _Guard:
         return all(_same(now.get(name, _ABSENT), value) for name, value in self._attributes.items())
 
 
-def _itself(block: nn.Module) -> nn.Module:
-    return block
+def _finder(path: str) -> Callable[[nn.Module], Any]:
+    """What finds the module of that name in a block. (An ``attrgetter`` is opaque to `torch.compile`.)"""
+    names = path.split(".") if path else []
+
+    def find(block: nn.Module) -> Any:
+        module: Any = block
+        for name in names:
+            module = getattr(module, name)
+        return module
+
+    return find
 
 
 def _children(module: nn.Module) -> list[tuple[str, type | None, Any]]:
@@ -125,7 +133,7 @@ class _RunnableTail:
         taken = [*tail.main.modules, *tail.shortcut.modules]
         if tail.relu is not None and tail.relu.op == "call_module":
             taken.append((str(tail.relu.target), nn.ReLU))
-        self._taken = [(attrgetter(path), kind) for path, kind in taken]
+        self._taken = [(_finder(path), kind) for path, kind in taken]
         self._unfused = _compile(_graph_of(tail), "unfused tail")
 
     def stands(self, block: nn.Module) -> bool:
@@ -151,8 +159,8 @@ def _part_reader(part: Part) -> Callable[[nn.Module, Tensor], Branch]:
             return ZeroPad(x, channels + sum(padding), stride, "both" if padding[0] else "end")
 
         return read_zero_pad
-    conv = attrgetter(part.conv) if part.conv else _nothing
-    norm = attrgetter(part.norm) if part.norm else _nothing
+    conv = _finder(part.conv) if part.conv else _nothing
+    norm = _finder(part.norm) if part.norm else _nothing
     return lambda block, x: branch_of(x, conv(block), norm(block))
 
 

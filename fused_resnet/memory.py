@@ -1,0 +1,90 @@
+"""Memory for what a tail computes, in the layouts that the unfused operations give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .branches import Branch, Projection, ZeroPad, output_shape
+from .strategy import StrategyChoice
+from .tail import Gradients, Needs, Statistics, is_identity, operands_of, takes_moments
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """The format that PyTorch's convolutions see in x (N, C, H, W): channels_last where its strides ascend so.
+
+    Sizes of one leave it open; as ``c10::is_channels_last_strides_2d`` decides, strides that fit both are contiguous.
+    """
+    smallest = 0
+    for dim in (1, 3, 2, 0):
+        size, stride = x.shape[dim], x.stride(dim)
+        ambiguous = dim == 0 and smallest == x.stride(1)
+        if size == 0 or stride < smallest or ambiguous or x.stride(1) == 0:
+            return torch.contiguous_format
+        smallest = stride * max(size, 1)
+    return torch.channels_last
+
+
+def accumulation_dtype(x: Tensor) -> torch.dtype:
+    """In which dtype x is summed up, and statistics of it are kept."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def empty_output(branches: Sequence[Branch]) -> Tensor:
+    """Memory for the output, laid out as the sum of the branches' addends would be."""
+    layouts = [_addend_layout(branch) for branch in branches]
+    layout = layouts[0] if len(layouts) == 1 else layouts[0] + layouts[1]
+    if not torch.ops.aten.is_non_overlapping_and_dense(layout):
+        layout = torch.empty_like(layout)
+    x = branches[0].x
+    return torch.empty_strided(layout.shape, layout.stride(), dtype=x.dtype, device=x.device)
+
+
+def _addend_layout(branch: Branch) -> Tensor:
+    """A tensor without memory in the layout that the unfused operations give to the addend."""
+    x = branch.x
+    if is_identity(branch):
+        return torch.empty_strided(x.shape, x.stride(), device="meta")
+    if isinstance(branch, ZeroPad):
+        x = reference.subsample(torch.empty_strided(x.shape, x.stride(), device="meta"), branch.stride)
+        if x.shape[1] == branch.out_channels:  # padding by nothing copies
+            return torch.empty_like(x)
+    formats = [memory_format(x), *([memory_format(branch.weight)] if isinstance(branch, Projection) else [])]
+    chosen = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
+    return torch.empty(output_shape(branch), device="meta", memory_format=chosen)
+
+
+def empty_statistics(branch: Branch, strategy: StrategyChoice) -> Statistics:
+    """Memory for the statistics that backward needs."""
+    if branch.norm is None:
+        return Statistics()
+    channels, inputs, dtype = branch.out_channels, branch.x.shape[1], accumulation_dtype(branch.x)
+    vector = branch.x.new_empty(channels, dtype=dtype)
+    if not takes_moments(branch, strategy):
+        return Statistics(mean=torch.empty_like(vector), var=vector)
+    return Statistics(None, vector, vector.new_empty(inputs), vector.new_empty(inputs, inputs))
+
+
+def empty_gradients(branch: Branch, needs: Needs, dy: Tensor) -> Gradients:
+    """Memory for the gradients that are asked for: dx in x's memory format, the others like their tensors."""
+    channels, (x, weight, *_) = branch.out_channels, operands_of(branch)
+    dtype = vector_dtype(branch)
+    dx = None
+    if needs.x:
+        dx = torch.empty(x.shape, dtype=dy.dtype, device=dy.device, memory_format=memory_format(x))
+    return Gradients(
+        x=dx,
+        weight=torch.empty_like(weight) if needs.weight and weight is not None else None,
+        bias=dy.new_empty(channels) if needs.bias else None,
+        gamma=dy.new_empty(channels, dtype=dtype) if needs.gamma else None,
+        beta=dy.new_empty(channels, dtype=dtype) if needs.beta else None,
+    )
+
+
+def vector_dtype(branch: Branch) -> torch.dtype | None:
+    """Of gamma and beta, which have one in common; None where there is neither."""
+    _, _, _, gamma, beta = operands_of(branch)
+    return gamma.dtype if gamma is not None else None if beta is None else beta.dtype

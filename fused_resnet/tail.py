@@ -1,0 +1,111 @@
+"""A tail that is ready to be computed, what its forward leaves for backward, and who computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from .branches import Branch, Direct, Projection
+from .strategy import Strategy, StrategyChoice
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Checked branches, a strategy for each (it matters behind a projection alone), and whether a relu follows.
+
+    In backward, tensors of a branch that are not needed are absent or on the meta device.
+    """
+
+    branches: tuple[Branch, ...]
+    strategies: tuple[StrategyChoice, ...]
+    relu: bool
+
+
+class Statistics(NamedTuple):
+    """What a norm normalised with: float32, in double precision float64. None where backward does not need it."""
+
+    mean: Tensor | None = None  # (C), without the projection's bias
+    var: Tensor | None = None  # (C), biased
+    mu: Tensor | None = None  # (K), of a projection's input where the norm's statistics were derived from it
+    cov: Tensor | None = None  # (K, K), of the same
+
+
+class Gradients(NamedTuple):
+    """The gradients of a branch's tensors; None where there is no such tensor or nobody asked."""
+
+    x: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    gamma: Tensor | None = None
+    beta: Tensor | None = None
+
+
+class Needs(NamedTuple):
+    """Which gradients are asked for."""
+
+    x: bool
+    weight: bool
+    bias: bool
+    gamma: bool
+    beta: bool
+
+
+class Computation(Protocol):
+    """A way to compute tails. Any of them can run the backward of another's forward."""
+
+    def strategy(self, branch: Projection, backward: bool) -> Strategy:
+        """What suits a projection with a norm; `backward` says whether gradients will be asked for."""
+        ...
+
+    def forward(self, tail: Tail, keep: bool) -> tuple[Tensor, list[Statistics]]:
+        """The output and, if they are to be kept, the statistics of each branch."""
+        ...
+
+    def backward(
+        self, tail: Tail, dy: Tensor, y: Tensor | None, statistics: Sequence[Statistics], needs: Sequence[Needs]
+    ) -> list[Gradients]:
+        """The gradients from the output's; `y` is the output of a relu, None without one."""
+        ...
+
+
+def settle(computation: Computation, branches: Sequence[Branch], relu: bool, backward: bool) -> Tail:
+    """The tail with the strategies that suit it; `backward` says whether gradients will be asked for."""
+    strategies = [strategy_for(computation, branch, "auto", backward) for branch in branches]
+    return Tail(tuple(branches), tuple(strategies), relu)
+
+
+def strategy_for(computation: Computation, branch: Branch, strategy: StrategyChoice, backward: bool) -> StrategyChoice:
+    """What takes the place of "auto" where there is a choice: behind a projection with a norm."""
+    if strategy != "auto" or not isinstance(branch, Projection) or branch.norm is None:
+        return strategy
+    return computation.strategy(branch, backward)
+
+
+def is_identity(branch: Branch) -> bool:
+    """Whether the branch adds its input as it is."""
+    return isinstance(branch, Direct) and branch.norm is None
+
+
+def takes_moments(branch: Branch, strategy: StrategyChoice) -> bool:
+    """Whether a norm's statistics are derived from those of its projection's input."""
+    return isinstance(branch, Projection) and branch.norm is not None and branch.norm.training and strategy == "moments"
+
+
+class Operands(NamedTuple):
+    """The tensors that gradients flow to."""
+
+    x: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    gamma: Tensor | None
+    beta: Tensor | None
+
+
+def operands_of(branch: Branch) -> Operands:
+    """A branch's; the order is that of `Gradients`."""
+    weight, bias = (branch.weight, branch.bias) if isinstance(branch, Projection) else (None, None)
+    gamma, beta = (branch.norm.weight, branch.norm.bias) if branch.norm is not None else (None, None)
+    return Operands(branch.x, weight, bias, gamma, beta)

@@ -1,0 +1,60 @@
+"""The operators keep PyTorch's contract for operators, on every backend."""
+
+import pytest
+import torch
+from samples import FUSED, build
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fused_resnet.signature import flat, forward_arguments
+from fused_resnet.strategy import use_strategy
+
+each_sample = pytest.mark.parametrize("sample", FUSED.values(), ids=FUSED)
+
+
+def branches_of(tail, inputs):
+    shortcut = None if tail.shortcut is None else tail.shortcut.described(inputs["shortcut.x"])
+    return [branch for branch in (tail.main.described(inputs["main.x"]), shortcut) if branch is not None]
+
+
+def call_of(tail, inputs, strategy):
+    """The operator that a call of `residual_tail` reaches, and its arguments."""
+    branches = branches_of(tail, inputs)
+    tracked = any(
+        branch.norm is not None and branch.norm.training and branch.norm.running_mean is not None for branch in branches
+    )
+    operator = torch.ops.fused_resnet.residual_tail_tracked if tracked else torch.ops.fused_resnet.residual_tail
+    values = flat([forward_arguments(branch, strategy) for branch in branches])
+    return operator.default, (*values, tail.activation == "relu", False)
+
+
+@pytest.mark.parametrize("strategy", ["moments", "materialise", "auto"])
+@each_sample
+def test_forward_operators_keep_the_contract(sample, strategy, device):
+    tail, inputs, _ = build(sample, device)
+    torch.library.opcheck(*call_of(tail, inputs, strategy))
+
+
+class Calls(TorchDispatchMode):
+    """Notes the calls of one operator."""
+
+    def __init__(self, operator):
+        super().__init__()
+        self.operator, self.arguments = operator, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is self.operator:
+            self.arguments.append([t.detach() if isinstance(t, torch.Tensor) else t for t in args])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("strategy", ["moments", "materialise"])
+@each_sample
+def test_backward_operator_keeps_the_contract(sample, strategy, device):
+    tail, inputs, dy = build(sample, device)
+    operator = torch.ops.fused_resnet.residual_tail_backward.default
+    with use_strategy(strategy):
+        y = tail.fused(inputs)
+    with Calls(operator) as calls:
+        y.backward(dy)
+    assert len(calls.arguments) == 1
+    torch.library.opcheck(operator, calls.arguments[0])
