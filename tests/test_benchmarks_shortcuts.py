@@ -1,0 +1,42 @@
+"""The comparison of shortcuts runs at its smallest, and its gradients are those that autograd leaves in the network."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmarks.__main__ import main
+from benchmarks.errors import EXTRA
+
+for dependency in EXTRA:
+    pytest.importorskip(dependency)
+
+from benchmarks.data import Images  # noqa: E402
+from benchmarks.shortcuts.experiment import OPTIONS, gradient_norms  # noqa: E402
+from fused_resnet import models  # noqa: E402
+
+
+def test_gradient_norms_are_of_each_blocks_output():
+    network = models.cifar_resnet(8, in_channels=1)
+    batch = Images(torch.randn(4, 1, 8, 8), torch.arange(4))
+    norms = gradient_norms(network, batch)
+    # The classifier behind the last block, by hand: y -> mean over the pixels -> fc.
+    kept = []
+    network.layer3[0].register_forward_hook(lambda module, inputs, output: kept.append(output.detach()))
+    network(batch.images)
+    y = kept[0].requires_grad_()
+    F.cross_entropy(network.fc(y.mean((2, 3))), batch.labels).backward()
+    assert len(norms) == 3
+    assert norms[-1] == pytest.approx(float(y.grad.norm()), rel=1e-4)
+
+
+def test_it_writes_numbers_and_pictures(tmp_path):
+    assert main(["shortcuts", "--depth", "8", "--steps", "2", "--seeds", "1", "--output", str(tmp_path)]) == 0
+    runs = json.loads((tmp_path / "shortcuts.json").read_text())["runs"]
+    assert set(runs) == set(OPTIONS)
+    for (run,) in runs.values():
+        assert len(run["losses"]) == 2
+        assert all(norm > 0 for norm in run["gradients_before"] + run["gradients_after"])
+    for name in ("gradients.svg", "losses.svg"):
+        assert "</svg>" in (tmp_path / name).read_text()
