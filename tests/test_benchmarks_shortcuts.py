@@ -1,6 +1,7 @@
 """The comparison of shortcuts runs at its smallest, and its gradients are those that autograd leaves in the network."""
 
 import json
+from typing import get_args
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ for dependency in EXTRA:
     pytest.importorskip(dependency)
 
 from benchmarks.data import Images  # noqa: E402
-from benchmarks.shortcuts.experiment import OPTIONS, gradient_norms  # noqa: E402
+from benchmarks.shortcuts.experiment import Option, build, gradient_norms  # noqa: E402
 from fused_resnet import models  # noqa: E402
 
 
@@ -31,10 +32,18 @@ def test_gradient_norms_are_of_each_blocks_output():
     assert norms[-1] == pytest.approx(float(y.grad.norm()), rel=1e-4)
 
 
+def test_identity_only_leaves_the_shortcuts_out_where_the_shape_changes():
+    network = build("identity only", 14)
+    found = {name: type(module).__name__ for name, module in network.named_modules() if name.endswith("downsample")}
+    missing = {"layer2.0.downsample", "layer3.0.downsample"}
+    assert {name for name, kind in found.items() if kind == "NoShortcut"} == missing
+    assert {kind for name, kind in found.items() if name not in missing} == {"IdentityShortcut"}
+
+
 def test_it_writes_numbers_and_pictures(tmp_path):
     assert main(["shortcuts", "--depth", "8", "--steps", "2", "--seeds", "1", "--output", str(tmp_path)]) == 0
     runs = json.loads((tmp_path / "shortcuts.json").read_text())["runs"]
-    assert set(runs) == set(OPTIONS)
+    assert set(runs) == set(get_args(Option))
     for (run,) in runs.values():
         assert len(run["losses"]) == 2
         assert all(norm > 0 for norm in run["gradients_before"] + run["gradients_after"])

@@ -1,10 +1,10 @@
 """Compares the ways a shortcut can cross a change of shape, in one small network.
 
-A deep CIFAR ResNet without shortcuts, and with those of options A, B and
-frozen B, learns MNIST digits for a few steps, from several seeds. The norm of
-the gradient at every block is taken ahead of the first step and after the
-last. Two pictures, which docs/faq.md shows, and a JSON file with everything
-go to the output folder.
+A deep CIFAR ResNet without shortcuts, without those that cross a change of
+shape, and with options A, B and frozen B for these, learns MNIST digits for a
+few steps, from several seeds. The norm of the gradient at every block is
+taken ahead of the first step and after the last. Two pictures, which
+docs/faq.md shows, and a JSON file with everything go to the output folder.
 """
 
 from __future__ import annotations

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fused_resnet import models
-from fused_resnet.nn import ResidualBlock, Shortcut
+from fused_resnet.nn import NoShortcut, ResidualBlock, ZeroPadShortcut
 
 from ..data import DataSet, Images
 from ..progress import progress
 from ..provenance import Provenance
 
-OPTIONS: tuple[Shortcut, ...] = ("none", "A", "B", "frozen")
+Option: TypeAlias = Literal["none", "identity only", "A", "B", "frozen"]
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,16 @@ class Results:
 def run_all(data: DataSet, settings: Settings) -> dict[str, list[Run]]:
     """Every option from every seed."""
     runs: dict[str, list[Run]] = {}
-    with progress(f"CIFAR ResNet-{settings.depth}", len(OPTIONS) * settings.seeds * settings.steps) as advance:
-        for option in OPTIONS:
+    options = get_args(Option)
+    with progress(f"CIFAR ResNet-{settings.depth}", len(options) * settings.seeds * settings.steps) as advance:
+        for option in options:
             runs[option] = [_run(option, seed, data, settings, advance) for seed in range(settings.seeds)]
     return runs
 
 
-def _run(option: Shortcut, seed: int, data: DataSet, settings: Settings, advance: Callable[[], object]) -> Run:
+def _run(option: Option, seed: int, data: DataSet, settings: Settings, advance: Callable[[], object]) -> Run:
     torch.manual_seed(seed)
-    network = models.cifar_resnet(
-        settings.depth, shortcut=option, num_classes=data.classes, in_channels=data.channels
-    ).train()
+    network = build(option, settings.depth, num_classes=data.classes, in_channels=data.channels).train()
     probe = _chosen(data.train, torch.arange(min(settings.probe, len(data.train))))
     before = gradient_norms(network, probe)
     optimizer = torch.optim.SGD(network.parameters(), settings.learning_rate, momentum=0.9)
@@ -94,6 +94,19 @@ def _run(option: Shortcut, seed: int, data: DataSet, settings: Settings, advance
     return Run(before, gradient_norms(network, probe), losses, _accuracy(network, data.test))
 
 
+def build(option: Option, depth: int, **sizes: int) -> nn.Module:
+    """The network; "identity only" has a shortcut in every block but those that change the shape."""
+    network = models.cifar_resnet(depth, shortcut="A" if option == "identity only" else option, **sizes)
+    for block in _blocks(network):
+        if option == "identity only" and isinstance(block.downsample, ZeroPadShortcut):
+            block.downsample = NoShortcut()
+    return network
+
+
+def _blocks(network: nn.Module) -> list[ResidualBlock]:
+    return [module for module in network.modules() if isinstance(module, ResidualBlock)]
+
+
 def _chosen(images: Images, index: Tensor) -> Images:
     return Images(images.images[index], images.labels[index])
 
@@ -105,8 +118,7 @@ def gradient_norms(network: nn.Module, batch: Images) -> list[float]:
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         outputs.append(output)
 
-    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
-    hooks = [block.register_forward_hook(note) for block in blocks]
+    hooks = [block.register_forward_hook(note) for block in _blocks(network)]
     loss = F.cross_entropy(network(batch.images), batch.labels)
     for hook in hooks:
         hook.remove()

@@ -15,10 +15,11 @@ from .experiment import Results, Run
 
 # Of Okabe and Ito's palette: told apart by every kind of colour vision.
 _LINES = {
-    "none": ("#000000", "no shortcut"),
-    "A": ("#0072B2", "A: zero-padded"),
-    "B": ("#D55E00", "B: trained W"),
-    "frozen": ("#009E73", "frozen W"),
+    "none": ("#000000", "none: no shortcut at all"),
+    "identity only": ("#CC79A7", "none where the shape changes"),
+    "A": ("#0072B2", "A: zeros appended"),
+    "B": ("#D55E00", "B: projection, trained"),
+    "frozen": ("#009E73", "B, frozen"),
 }
 _STYLE: dict[Any, Any] = {
     "font.size": 11,
