@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
+from documents import ROOT
 
 from benchmarks.__main__ import main
 from benchmarks.errors import EXTRA
@@ -14,7 +15,8 @@ for dependency in EXTRA:
     pytest.importorskip(dependency)
 
 from benchmarks.data import Images  # noqa: E402
-from benchmarks.shortcuts.experiment import Option, build, gradient_norms  # noqa: E402
+from benchmarks.shortcuts.experiment import Option, Run, build, gradient_norms  # noqa: E402
+from benchmarks.shortcuts.summary import summary  # noqa: E402
 from fused_resnet import models  # noqa: E402
 
 
@@ -49,3 +51,9 @@ def test_it_writes_numbers_and_pictures(tmp_path):
         assert all(norm > 0 for norm in run["gradients_before"] + run["gradients_after"])
     for name in ("gradients.svg", "losses.svg"):
         assert "</svg>" in (tmp_path / name).read_text()
+
+
+def test_the_questions_show_the_numbers_of_the_file_beside_the_pictures():
+    runs = json.loads((ROOT / "docs" / "figures" / "shortcuts.json").read_text())["runs"]
+    table = summary({option: [Run(**run) for run in own] for option, own in runs.items()})
+    assert table in (ROOT / "docs" / "faq.md").read_text()

@@ -19,6 +19,7 @@ from ..json_file import write
 from ..provenance import provenance
 from . import plot
 from .experiment import Results, Settings, run_all
+from .summary import summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,5 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
     write(results, arguments.output / "shortcuts.json")
     plot.draw_gradients(results, arguments.output / "gradients.svg")
     plot.draw_losses(results, arguments.output / "losses.svg")
-    print(f"Written to {arguments.output}: shortcuts.json, gradients.svg, losses.svg")
+    print(summary(results.runs))
+    print(f"\nWritten to {arguments.output}: shortcuts.json, gradients.svg, losses.svg")
     return 0

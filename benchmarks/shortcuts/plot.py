@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .experiment import Results, Run
 
@@ -61,10 +62,13 @@ def draw_losses(results: Results, path: Path) -> None:
         for option, runs in results.runs.items():
             _draw_runs(axes, option, [_smoothed(run.losses) for run in runs])
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("training step")
         axes.set_ylabel(f"cross entropy, mean of {_SMOOTHED} batches")
         axes.set_title("The first training steps")
-        axes.grid(which="both", axis="y")
+        axes.grid(axis="y")
         axes.legend(frameon=False, loc="lower left")
         _finish(figure, results, path)
 
