@@ -63,6 +63,11 @@ def prints(expected, printed):
     return doctest.OutputChecker().check_output(expected, printed, options)
 
 
+@pytest.mark.parametrize(("said", "same"), [("a  1\nb", True), ("a...", True), ("a 1\n", False), ("", False)])
+def test_prints_compares_all_but_spaces_and_what_is_left_out(said, same):
+    assert prints(said, "a 1\nb\n") == same
+
+
 def test_all_snippets_are_found():
     found = {document.name: len(document.snippets("python")) for document in DOCUMENTS}
     assert found == {document.name: document.text.count("```python") for document in DOCUMENTS}
@@ -98,6 +103,12 @@ def test_links_and_images_lead_somewhere(document):
         target = document.path.parent / file if file else document.path
         assert target.exists(), link
         assert not anchor or anchor in Document(target.resolve()).anchors(), link
+
+
+def test_anchors_are_those_of_github():
+    anchors = Document(ROOT / "docs" / "faq.md").anchors()
+    assert {"questions", "why-is-resnet-18-hardly-leaner", "channels_last-or-contiguous"} <= anchors
+    assert "cannot-be-differentiated-twice" in anchors  # quotes are left out
 
 
 def test_links_are_found():
