@@ -16,6 +16,7 @@ from .errors import UserError, check_dependencies
 DEFAULT = "demo"
 BENCHMARKS = {
     "demo": "everything at once, in a few minutes: learning, time, saved activations and accuracy",
+    "shortcuts": "what a shortcut does: none, A, B and frozen B in one small network (docs/faq.md)",
 }
 
 

@@ -196,7 +196,7 @@ def test_provenance_tells_nothing_about_the_owner(tmp_path: Path) -> None:
 
 def test_unknown_benchmark_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dmeo"]) == 2
-    assert capsys.readouterr().err == "benchmarks: there is no benchmark 'dmeo', expected one of 'demo'\n"
+    assert capsys.readouterr().err == "benchmarks: there is no benchmark 'dmeo', expected one of 'demo', 'shortcuts'\n"
 
 
 def test_missing_dependency_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from .. import data
 from ..errors import UserError
+from ..json_file import write
 from ..provenance import provenance
 from . import plot, settings
 from .blocks import measure_blocks
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         measure_blocks(_BLOCKS_OF, chosen, device),
     )
     file = arguments.output / f"demo-{'quick-' if arguments.quick else ''}{device.type}"
-    results.write(file.with_suffix(".json"))
+    write(results, file.with_suffix(".json"))
     plot.draw(results, file.with_suffix(".png"))
     print(summary(results))
     print(f"\nWritten: {file}.json, {file}.png")

@@ -1,11 +1,8 @@
-"""All that the demo finds out, as one JSON file."""
+"""All that the demo finds out."""
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 from ..provenance import Provenance
 from .blocks import Block
@@ -24,9 +21,3 @@ class Results:
     networks: dict[str, Network]
     blocks_of: str
     blocks: dict[str, Block]
-
-    def write(self, path: Path) -> None:
-        """Writes JSON, lists of numbers on one line each."""
-        text = json.dumps(asdict(self), indent=2)
-        text = re.sub(r"\[[\s\d.,e+-]+\]", lambda numbers: " ".join(numbers[0].split()), text)
-        path.write_text(text + "\n", encoding="utf-8")
