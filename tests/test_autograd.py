@@ -171,15 +171,3 @@ def test_output_changed_in_place_where_backward_needs_it_is_noticed(device):
     y.detach().add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.backward(dy)
-
-
-def test_graph_breaks_of_the_compiler_change_nothing(device):
-    """pytorch issue 194504: ``momentum=None`` under the compiler."""
-    tail, inputs, _ = build(SAMPLES["cumulative averages"], device)
-    compiled_tail = copy.deepcopy(tail)
-    expected = [tail.fused(inputs) for _ in range(3)]
-    compiled = torch.compile(compiled_tail.fused, backend="eager")
-    for y in expected:
-        torch.testing.assert_close(compiled(inputs), y)
-    for name, buffer in tail.named_buffers():
-        torch.testing.assert_close(compiled_tail.get_buffer(name), buffer, msg=name)
