@@ -21,12 +21,12 @@ _OPERANDS = [
 ]
 
 
-def differentiable(operator: Any) -> Callable[..., Any]:
-    """The Autograd kernel of a forward operator."""
+def differentiable(operator: Any, forward: Any) -> Callable[..., Any]:
+    """The Autograd kernel of an operator that gives y; `forward` is the one that gives the statistics as well."""
 
     def call(keys: Any, *arguments: Any) -> Any:
         if torch.is_grad_enabled() and _any_requires_grad(arguments):
-            return _Tail.apply(operator, keys, *arguments)  # type: ignore[no-untyped-call]
+            return _Tail.apply(forward, keys, *arguments)  # type: ignore[no-untyped-call]
         return _below_autograd(operator, keys, arguments)
 
     return call
@@ -56,19 +56,18 @@ def _below_autograd(operator: Any, keys: Any, arguments: Sequence[Any]) -> Any:
 
 class _Tail(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, operator: Any, keys: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        *values, relu, _ = arguments
+    def forward(ctx: Any, operator: Any, keys: Any, *arguments: Any) -> Tensor:
+        *values, relu = arguments
         each = settled(by_branch(ForwardArguments, values), backward=True)
-        y, *results = _below_autograd(operator, keys, (*flat(each), relu, True))
+        y, *results = _below_autograd(operator, keys, (*flat(each), relu))
         saved = [backward_arguments(*of) for of in zip(each, statistics_of(results), strict=False)]
         ctx.save_for_backward(*(t for own in saved for t in own[:SAVED]), y if relu else None)
         ctx.settings = [own[SAVED:] for own in saved]
-        ctx.mark_non_differentiable(*results)
         ctx.set_materialize_grads(False)
-        return y, *results
+        return y  # type: ignore[no-any-return]
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
         _, _, *asked = ctx.needs_input_grad
         gradients: list[Tensor | None] = [None] * len(asked)
         if dy is not None:  # otherwise nothing downstream depends on the output

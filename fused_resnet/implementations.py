@@ -10,41 +10,52 @@ from torch import Tensor
 from . import backend
 from .memory import empty_gradients, empty_output, empty_statistics
 from .signature import BRANCHES, BackwardArguments, ForwardArguments, backward_branch, by_branch, forward_branch
+from .strategy import StrategyChoice
 from .tail import Gradients, Needs, Statistics, Tail, strategy_for
 
+# y and the statistics of both branches.
 RESULTS = 1 + len(BRANCHES) * len(Statistics._fields)
 
 
+def output(*arguments: Any) -> Tensor:
+    """y, where no backward follows."""
+    tail = _tail_of(arguments, backward=False)
+    return backend.computation(tail.branches[0].x.device).forward(tail, keep=False)[0]
+
+
+def fake_output(*arguments: Any) -> Tensor:
+    """A tensor like that of `output`."""
+    return empty_output(_tail_of(arguments, backward=False).branches)
+
+
 def forward(*arguments: Any) -> tuple[Tensor, ...]:
-    """y and all statistics."""
-    tail, keep = _tail_of(arguments)
-    x = tail.branches[0].x
-    y, statistics = backend.computation(x.device).forward(tail, keep)
-    return y, *_in_a_row(statistics if keep else [], x)
+    """y, and mean, var, mu and cov of main and of shortcut; empty tensors for those that are not there."""
+    tail = _tail_of(arguments, backward=True)
+    y, statistics = backend.computation(tail.branches[0].x.device).forward(tail, keep=True)
+    return y, *_in_a_row(statistics, y)
 
 
 def fake_forward(*arguments: Any) -> tuple[Tensor, ...]:
     """Tensors like those of `forward`."""
-    tail, keep = _tail_of(arguments)
-    each = zip(tail.branches, tail.strategies, strict=True)
-    statistics = [empty_statistics(*of) for of in each] if keep else []
-    return empty_output(tail.branches), *_in_a_row(statistics, tail.branches[0].x)
+    tail = _tail_of(arguments, backward=True)
+    y = empty_output(tail.branches)
+    return y, *_in_a_row([empty_statistics(*of) for of in zip(tail.branches, tail.strategies, strict=True)], y)
 
 
-def _tail_of(arguments: Sequence[Any]) -> tuple[Tail, bool]:
-    *values, relu, keep = arguments
-    each = settled(by_branch(ForwardArguments, values), keep)
-    return Tail(tuple(map(forward_branch, each)), tuple(own.strategy for own in each), relu), keep
+def _tail_of(arguments: Sequence[Any], backward: bool) -> Tail:
+    *values, relu = arguments
+    each = settled(by_branch(ForwardArguments, values), backward)
+    return Tail(tuple(map(forward_branch, each)), tuple(own.strategy for own in each), relu)
 
 
 def settled(each: Sequence[ForwardArguments], backward: bool) -> list[ForwardArguments]:
-    """With a strategy in the place of "auto" where there is a choice."""
-    branches = [forward_branch(own) for own in each]
-    computation = backend.computation(branches[0].x.device)
-    return [
-        own._replace(strategy=strategy_for(computation, branch, own.strategy, backward))
-        for own, branch in zip(each, branches, strict=True)
-    ]
+    """With a strategy in the place of "auto" where there is a choice; `backward` says whether gradients follow."""
+    return [own._replace(strategy=_strategy(own, backward)) if own.strategy == "auto" else own for own in each]
+
+
+def _strategy(own: ForwardArguments, backward: bool) -> StrategyChoice:
+    branch = forward_branch(own)
+    return strategy_for(backend.computation(branch.x.device), branch, "auto", backward)
 
 
 def statistics_of(results: Sequence[Tensor]) -> list[Statistics]:
@@ -55,7 +66,7 @@ def statistics_of(results: Sequence[Tensor]) -> list[Statistics]:
 
 
 def _in_a_row(each: Sequence[Statistics], like: Tensor) -> list[Tensor]:
-    """The inverse of `statistics_of`."""
+    """The inverse of `statistics_of`; empty tensors are like `like`."""
     absent = [Statistics()] * (len(BRANCHES) - len(each))
     return [like.new_empty(0) if t is None else t for own in (*each, *absent) for t in own]
 

@@ -1,14 +1,15 @@
 """The residual tail as PyTorch operators, so that compilers, exporters and dispatch modes see one operation.
 
-======================  ==============================================================================================
-residual_tail           forward; running statistics are read at most
-residual_tail_tracked   the same, and the running statistics of training norms are updated in place
-residual_tail_backward  the gradients that are asked for, as a list
-======================  ==============================================================================================
+=============================  =======================================================================================
+residual_tail                  y; running statistics are read at most
+residual_tail_forward          y and the statistics that backward needs: what runs where gradients will be asked for
+residual_tail_tracked,         the same two, which update the running statistics of training norms in place
+residual_tail_forward_tracked
+residual_tail_backward         the gradients that are asked for, as a list
+=============================  =======================================================================================
 
-Forward operators return y and then mean, var, mu and cov of main and of shortcut (`fused_resnet.tail.Statistics`):
-empty tensors where there is nothing, and everywhere unless ``keep`` is set. A strategy of "auto" is settled when the
-operator is called or traced. Arguments are those of branches that `fused_resnet.checks` has nothing against.
+A strategy of "auto" is settled when an operator is called or traced. Arguments are those of branches that
+`fused_resnet.checks` has nothing against.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def residual_tail(main: Branch, shortcut: Branch | None, activation: Activation)
     """The output for checked branches."""
     branches = [main] if shortcut is None else [main, shortcut]
     operator = _TRACKED if any(map(_is_tracked, branches)) else _PLAIN
-    y: Tensor = operator(*flat([forward_arguments(branch) for branch in branches]), activation == "relu", False)[0]
+    y: Tensor = operator(*flat([forward_arguments(branch) for branch in branches]), activation == "relu")
     return y
 
 
@@ -50,11 +51,11 @@ def _is_tracked(branch: Branch) -> bool:
 
 def _forward_under_autocast(operator: Any) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
-        *values, relu, keep = arguments
+        *values, relu = arguments
         each = by_branch(ForwardArguments, values)
         cast = [forward_arguments(under_autocast(forward_branch(own)), own.strategy) for own in each]
         with autocast_off(values[0]):
-            return operator(*flat(cast), relu, keep)
+            return operator(*flat(cast), relu)
 
     return call
 
@@ -78,27 +79,29 @@ def _define(signature: str, compute: Callable[..., Any], fake: Callable[..., Any
     return getattr(torch.ops.fused_resnet, name).default
 
 
-def _wrap(operator: Any, autograd: Callable[..., Any], autocast: Callable[..., Any]) -> None:
-    name = operator._schema.name
+def _wrap(name: str, autograd: Callable[..., Any], autocast: Callable[..., Any]) -> None:
     _library.impl(name, autograd, "Autograd", with_keyset=True)
     for key in _AUTOCAST_KEYS:
         _library.impl(name, autocast, key)
 
 
-def _define_forward(name: str, *, writes: bool) -> Any:
-    arguments, results = schema(ForwardArguments, writes=writes), ", ".join(["Tensor"] * implementations.RESULTS)
-    signature = f"{name}({arguments}, bool relu, bool keep) -> ({results})"
-    operator = _define(signature, implementations.forward, implementations.fake_forward)
-    _wrap(operator, differentiable(operator), _forward_under_autocast(operator))
+def _define_forward(suffix: str = "", *, writes: bool = False) -> Any:
+    arguments = f"{schema(ForwardArguments, writes=writes)}, bool relu"
+    results = ", ".join(["Tensor"] * implementations.RESULTS)
+    name, signature = f"residual_tail{suffix}", f"residual_tail_forward{suffix}({arguments}) -> ({results})"
+    forward = _define(signature, implementations.forward, implementations.fake_forward)
+    operator = _define(f"{name}({arguments}) -> Tensor", implementations.output, implementations.fake_output)
+    _wrap(name, differentiable(operator, forward), _forward_under_autocast(operator))
     return operator
 
 
 def _define_backward() -> None:
-    signature = f"residual_tail_backward(Tensor dy, Tensor? y, {schema(BackwardArguments)}) -> Tensor[]"
+    name = "residual_tail_backward"
+    signature = f"{name}(Tensor dy, Tensor? y, {schema(BackwardArguments)}) -> Tensor[]"
     operator = _define(signature, implementations.backward, implementations.fake_backward)
-    _wrap(operator, differentiable_once(operator), _backward_under_autocast(operator))
+    _wrap(name, differentiable_once(operator), _backward_under_autocast(operator))
 
 
-_PLAIN = _define_forward("residual_tail", writes=False)
-_TRACKED = _define_forward("residual_tail_tracked", writes=True)
+_PLAIN = _define_forward()
+_TRACKED = _define_forward("_tracked", writes=True)
 _define_backward()

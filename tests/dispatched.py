@@ -6,8 +6,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fused_resnet import implementations
 
 COMPUTE = {
-    "residual_tail": implementations.forward,
-    "residual_tail_tracked": implementations.forward,
+    "residual_tail": implementations.output,
+    "residual_tail_tracked": implementations.output,
+    "residual_tail_forward": implementations.forward,
+    "residual_tail_forward_tracked": implementations.forward,
     "residual_tail_backward": implementations.backward,
 }
 

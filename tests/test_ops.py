@@ -24,14 +24,28 @@ def call_of(tail, inputs, strategy):
     )
     operator = torch.ops.fused_resnet.residual_tail_tracked if tracked else torch.ops.fused_resnet.residual_tail
     values = flat([forward_arguments(branch, strategy) for branch in branches])
-    return operator.default, (*values, tail.activation == "relu", False)
+    return operator.default, (*values, tail.activation == "relu")
 
 
 @pytest.mark.parametrize("strategy", ["moments", "materialise", "auto"])
 @each_sample
-def test_forward_operators_keep_the_contract(sample, strategy, device):
+def test_operators_keep_the_contract(sample, strategy, device):
     tail, inputs, _ = build(sample, device)
     torch.library.opcheck(*call_of(tail, inputs, strategy))
+
+
+@pytest.mark.parametrize("strategy", ["moments", "materialise"])
+@each_sample
+def test_operators_with_statistics_keep_the_contract(sample, strategy, device):
+    tail, inputs, _ = build(sample, device)
+    operator, arguments = call_of(tail, inputs, strategy)
+    name = operator.overloadpacket.__name__.replace("residual_tail", "residual_tail_forward")
+    torch.library.opcheck(getattr(torch.ops.fused_resnet, name).default, detached(arguments))
+
+
+def detached(arguments):
+    """Without gradients, which are no matter of the operators below autograd."""
+    return [t.detach() if isinstance(t, torch.Tensor) else t for t in arguments]
 
 
 class Calls(TorchDispatchMode):
@@ -43,7 +57,7 @@ class Calls(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is self.operator:
-            self.arguments.append([t.detach() if isinstance(t, torch.Tensor) else t for t in args])
+            self.arguments.append(detached(args))
         return func(*args, **(kwargs or {}))
 
 
