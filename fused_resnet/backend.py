@@ -15,9 +15,10 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from . import _kernels, kernels, moments
+from . import _availability, _kernels, kernels, moments
 from ._setting import RestoredOnExit, Setting
 from .branches import Activation, Branch
+from .requirement import kernels_required, require_kernels
 
 Backend: TypeAlias = Literal["cuda", "emulated", "reference"]
 BackendChoice: TypeAlias = Literal["auto", "cuda", "emulated", "reference"]
@@ -27,18 +28,17 @@ _chosen: Setting[BackendChoice] = Setting("auto")
 
 
 def available_backends() -> dict[Backend, str | None]:
-    """Every backend with the reason why it cannot be used, None where it can."""
-    reason = _kernels.load("_C")[1]
-    if reason is None and not torch.cuda.is_available():
-        reason = "torch finds no GPU"
-    return {"cuda": reason, "emulated": _kernels.load("_emulated")[1], "reference": None}
+    """Every backend with the reason why it cannot be used, None where it can: "cuda" on one GPU at least."""
+    return {"cuda": _availability.missing(), "emulated": _kernels.load("_emulated")[1], "reference": None}
 
 
 def use_backend(name: BackendChoice) -> RestoredOnExit[BackendChoice]:
     """Chooses the backend of every later call, or, as a context manager, of those within.
 
     The choice is made when a tail is computed; its backward stays with the same backend. "auto" (the default) takes
-    "cuda" for tensors on a GPU where it is available and "reference" otherwise.
+    "cuda" for tensors on a GPU where it is available and "reference" otherwise. It warns, once a process, where the
+    kernels were built and cannot be used on the GPU; with FUSED_RESNET_REQUIRE=cuda in the environment, a tail that it
+    would leave to "reference" raises RuntimeError.
 
     Raises:
         ValueError: there is no backend of that name.
@@ -58,11 +58,29 @@ def implementation() -> ResidualTail:
 
 
 def _automatic(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
-    on_gpu = main.x.is_cuda and available_backends()["cuda"] is None
-    return (_cuda if on_gpu else moments.residual_tail)(main, shortcut, activation)
+    return (_cuda if kernels_take(main.x.device) else moments.residual_tail)(main, shortcut, activation)
+
+
+def kernels_take(device: torch.device) -> bool:
+    """Whether "auto" leaves tensors on the device to the CUDA kernels.
+
+    Raises:
+        RuntimeError: it does not, but FUSED_RESNET_REQUIRE=cuda.
+        ValueError: FUSED_RESNET_REQUIRE is neither "cuda" nor empty.
+    """
+    on_gpu = device.type == "cuda"
+    reason = _availability.missing_on(device.index) if on_gpu else f"its tensors are on {device}"
+    if kernels_required() and reason is not None:
+        require_kernels(reason)
+    if reason is not None and on_gpu and _kernels.was_built("_C"):
+        _availability.warn_of_fallback(reason)
+    return reason is None
 
 
 def _cuda(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
+    reason = _availability.missing_on(main.x.device.index) if main.x.is_cuda else None
+    if reason is not None:
+        raise RuntimeError(f"backend 'cuda' cannot be used here: {reason}")
     return _by_kernels("_C", main, shortcut, activation)
 
 

@@ -28,8 +28,8 @@ LAYERS = (
     {"kernel_branch", "moments"},
     {"autograd"},
     {"paths"},
-    {"reference", "strategy", "checks"},
-    {"branches", "_kernels", "_setting", "_autocast"},
+    {"reference", "strategy", "checks", "_availability"},
+    {"branches", "requirement", "_kernels", "_architectures", "_setting", "_autocast"},
 )
 
 

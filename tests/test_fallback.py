@@ -1,0 +1,214 @@
+"""What "auto" does where the kernels cannot be used on a GPU: fall back, warn once, or refuse where they are required.
+
+There need be no GPU: tensors are fake ones, and whether kernels can be used depends on what was recorded of the build.
+"""
+
+import warnings
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import fused_resnet
+from fused_resnet import _availability, _kernels, backend, use_backend
+from fused_resnet._architectures import runs_on
+from fused_resnet.functional import Direct, Norm, residual_tail
+from fused_resnet.requirement import kernels_required, require_kernels
+
+OTHER_TORCH = {"torch": "1.2.3", "architectures": "8.0 9.0"}
+THIS_TORCH = {"torch": torch.__version__, "architectures": "8.0 9.0"}
+CAPABILITIES = [(9, 0), (12, 0)]
+
+
+class Installation:
+    """Stands in for what was built and which GPUs there are."""
+
+    def __init__(self, monkeypatch):
+        self.record, self.reason = {"reason": "no nvcc was found"}, "not built (no nvcc was found)"
+        monkeypatch.setattr(_kernels, "built_with", lambda name: self.record if name == "_C" else {})
+        monkeypatch.setattr(_kernels, "load", lambda name: (None if self.reason else object(), self.reason))
+        monkeypatch.setattr(_availability, "_warned", False)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(CAPABILITIES))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: CAPABILITIES[index])
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU number {index}")
+
+    def built(self, record):
+        """As it is after an installation that built this."""
+        self.record, self.reason = record, _kernels._mismatch("_C", record)
+
+
+@pytest.fixture
+def installation(monkeypatch):
+    monkeypatch.delenv("FUSED_RESNET_REQUIRE", raising=False)
+    caches = (_availability.missing_on, _kernels.was_built)
+    for cached in caches:
+        cached.cache_clear()
+    yield Installation(monkeypatch)
+    for cached in caches:
+        cached.cache_clear()
+
+
+@pytest.fixture
+def kernel_calls(monkeypatch):
+    """Devices of the tails that the CUDA kernels would have computed."""
+    devices = []
+
+    def kernels(name, main, shortcut, activation):
+        devices.append(str(main.x.device))
+        return main.x
+
+    monkeypatch.setattr(backend, "_by_kernels", kernels)
+    return devices
+
+
+def compute(device="cuda:0"):
+    """A tail on the device; of a GPU, one that need not exist."""
+    if device == "cpu":
+        return residual_tail(Direct(torch.ones(2, 3, 4, 4), Norm()), None)
+    with FakeTensorMode(), torch.no_grad():
+        return residual_tail(Direct(torch.empty(2, 3, 4, 4, device=device), Norm()), None)
+
+
+def warnings_of(*devices):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for device in devices:
+            compute(device)
+    return [str(warning.message) for warning in caught if "fused_resnet" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    ("architectures", "capability", "runs"),
+    [
+        ("8.0", (8, 0), True),
+        ("8.0", (8, 6), True),
+        ("8.0", (8, 9), True),
+        ("8.6", (8, 0), False),
+        ("8.0", (9, 0), False),
+        ("9.0", (8, 9), False),
+        ("9.0", (10, 0), False),
+        ("10.0", (10, 3), True),
+        ("12.0", (12, 1), True),
+        ("9.0+PTX", (10, 0), True),
+        ("9.0+PTX", (12, 0), True),
+        ("9.0+PTX", (8, 9), False),
+        ("8.0+PTX", (8, 6), True),
+        ("9.0a", (9, 0), True),
+        ("9.0a", (10, 0), False),
+        ("10.0a", (10, 3), False),
+        ("9.0a+PTX", (10, 0), False),
+        ("10.0f", (10, 3), True),
+        ("10.0f+PTX", (12, 0), False),
+        ("8.0 9.0", (9, 0), True),
+        ("8.0 9.0", (10, 0), False),
+        ("8.0 8.6 8.9 9.0 10.0 12.0+PTX", (11, 0), False),
+        ("8.0 8.6 8.9 9.0 10.0 12.0+PTX", (13, 0), True),
+        ("", (9, 0), False),
+    ],
+)
+def test_code_runs_on_its_own_architecture_and_on_those_that_cuda_lets_it(architectures, capability, runs):
+    assert runs_on(architectures, capability) is runs
+
+
+def test_architecture_of_another_form_is_named():
+    with pytest.raises(ValueError, match=r"architecture is 'Hopper', expected one such as '8\.0'"):
+        runs_on("8.0 Hopper", (9, 0))
+
+
+def test_kernels_built_for_another_torch_warn_once_and_name_both_versions_and_the_command(installation):
+    installation.built(OTHER_TORCH)
+    (message,) = warnings_of("cuda:0", "cuda:0", "cuda:1")
+    for part in ("torch 1.2.3", f"torch {torch.__version__}", "pip install --no-build-isolation", "plain PyTorch"):
+        assert part in message
+
+
+def test_gpu_without_code_for_its_architecture_warns_once_and_names_both_and_the_command(installation):
+    installation.built(THIS_TORCH)
+    (message,) = warnings_of("cuda:1", "cuda:1")
+    for part in ("architectures 8.0 9.0", "GPU number 1", "is 12.0", 'TORCH_CUDA_ARCH_LIST="8.0 9.0 12.0" pip install'):
+        assert part in message
+
+
+def test_of_two_gpus_one_may_fall_back(installation, kernel_calls):
+    installation.built(THIS_TORCH)
+    assert warnings_of("cuda:0") == []
+    assert len(warnings_of("cuda:1")) == 1
+    compute("cuda:0")
+    assert kernel_calls == ["cuda:0", "cuda:0"]
+    assert fused_resnet.available_backends()["cuda"] is None
+
+
+def test_kernels_that_no_gpu_can_run_are_not_available(installation):
+    installation.built({**THIS_TORCH, "architectures": "8.0"})
+    reason = fused_resnet.available_backends()["cuda"]
+    assert "built for architectures 8.0, but cuda:0 (GPU number 0) is 9.0" in reason
+    with pytest.raises(RuntimeError, match="is not available"):
+        use_backend("cuda")
+
+
+def test_gpu_without_code_for_its_architecture_refuses_the_kernels_that_were_chosen(installation):
+    installation.built(THIS_TORCH)
+    with use_backend("cuda"), pytest.raises(RuntimeError, match=r"built for architectures 8\.0 9\.0"):
+        compute("cuda:1")
+
+
+def test_installation_without_kernels_is_silent(installation):
+    assert warnings_of("cuda:0", "cuda:1") == []
+
+
+def test_tensors_elsewhere_than_on_a_gpu_are_silent(installation):
+    installation.built(OTHER_TORCH)
+    assert warnings_of("cpu") == []
+
+
+# FUSED_RESNET_REQUIRE
+
+
+@pytest.mark.parametrize(
+    ("record", "device", "reason"),
+    [
+        ({"reason": "no nvcc was found"}, "cuda:0", "not built (no nvcc was found)"),
+        (OTHER_TORCH, "cuda:0", "built for torch 1.2.3"),
+        (THIS_TORCH, "cuda:1", "built for architectures 8.0 9.0"),
+        (THIS_TORCH, "cpu", "its tensors are on cpu"),
+    ],
+)
+def test_required_kernels_are_an_error_where_they_cannot_be_used(installation, monkeypatch, record, device, reason):
+    installation.built(record)
+    monkeypatch.setenv("FUSED_RESNET_REQUIRE", "cuda")
+    with pytest.raises(RuntimeError) as caught:
+        compute(device)
+    assert "FUSED_RESNET_REQUIRE=cuda" in str(caught.value)
+    assert reason in str(caught.value)
+
+
+def test_required_kernels_that_can_be_used_are_none(installation, monkeypatch, kernel_calls):
+    installation.built(THIS_TORCH)
+    monkeypatch.setenv("FUSED_RESNET_REQUIRE", "cuda")
+    compute("cuda:0")
+    assert kernel_calls == ["cuda:0"]
+
+
+def test_backend_that_was_chosen_is_no_fallback(installation, monkeypatch):
+    monkeypatch.setenv("FUSED_RESNET_REQUIRE", "cuda")
+    with use_backend("reference"):
+        compute("cpu")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_requirement_of_another_value_is_refused_at_the_first_tail(installation, monkeypatch, kernel_calls, device):
+    installation.built(THIS_TORCH)
+    monkeypatch.setenv("FUSED_RESNET_REQUIRE", "gpu")
+    with pytest.raises(ValueError, match="FUSED_RESNET_REQUIRE is 'gpu', expected 'cuda'"):
+        compute(device)
+
+
+def test_requirement_is_read_at_each_call(monkeypatch):
+    monkeypatch.delenv("FUSED_RESNET_REQUIRE", raising=False)
+    require_kernels("float64 has none")
+    monkeypatch.setenv("FUSED_RESNET_REQUIRE", "cuda")
+    with pytest.raises(RuntimeError, match="float64 has none"):
+        require_kernels("float64 has none")
+    monkeypatch.setenv("FUSED_RESNET_REQUIRE", "")
+    assert kernels_required() is False
