@@ -7,46 +7,14 @@ import warnings
 
 import pytest
 import torch
+from installations import OTHER_TORCH, THIS_TORCH
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fused_resnet
-from fused_resnet import _availability, _kernels, backend, use_backend
+from fused_resnet import backend, use_backend
 from fused_resnet._architectures import runs_on
 from fused_resnet.functional import Direct, Norm, residual_tail
 from fused_resnet.requirement import kernels_required, require_kernels
-
-OTHER_TORCH = {"torch": "1.2.3", "architectures": "8.0 9.0"}
-THIS_TORCH = {"torch": torch.__version__, "architectures": "8.0 9.0"}
-CAPABILITIES = [(9, 0), (12, 0)]
-
-
-class Installation:
-    """Stands in for what was built and which GPUs there are."""
-
-    def __init__(self, monkeypatch):
-        self.record, self.reason = {"reason": "no nvcc was found"}, "not built (no nvcc was found)"
-        monkeypatch.setattr(_kernels, "built_with", lambda name: self.record if name == "_C" else {})
-        monkeypatch.setattr(_kernels, "load", lambda name: (None if self.reason else object(), self.reason))
-        monkeypatch.setattr(_availability, "_warned", False)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(CAPABILITIES))
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: CAPABILITIES[index])
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU number {index}")
-
-    def built(self, record):
-        """As it is after an installation that built this."""
-        self.record, self.reason = record, _kernels._mismatch("_C", record)
-
-
-@pytest.fixture
-def installation(monkeypatch):
-    monkeypatch.delenv("FUSED_RESNET_REQUIRE", raising=False)
-    caches = (_availability.missing_on, _kernels.was_built)
-    for cached in caches:
-        cached.cache_clear()
-    yield Installation(monkeypatch)
-    for cached in caches:
-        cached.cache_clear()
 
 
 @pytest.fixture

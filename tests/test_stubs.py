@@ -1,4 +1,4 @@
-"""The type stubs of the extension modules say what the built ones have: names, methods, arguments, which may be None."""
+"""The type stubs of the extension modules say what the built ones have: names, methods, arguments, what may be None."""
 
 import ast
 import inspect
