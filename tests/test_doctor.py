@@ -28,10 +28,11 @@ def only_float32(monkeypatch):
 
 @pytest.fixture
 def self_tests(monkeypatch):
-    """The backends and devices that the self-test would run on: here it passes at once."""
+    """The backends and devices that the self-test would run on: here it passes at once, if on one thread."""
     targets = []
 
     def passing(backend, device):
+        assert torch.get_num_threads() == 1
         targets.append((backend, str(device)))
         return [selftest.Check(backend, str(device), Case("float32", 1, "moments"), 0.5, None)]
 
@@ -86,6 +87,16 @@ def test_arguments_that_there_are_not_are_refused(arguments, capsys):
 
 
 # Installations
+
+
+def test_threads_are_as_before(self_tests):
+    former = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        diagnosis.examine()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(former)
 
 
 def test_each_backend_is_tested_on_each_device_that_it_can_use(installation, self_tests):

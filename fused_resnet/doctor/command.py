@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _lines(diagnosis: Diagnosis) -> Iterator[str]:
     yield _versions(diagnosis.versions)
-    yield from map(_gpu, diagnosis.gpus)
+    yield from map(_gpu, diagnosis.gpus) if diagnosis.gpus else ["no GPU"]
     yield from map(_module, diagnosis.modules)
     for name, reason in diagnosis.backends.items():
         yield f"backend {name}: {'can be used' if reason is None else f'cannot be used, {reason}'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -28,9 +29,21 @@ class Diagnosis:
 def examine() -> Diagnosis:
     """Looks everything up and runs the self-test."""
     gpus, modules, backends = facts.gpus(), facts.modules(), available_backends()
-    checks = [check for target in _targets(gpus, backends) for check in run_checks(*target)]
+    with _one_thread():
+        checks = [check for target in _targets(gpus, backends) for check in run_checks(*target)]
     problems = [*_problems_of_installation(gpus, modules), *_problems_of_requirement(backends), *_failed(checks)]
     return Diagnosis(facts.versions(), gpus, modules, backends, checks, problems)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Tensors are small: where the cores are in use, several threads would mostly wait for each other."""
+    former = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(former)
 
 
 def _targets(gpus: list[facts.Gpu], backends: dict[Backend, str | None]) -> Iterator[tuple[Backend, torch.device]]:
