@@ -41,11 +41,12 @@ demo: $(VENV)/ready
 build: $(VENV)/ready
 	FUSED_RESNET_CUDA=1 TORCH_CUDA_ARCH_LIST="$(ARCH)" $(BUILD)
 
-# From the sdist, so that nothing gets into the wheel that is not in both.
+# From the sdist, so that nothing gets into the wheel that is not in both. A cache would give back the wheel of an earlier
+# sdist of the same name.
 wheel: $(VENV)/ready
 	rm -f dist/fused_resnet-*
 	$(RUN) setup.py --quiet sdist
-	TORCH_CUDA_ARCH_LIST="$(ARCH)" $(RUN) -m pip wheel --no-build-isolation --no-deps --wheel-dir dist \
+	TORCH_CUDA_ARCH_LIST="$(ARCH)" $(RUN) -m pip wheel --no-build-isolation --no-deps --no-cache-dir --wheel-dir dist \
 	    dist/fused_resnet-*.tar.gz
 
 test: $(VENV)/ready

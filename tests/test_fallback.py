@@ -1,6 +1,6 @@
 """What "auto" does where the kernels cannot be used on a GPU: fall back, warn once, or refuse where they are required.
 
-There need be no GPU: tensors are fake ones, and whether kernels can be used depends on what was recorded of the build.
+There need be no GPU: whether kernels can be used depends on what was recorded of the build, and on a device's name.
 """
 
 import warnings
@@ -8,7 +8,6 @@ import warnings
 import pytest
 import torch
 from installations import OTHER_TORCH, THIS_TORCH
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fused_resnet
 from fused_resnet import backend, use_backend
@@ -17,32 +16,27 @@ from fused_resnet.functional import Direct, Norm, residual_tail
 from fused_resnet.requirement import kernels_required, require_kernels
 
 
-@pytest.fixture
-def kernel_calls(monkeypatch):
-    """Devices of the tails that the CUDA kernels would have computed."""
-    devices = []
-
-    def kernels(name, main, shortcut, activation):
-        devices.append(str(main.x.device))
-        return main.x
-
-    monkeypatch.setattr(backend, "_by_kernels", kernels)
-    return devices
+def kernels_take(device):
+    """Whether "auto" leaves a tail on the device to the kernels."""
+    return backend.kernels_take(torch.device(device))
 
 
-def compute(device="cuda:0"):
-    """A tail on the device; of a GPU, one that need not exist."""
-    if device == "cpu":
-        return residual_tail(Direct(torch.ones(2, 3, 4, 4), Norm()), None)
-    with FakeTensorMode(), torch.no_grad():
-        return residual_tail(Direct(torch.empty(2, 3, 4, 4, device=device), Norm()), None)
+def compute_on_cpu():
+    return residual_tail(Direct(torch.ones(2, 3, 4, 4), Norm()), None)
+
+
+class OnSecondGpu(torch.Tensor):
+    """A tensor that says so."""
+
+    is_cuda = True
+    device = torch.device("cuda:1")
 
 
 def warnings_of(*devices):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for device in devices:
-            compute(device)
+            kernels_take(device)
     return [str(warning.message) for warning in caught if "fused_resnet" in str(warning.message)]
 
 
@@ -98,12 +92,12 @@ def test_gpu_without_code_for_its_architecture_warns_once_and_names_both_and_the
         assert part in message
 
 
-def test_of_two_gpus_one_may_fall_back(installation, kernel_calls):
+def test_of_two_gpus_one_may_fall_back(installation):
     installation.built(THIS_TORCH)
     assert warnings_of("cuda:0") == []
     assert len(warnings_of("cuda:1")) == 1
-    compute("cuda:0")
-    assert kernel_calls == ["cuda:0", "cuda:0"]
+    assert kernels_take("cuda:0")
+    assert not kernels_take("cuda:1")
     assert fused_resnet.available_backends()["cuda"] is None
 
 
@@ -118,7 +112,7 @@ def test_kernels_that_no_gpu_can_run_are_not_available(installation):
 def test_gpu_without_code_for_its_architecture_refuses_the_kernels_that_were_chosen(installation):
     installation.built(THIS_TORCH)
     with use_backend("cuda"), pytest.raises(RuntimeError, match=r"built for architectures 8\.0 9\.0"):
-        compute("cuda:1")
+        residual_tail(Direct(torch.ones(2, 3, 4, 4).as_subclass(OnSecondGpu), Norm()), None)
 
 
 def test_installation_without_kernels_is_silent(installation):
@@ -146,30 +140,29 @@ def test_required_kernels_are_an_error_where_they_cannot_be_used(installation, m
     installation.built(record)
     monkeypatch.setenv("FUSED_RESNET_REQUIRE", "cuda")
     with pytest.raises(RuntimeError) as caught:
-        compute(device)
+        compute_on_cpu() if device == "cpu" else kernels_take(device)
     assert "FUSED_RESNET_REQUIRE=cuda" in str(caught.value)
     assert reason in str(caught.value)
 
 
-def test_required_kernels_that_can_be_used_are_none(installation, monkeypatch, kernel_calls):
+def test_required_kernels_that_can_be_used_are_taken(installation, monkeypatch):
     installation.built(THIS_TORCH)
     monkeypatch.setenv("FUSED_RESNET_REQUIRE", "cuda")
-    compute("cuda:0")
-    assert kernel_calls == ["cuda:0"]
+    assert kernels_take("cuda:0")
 
 
 def test_backend_that_was_chosen_is_no_fallback(installation, monkeypatch):
     monkeypatch.setenv("FUSED_RESNET_REQUIRE", "cuda")
     with use_backend("reference"):
-        compute("cpu")
+        compute_on_cpu()
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
-def test_requirement_of_another_value_is_refused_at_the_first_tail(installation, monkeypatch, kernel_calls, device):
+def test_requirement_of_another_value_is_refused_at_the_first_tail(installation, monkeypatch, device):
     installation.built(THIS_TORCH)
     monkeypatch.setenv("FUSED_RESNET_REQUIRE", "gpu")
     with pytest.raises(ValueError, match="FUSED_RESNET_REQUIRE is 'gpu', expected 'cuda'"):
-        compute(device)
+        compute_on_cpu() if device == "cpu" else kernels_take(device)
 
 
 def test_requirement_is_read_at_each_call(monkeypatch):

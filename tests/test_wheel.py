@@ -38,6 +38,7 @@ def pip(*arguments, cwd):
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory):
     """Built in a copy of the sources, built modules and their records included."""
+    pytest.importorskip("pip")
     if int(setuptools.__version__.split(".")[0]) < 77:
         pytest.skip(f"setuptools {setuptools.__version__} is too old to build the package, and says so")
     source = tmp_path_factory.mktemp("sources") / "fused_resnet"
@@ -53,7 +54,7 @@ def sdist(tmp_path_factory):
 def wheel(sdist, tmp_path_factory):
     """Built from the sdist, without kernels."""
     folder = tmp_path_factory.mktemp("wheel")
-    flags = ("--no-build-isolation", "--no-deps", "--no-index", "--quiet", "--wheel-dir", str(folder))
+    flags = ("--no-build-isolation", "--no-deps", "--no-index", "--no-cache-dir", "--quiet", "--wheel-dir", str(folder))
     pip("wheel", *flags, str(sdist), cwd=folder)
     (archive,) = folder.iterdir()
     return archive
