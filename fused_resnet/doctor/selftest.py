@@ -80,9 +80,7 @@ def _unfused(main: Branch, shortcut: Branch) -> tuple[Tensor, Tensor]:
     return z.relu(), z
 
 
-def _results(
-    compute: Callable[[Branch, Branch], tuple[Tensor, Tensor]], main: Branch, shortcut: Branch, dy: Tensor
-) -> Results:
+def _results(compute: Compute, main: Branch, shortcut: Branch, dy: Tensor) -> Results:
     """Output, gradients and running statistics, by name."""
     y, differentiated = compute(main, shortcut)
     branches = {"main": main, "shortcut": shortcut}
