@@ -4,7 +4,7 @@ VENV ?= .venv
 PYTHON ?= python3
 RUN = $(VENV)/bin/python
 
-# Of `make build`, such as "9.0" or "8.0 9.0+PTX": all usual ones unless given here or in TORCH_CUDA_ARCH_LIST.
+# Of `make build` and `make wheel`, such as "9.0" or "8.0 9.0+PTX": all usual ones unless given here or in TORCH_CUDA_ARCH_LIST.
 ARCH ?= $(TORCH_CUDA_ARCH_LIST)
 # Of `make test`: one of each generation, to keep it short.
 TEST_ARCH ?= 8.0 9.0 12.0
@@ -22,11 +22,12 @@ SANITIZE_OPTIONS = ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:pri
 
 CPP_FILES = $(shell find csrc tests/emulator -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
-.PHONY: help demo build test resources sanitize gpu check format clean
+.PHONY: help demo build wheel test resources sanitize gpu check format clean
 
 help:
 	@echo "make demo       train and measure on real images, unfused against fused (under 10 minutes on 2 cores)"
 	@echo "make build      build the CUDA kernels for all usual GPUs; make build ARCH=9.0 for one (under 2 minutes)"
+	@echo "make wheel      build an sdist and, from it, a wheel into dist/, with the kernels where there is nvcc; ARCH=9.0"
 	@echo "make test       build what can be tested here, the kernels for the CPU included, and run the test suite"
 	@echo "make resources  write docs/kernels.md: registers, shared memory and occupancy of each kernel"
 	@echo "make sanitize   run a part of the test suite with the address and undefined behaviour sanitizers"
@@ -39,6 +40,14 @@ demo: $(VENV)/ready
 
 build: $(VENV)/ready
 	FUSED_RESNET_CUDA=1 TORCH_CUDA_ARCH_LIST="$(ARCH)" $(BUILD)
+
+# From the sdist, so that nothing gets into the wheel that is not in both. A cache would give back the wheel of an earlier
+# sdist of the same name.
+wheel: $(VENV)/ready
+	rm -f dist/fused_resnet-*
+	$(RUN) setup.py --quiet sdist
+	TORCH_CUDA_ARCH_LIST="$(ARCH)" $(RUN) -m pip wheel --no-build-isolation --no-deps --no-cache-dir --wheel-dir dist \
+	    dist/fused_resnet-*.tar.gz
 
 test: $(VENV)/ready
 	$(TEST_BUILD)

@@ -20,8 +20,6 @@ import torch
 
 Name: TypeAlias = Literal["_C", "_emulated"]
 
-_REINSTALL = "reinstall fused_resnet"
-
 
 @functools.cache
 def load(name: Name) -> tuple[ModuleType | None, str | None]:
@@ -32,7 +30,7 @@ def load(name: Name) -> tuple[ModuleType | None, str | None]:
     try:
         return importlib.import_module(f"{__package__}.{name}"), None
     except Exception as error:  # whatever a library's initialisation raises
-        return None, f"it does not load with {_versions(built_with(name))}: {_REINSTALL} ({error})"
+        return None, f"it does not load with {_versions(built_with(name))}: {reinstall()} ({error})"
 
 
 def built_with(name: Name) -> dict[str, Any]:
@@ -45,17 +43,28 @@ def built_with(name: Name) -> dict[str, Any]:
     return recorded
 
 
+def reinstall(setting: str = "") -> str:
+    """What mends a module that does not fit, with a setting of an environment variable ahead."""
+    return f"reinstall from the sources, {setting}pip install --no-build-isolation --no-deps --force-reinstall ."
+
+
+@functools.cache
+def was_built(name: Name) -> bool:
+    """Whether it was built at installation: if it cannot be used nevertheless, something has changed since."""
+    return "torch" in built_with(name)
+
+
 def _mismatch(name: Name, record: dict[str, Any]) -> str | None:
     if "reason" in record:
         return f"not built ({record['reason']})"
     python = "{}.{}".format(*sys.version_info)
     if record.get("python", python) != python:
-        return f"built for Python {record['python']}, but this is Python {python}: {_REINSTALL}"
+        return f"built for Python {record['python']}, but this is Python {python}: {reinstall()}"
     if _minor(record.get("torch", torch.__version__)) != _minor(torch.__version__):
-        return f"built for torch {record['torch']}, but torch {torch.__version__} is imported: {_REINSTALL}"
+        return f"built for torch {record['torch']}, but torch {torch.__version__} is imported: {reinstall()}"
     # A sanitizer that is not loaded first ends the process.
     if record.get("sanitized") and "libasan" not in os.environ.get("LD_PRELOAD", ""):
-        return f"built with FUSED_RESNET_SANITIZE=1 and libasan is not in LD_PRELOAD: {_REINSTALL} without"
+        return "built with FUSED_RESNET_SANITIZE=1 and libasan is not in LD_PRELOAD: build it without"
     if not record and importlib.util.find_spec(f"{__package__}.{name}") is None:
         return "not built (fused_resnet is used from a folder that was never installed)"
     return None

@@ -14,10 +14,11 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 
-from . import _kernels
+from . import _availability, _kernels
 from ._setting import RestoredOnExit, Setting
 from .kernels import KernelComputation
 from .moments import ReferenceComputation
+from .requirement import kernels_required, require_kernels
 from .tail import Computation
 
 Backend: TypeAlias = Literal["cuda", "emulated", "reference"]
@@ -28,18 +29,17 @@ _chosen: Setting[BackendChoice] = Setting("auto")
 
 
 def available_backends() -> dict[Backend, str | None]:
-    """Every backend with the reason why it cannot be used, None where it can."""
-    reason = _kernels.load("_C")[1]
-    if reason is None and not torch.cuda.is_available():
-        reason = "torch finds no GPU"
-    return {"cuda": reason, "emulated": _kernels.load("_emulated")[1], "reference": None}
+    """Every backend with the reason why it cannot be used, None where it can: "cuda" on one GPU at least."""
+    return {"cuda": _availability.missing(), "emulated": _kernels.load("_emulated")[1], "reference": None}
 
 
 def use_backend(name: BackendChoice) -> RestoredOnExit[BackendChoice]:
     """Chooses the backend of every later call, or, as a context manager, of those within.
 
     The choice is made when a tail is computed; its backward stays with the same backend. "auto" (the default) takes
-    "cuda" for tensors on a GPU where it is available and "reference" otherwise.
+    "cuda" for tensors on a GPU where it is available and "reference" otherwise. It warns, once a process, where the
+    kernels were built and cannot be used on the GPU; with FUSED_RESNET_REQUIRE=cuda in the environment, a tail that it
+    would leave to "reference" raises RuntimeError.
 
     Raises:
         ValueError: there is no backend of that name.
@@ -54,11 +54,34 @@ def use_backend(name: BackendChoice) -> RestoredOnExit[BackendChoice]:
 
 
 def computation(device: torch.device) -> Computation:
-    """What computes the tails of a device's tensors by the current choice."""
-    name = _chosen.value
-    if name == "auto":
-        name = "cuda" if device.type == "cuda" and available_backends()["cuda"] is None else "reference"
-    return ReferenceComputation() if name == "reference" else _kernel_computation(_MODULES[name])
+    """What computes the tails of a device's tensors by the current choice.
+
+    Raises:
+        RuntimeError: the kernels cannot, and were chosen or are required.
+    """
+    if _chosen.value == "auto":
+        return _kernel_computation("_C") if kernels_take(device) else ReferenceComputation()
+    if _chosen.value == "cuda" and device.type == "cuda":
+        reason = _availability.missing_on(device.index)
+        if reason is not None:
+            raise RuntimeError(f"backend 'cuda' cannot be used here: {reason}")
+    return ReferenceComputation() if _chosen.value == "reference" else _kernel_computation(_MODULES[_chosen.value])
+
+
+def kernels_take(device: torch.device) -> bool:
+    """Whether "auto" leaves tensors on the device to the CUDA kernels.
+
+    Raises:
+        RuntimeError: it does not, but FUSED_RESNET_REQUIRE=cuda.
+        ValueError: FUSED_RESNET_REQUIRE is neither "cuda" nor empty.
+    """
+    on_gpu = device.type == "cuda"
+    reason = _availability.missing_on(device.index) if on_gpu else f"its tensors are on {device}"
+    if kernels_required() and reason is not None:
+        require_kernels(reason)
+    if reason is not None and on_gpu and _kernels.was_built("_C"):
+        _availability.warn_of_fallback(reason)
+    return reason is None
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from .checks import HALF_DTYPES
 from .kernel_branch import describe, describe_gradient, kept
 from .memory import empty_gradients, empty_output
 from .moments import ReferenceComputation
+from .requirement import require_kernels
 from .strategy import FLOAT32_OPERATIONS_PER_BYTE, Strategy, decide, problem_of
 from .tail import Gradients, Needs, Statistics, Tail
 
@@ -38,7 +39,9 @@ class KernelComputation:
         return decide(problem_of(branch, backward), _operations_per_byte(branch.x.dtype))
 
     def forward(self, tail: Tail, keep: bool) -> tuple[Tensor, list[Statistics]]:
-        if refusal(tail) or _shared_buffers(tail):
+        reason = refusal(tail) or _shared_buffers(tail)
+        if reason is not None:
+            require_kernels(reason)
             return ReferenceComputation().forward(tail, keep)
         tail = _resolved(tail)
         y = empty_output(tail.branches)

@@ -1,8 +1,7 @@
 """The accuracy rule of every test: a result must be about as accurate as PyTorch's own operations.
 
 All computations start from the same (rounded) numbers. The error of a tensor is the norm of its difference from the
-result in float64. It may be twice that of PyTorch's unfused operations in the tested dtype, plus a floor, relative to
-the tensor's norm: the unfused operations are now and then right by luck.
+result in float64. `fused_resnet.doctor.accuracy` says how large it may be.
 
 A relu's mask flips on rounding, and one flipped element outweighs all rounding errors. Gradients are therefore
 compared under the mask of the tested output: all computations but the tested one end before the relu, and the incoming
@@ -17,16 +16,7 @@ import torch
 from samples import Tail
 from torch import Tensor, nn
 
-FLOORS = {
-    # The unfused operations are the reference here: this is all there is for sums in another order, cancellation
-    # included. A wrong formula is wrong by far more.
-    torch.float64: 1e-11,
-    # A few roundings to 6e-8 each.
-    torch.float32: 1e-6,
-    # Half precision: one rounding of the result, after sums in float32.
-    torch.float16: 2.0**-11,
-    torch.bfloat16: 2.0**-8,
-}
+from fused_resnet.doctor.accuracy import FLOORS, allowed_error
 
 
 def assert_accurate(
@@ -46,7 +36,7 @@ def assert_accurate(
     assert (tested.shape, tested.dtype) == (eager.shape, eager.dtype), name
     size = max(exact.norm().item(), scale)
     error, eager_error = ((result.double() - exact).norm().item() for result in (tested, eager))
-    allowed = 2 * eager_error + max(FLOORS[dtype or tested.dtype], floor) * size
+    allowed = allowed_error(eager_error, size, max(FLOORS[dtype or tested.dtype], floor))
     assert error <= allowed, (
         f"{name}: error {error:.2e} is above {allowed:.2e}; unfused {eager_error:.2e}, norm {size:.2e}, {tested.dtype}"
     )

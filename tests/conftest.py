@@ -5,9 +5,11 @@ import os
 import hypothesis
 import pytest
 import torch
+from installations import Installation
 from user_blocks import WHOLE_TAIL, Block, copies
 
 import fused_resnet
+from fused_resnet import _availability, _kernels
 
 hypothesis.settings.register_profile(
     "tails",
@@ -71,6 +73,18 @@ def computed_tails(monkeypatch):
 
     monkeypatch.setattr(fused_resnet.functional, "compute", compute_and_record)
     return calls
+
+
+@pytest.fixture
+def installation(monkeypatch):
+    """An installation without kernels on a machine with two GPUs, of which others can be made."""
+    monkeypatch.delenv("FUSED_RESNET_REQUIRE", raising=False)
+    caches = (_availability.missing_on, _kernels.was_built)
+    for cached in caches:
+        cached.cache_clear()
+    yield Installation(monkeypatch)
+    for cached in caches:
+        cached.cache_clear()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from fused_resnet import _kernels
 
 PYTHON = "{}.{}".format(*sys.version_info)
 RECORD = {"python": PYTHON, "torch": torch.__version__}
+REINSTALL = "reinstall from the sources, pip install --no-build-isolation --no-deps --force-reinstall ."
 numbers = itertools.count()
 
 
@@ -121,13 +122,13 @@ def test_other_patch_release_of_torch_loads(package):
 def test_other_minor_release_of_torch_is_refused_without_loading(package):
     package.record(python=PYTHON, torch="1.2.3")
     package.module("raise AssertionError('imported')")
-    expected = f"built for torch 1.2.3, but torch {torch.__version__} is imported: reinstall fused_resnet"
+    expected = f"built for torch 1.2.3, but torch {torch.__version__} is imported: {REINSTALL}"
     assert package.reason() == expected
 
 
 def test_other_python_is_refused(package):
     package.record(python="3.1", torch=torch.__version__)
-    assert package.reason() == f"built for Python 3.1, but this is Python {PYTHON}: reinstall fused_resnet"
+    assert package.reason() == f"built for Python 3.1, but this is Python {PYTHON}: {REINSTALL}"
 
 
 def test_sanitized_module_wants_its_library_loaded_first(package, monkeypatch):
@@ -136,6 +137,15 @@ def test_sanitized_module_wants_its_library_loaded_first(package, monkeypatch):
     package.module("", "_emulated")
     monkeypatch.delenv("LD_PRELOAD", raising=False)
     assert "LD_PRELOAD" in package.reason("_emulated")
+
+
+@pytest.mark.parametrize(
+    ("record", "built"), [(RECORD, True), ({"python": "3.1", "torch": "1.2.3"}, True), ({"reason": "no nvcc"}, False)]
+)
+def test_module_that_was_built_is_told_from_one_that_never_was(package, record, built):
+    package.record(**record)
+    assert package.loader.was_built("_C") is built
+    assert package.loader.was_built("_emulated") is False
 
 
 def test_facts_of_the_build_can_be_read(package):

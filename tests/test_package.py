@@ -18,6 +18,7 @@ PUBLIC = ["fused_resnet", *(f"fused_resnet.{name}" for name in ("functional", "n
 # From the top down: a module imports modules of layers below its own, or of its own folder.
 LAYERS = (
     {"__init__", "__main__"},
+    {"doctor"},
     {"fusion"},
     {"models"},
     {"nn"},
@@ -32,8 +33,8 @@ LAYERS = (
     {"paths", "signature"},
     {"memory"},
     {"tail"},
-    {"reference", "strategy", "checks", "_autocast"},
-    {"branches", "_kernels", "_setting"},
+    {"reference", "strategy", "checks", "_autocast", "_availability"},
+    {"branches", "requirement", "_kernels", "_architectures", "_setting"},
 )
 
 

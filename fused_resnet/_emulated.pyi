@@ -1,0 +1,3 @@
+# The same binding as _C, compiled for the emulator.
+
+from ._C import *

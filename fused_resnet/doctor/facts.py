@@ -1,0 +1,84 @@
+"""What is installed on what: versions, GPUs, extension modules."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+
+from .. import __version__, _availability, _kernels
+
+
+@dataclass(frozen=True)
+class Versions:
+    """`cuda` is what torch was built for, None without; `driver` is None without a GPU, or where nothing tells it."""
+
+    fused_resnet: str
+    python: str
+    torch: str
+    cuda: str | None
+    driver: str | None
+    system: str
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """`architecture` is such as "9.0"; `problem` says why the kernels cannot run there, None where they can."""
+
+    device: str
+    name: str
+    architecture: str
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Module:
+    """An extension module: what was recorded of its build, and why it cannot be loaded, None where it can."""
+
+    name: str
+    built: bool
+    record: dict[str, Any]
+    problem: str | None
+
+
+def versions() -> Versions:
+    """Of what runs here."""
+    return Versions(
+        __version__,
+        platform.python_version(),
+        torch.__version__,
+        torch.version.cuda,
+        _driver() if torch.cuda.is_available() else None,
+        f"{platform.system()} {platform.machine()}",
+    )
+
+
+def _driver() -> str | None:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told[0] if told else None
+
+
+def gpus() -> list[Gpu]:
+    """Those that torch finds."""
+    return [
+        Gpu(
+            f"cuda:{index}",
+            torch.cuda.get_device_name(index),
+            "{}.{}".format(*torch.cuda.get_device_capability(index)),
+            _availability.missing_on(index),
+        )
+        for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    ]
+
+
+def modules() -> list[Module]:
+    """The CUDA kernels and the emulator."""
+    names = get_args(_kernels.Name)
+    return [Module(n, _kernels.was_built(n), _kernels.built_with(n), _kernels.load(n)[1]) for n in names]

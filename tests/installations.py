@@ -1,0 +1,27 @@
+"""Installations as they may be elsewhere: what was recorded of their build, and which GPUs there are."""
+
+import torch
+
+from fused_resnet import _availability, _kernels
+
+OTHER_TORCH = {"torch": "1.2.3", "architectures": "8.0 9.0"}
+THIS_TORCH = {"torch": torch.__version__, "architectures": "8.0 9.0"}
+CAPABILITIES = [(9, 0), (12, 0)]
+
+
+class Installation:
+    """Stands in for what was built and which GPUs there are."""
+
+    def __init__(self, monkeypatch):
+        self.record, self.reason = {"reason": "no nvcc was found"}, "not built (no nvcc was found)"
+        monkeypatch.setattr(_kernels, "built_with", lambda name: self.record if name == "_C" else {})
+        monkeypatch.setattr(_kernels, "load", lambda name: (None if self.reason else object(), self.reason))
+        monkeypatch.setattr(_availability, "_warned", False)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(CAPABILITIES))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: CAPABILITIES[index])
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU number {index}")
+
+    def built(self, record):
+        """As it is after an installation that built this."""
+        self.record, self.reason = record, _kernels._mismatch("_C", record)
