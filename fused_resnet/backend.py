@@ -17,7 +17,7 @@ import torch
 from . import _availability, _kernels
 from ._setting import RestoredOnExit, Setting
 from .kernels import KernelComputation
-from .moments import ReferenceComputation
+from .plain import ReferenceComputation
 from .requirement import kernels_required, require_kernels
 from .tail import Computation
 

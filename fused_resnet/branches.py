@@ -30,6 +30,8 @@ class Norm:
             needs ``num_batches_tracked``.
         eps: added to the variance.
         training: normalise by the batch's statistics (True) or by the running ones (False).
+        process_group: name of the group of processes (``group.group_name`` in `torch.distributed`) that share the
+            batch's statistics in training, as ``nn.SyncBatchNorm`` does; None where none do.
     """
 
     weight: Tensor | None = None
@@ -40,6 +42,7 @@ class Norm:
     momentum: float | None = 0.1
     eps: float = 1e-5
     training: bool = True
+    process_group: str | None = None
 
     def count_batch(self) -> float:
         """Counts one training batch and returns its weight in the running statistics."""

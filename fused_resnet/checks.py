@@ -112,8 +112,10 @@ def _check_training_norm(name: str, norm: Norm, shape: tuple[int, int, int, int]
         )
     if norm.momentum is None and norm.running_mean is not None and norm.num_batches_tracked is None:
         raise ValueError(f"{name}.num_batches_tracked is None, expected a tensor where momentum is None")
+    if not isinstance(norm.process_group, str | None):
+        raise TypeError(f"{name}.process_group is a {type(norm.process_group).__name__}, expected a name or None")
     n, _, h, w = shape
-    if n * h * w == 1:
+    if n * h * w == 1 and norm.process_group is None:
         raise ValueError(
             f"{name}: Expected more than 1 value per channel when training, got input size {torch.Size(shape)}"
         )

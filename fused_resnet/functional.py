@@ -13,6 +13,7 @@ from . import ops, reference
 from ._autocast import under_autocast
 from .branches import Activation, Branch, Direct, Norm, Placement, Projection, ZeroPad
 from .checks import check_tail
+from .tail import shares_statistics
 
 __all__ = ["Activation", "Branch", "Direct", "Norm", "Placement", "Projection", "ZeroPad", "residual_tail"]
 
@@ -54,7 +55,7 @@ def prepare(main: Branch, shortcut: Branch | None, activation: Activation) -> tu
 def compute(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
     """The output for what `prepare` returned."""
     branches = [main] if shortcut is None else [main, shortcut]
-    if _is_left_to_autograd(branches) or any(b.x.numel() == 0 or b.out_channels == 0 for b in branches):
+    if _is_left_to_autograd(branches) or _is_empty(branches):
         return reference.residual_tail(main, shortcut, activation)
     return ops.residual_tail(main, shortcut, activation)
 
@@ -64,3 +65,10 @@ def _is_left_to_autograd(branches: Sequence[Branch]) -> bool:
     if any(isinstance(branch, Projection) or branch.norm is not None for branch in branches):
         return False
     return len(branches) == 1 or ops.needs_backward(branches)
+
+
+def _is_empty(branches: Sequence[Branch]) -> bool:
+    """Nothing is computed then; but a process that has no rows takes part in what others exchange."""
+    if any(shares_statistics(branch) for branch in branches):
+        return False
+    return any(branch.x.numel() == 0 or branch.out_channels == 0 for branch in branches)

@@ -70,7 +70,7 @@ def describe_gradient(module: Any, branch: Branch, statistics: Statistics, into:
 
 
 def _describe_statistics(module: Any, norm: Norm, statistics: Statistics) -> Any:
-    mean, var, mu, cov = statistics
+    mean, var, mu, cov, _ = statistics
     return module.NormGradient(
         weight=_contiguous(norm.weight),
         eps=norm.eps,

@@ -1,6 +1,6 @@
 """The residual tail by the compiled kernels: one launch forward, one launch backward.
 
-What the kernels do not take goes to `fused_resnet.moments`.
+What the kernels do not take goes to `fused_resnet.plain`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .branches import Branch, Norm, Projection, named_tensors, output_shape
 from .checks import HALF_DTYPES
 from .kernel_branch import describe, describe_gradient, kept
 from .memory import empty_gradients, empty_output
-from .moments import ReferenceComputation
+from .plain import ReferenceComputation
 from .requirement import require_kernels
 from .strategy import FLOAT32_OPERATIONS_PER_BYTE, Strategy, decide, problem_of
 from .tail import Gradients, Needs, Statistics, Tail
@@ -42,6 +42,7 @@ class KernelComputation:
         reason = refusal(tail) or _shared_buffers(tail)
         if reason is not None:
             require_kernels(reason)
+        if reason is not None or _is_empty(tail):
             return ReferenceComputation().forward(tail, keep)
         tail = _resolved(tail)
         y = empty_output(tail.branches)
@@ -52,7 +53,7 @@ class KernelComputation:
     def backward(
         self, tail: Tail, dy: Tensor, y: Tensor | None, statistics: Sequence[Statistics], needs: Sequence[Needs]
     ) -> list[Gradients]:
-        if refusal(tail):
+        if refusal(tail) or _is_empty(tail):
             return ReferenceComputation().backward(tail, dy, y, statistics, needs)
         tail = _resolved(tail)
         into = [empty_gradients(branch, asked, dy) for branch, asked in zip(tail.branches, needs, strict=True)]
@@ -91,6 +92,10 @@ def refusal(tail: Tail) -> str | None:
     if n * h * w > _MOST_ROWS:
         return f"{n * h * w} pixels are more than {_MOST_ROWS}"
     return f"{c} channels are more than {_MOST_CHANNELS}" if c > _MOST_CHANNELS else None
+
+
+def _is_empty(tail: Tail) -> bool:
+    return any(branch.x.numel() == 0 for branch in tail.branches)
 
 
 def _shared_buffers(tail: Tail) -> str | None:

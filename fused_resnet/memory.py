@@ -10,7 +10,7 @@ from torch import Tensor
 from . import reference
 from .branches import Branch, Projection, ZeroPad, output_shape
 from .strategy import StrategyChoice
-from .tail import Gradients, Needs, Statistics, is_identity, operands_of, takes_moments
+from .tail import Gradients, Needs, Statistics, is_identity, operands_of, shares_statistics, takes_moments
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
@@ -63,9 +63,13 @@ def empty_statistics(branch: Branch, strategy: StrategyChoice) -> Statistics:
         return Statistics()
     channels, inputs, dtype = branch.out_channels, branch.x.shape[1], accumulation_dtype(branch.x)
     vector = branch.x.new_empty(channels, dtype=dtype)
+    shared = Statistics()
+    if shares_statistics(branch):
+        own_mean = torch.empty_like(vector) if isinstance(branch, Projection) else None
+        shared = Statistics(mean=torch.empty_like(vector), own_mean=own_mean)
     if not takes_moments(branch, strategy):
-        return Statistics(mean=torch.empty_like(vector), var=vector)
-    return Statistics(None, vector, vector.new_empty(inputs), vector.new_empty(inputs, inputs))
+        return shared._replace(mean=torch.empty_like(vector), var=vector)
+    return shared._replace(var=vector, mu=vector.new_empty(inputs), cov=vector.new_empty(inputs, inputs))
 
 
 def empty_gradients(branch: Branch, needs: Needs, dy: Tensor) -> Gradients:

@@ -40,6 +40,7 @@ class ForwardArguments(NamedTuple):
     momentum: float | None = None
     eps: float = 0.0
     strategy: StrategyChoice = "auto"
+    process_group: str | None = None
 
 
 class BackwardArguments(NamedTuple):
@@ -52,6 +53,7 @@ class BackwardArguments(NamedTuple):
     var: Tensor | None = None
     mu: Tensor | None = None
     cov: Tensor | None = None
+    own_mean: Tensor | None = None
     x_shape: Sequence[int] = ()
     x_format: torch.memory_format = torch.contiguous_format
     vector_dtype: torch.dtype | None = None  # of gamma and beta
@@ -62,6 +64,7 @@ class BackwardArguments(NamedTuple):
     norm: str = "none"
     eps: float = 0.0
     strategy: StrategyChoice = "auto"
+    process_group: str | None = None
     needs: Sequence[bool] = ()
 
     @property
@@ -69,7 +72,7 @@ class BackwardArguments(NamedTuple):
         return self.source == "direct" and self.norm == "none"
 
 
-SAVED = 7  # the first fields of `BackwardArguments`, which are tensors
+SAVED = 8  # the first fields of `BackwardArguments`, which are tensors
 
 _WRITTEN = ("running_mean", "running_var", "num_batches_tracked")
 _TYPES = {
@@ -84,6 +87,7 @@ _TYPES = {
     "momentum": "float?",
     "eps": "float",
     "strategy": "str",
+    "process_group": "str?",
     "needs": "bool[]",
 }
 
@@ -129,6 +133,7 @@ def forward_arguments(branch: Branch, strategy: StrategyChoice = "auto") -> Forw
         momentum=norm.momentum,
         eps=norm.eps,
         strategy=strategy,
+        process_group=norm.process_group,
     )
 
 
@@ -138,7 +143,7 @@ def forward_branch(own: ForwardArguments) -> Branch:
     norm = None
     if own.norm != "none":
         tracked = own.running_mean, own.running_var, own.num_batches_tracked
-        norm = Norm(own.gamma, own.beta, *tracked, own.momentum, own.eps, own.norm == "training")
+        norm = Norm(own.gamma, own.beta, *tracked, own.momentum, own.eps, own.norm == "training", own.process_group)
     return _branch(own, own.x, norm, own.bias)
 
 
@@ -150,10 +155,7 @@ def backward_arguments(own: ForwardArguments, statistics: Statistics) -> Backwar
         own.x if reads_input else None,
         own.weight,
         own.gamma,
-        statistics.mean,
-        statistics.var,
-        statistics.mu,
-        statistics.cov,
+        *statistics,
         own.x.shape,
         memory_format(own.x),
         next((t.dtype for t in (own.gamma, own.beta) if t is not None), None),
@@ -164,6 +166,7 @@ def backward_arguments(own: ForwardArguments, statistics: Statistics) -> Backwar
         own.norm,
         own.eps,
         own.strategy,
+        own.process_group,
     )
 
 
@@ -176,8 +179,9 @@ def backward_branch(own: BackwardArguments, dy: Tensor) -> tuple[Branch, Statist
         beta = None
         if own.vector_dtype is not None:
             beta = torch.empty(own.out_channels, dtype=own.vector_dtype, device="meta")
-        norm = Norm(own.gamma, beta, eps=own.eps, training=own.norm == "training")
-    return _branch(own, x, norm, None), Statistics(own.mean, own.var, own.mu, own.cov), Needs(*own.needs)
+        norm = Norm(own.gamma, beta, eps=own.eps, training=own.norm == "training", process_group=own.process_group)
+    statistics = Statistics(own.mean, own.var, own.mu, own.cov, own.own_mean)
+    return _branch(own, x, norm, None), statistics, Needs(*own.needs)
 
 
 def _branch(own: ForwardArguments | BackwardArguments, x: Tensor, norm: Norm | None, bias: Tensor | None) -> Branch:

@@ -31,6 +31,8 @@ class Statistics(NamedTuple):
     var: Tensor | None = None  # (C), biased
     mu: Tensor | None = None  # (K), of a projection's input where the norm's statistics were derived from it
     cov: Tensor | None = None  # (K, K), of the same
+    # (C), where several processes share mean and var: the mean of this process's rows, of a projection. As for mu, cov.
+    own_mean: Tensor | None = None
 
 
 class Gradients(NamedTuple):
@@ -87,6 +89,11 @@ def strategy_for(computation: Computation, branch: Branch, strategy: StrategyCho
 def is_identity(branch: Branch) -> bool:
     """Whether the branch adds its input as it is."""
     return isinstance(branch, Direct) and branch.norm is None
+
+
+def shares_statistics(branch: Branch) -> bool:
+    """Whether the branch's norm takes its statistics from the rows of several processes."""
+    return branch.norm is not None and branch.norm.training and branch.norm.process_group is not None
 
 
 def takes_moments(branch: Branch, strategy: StrategyChoice) -> bool:

@@ -1,0 +1,120 @@
+"""Tails by PyTorch's own operators, one path for each branch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ._autocast import autocast_off
+from .branches import Branch, Direct, Projection, ZeroPad
+from .checks import HALF_DTYPES
+from .memory import memory_format, vector_dtype
+from .moments import FoldedPath, MomentsPath
+from .paths import IdentityPath, MaterialisedPath, NormPath, Path, ProductPath, ZeroPadPath
+from .processes import add_up, combine_statistics
+from .shared_paths import SharedPath, shared_path
+from .strategy import Strategy, StrategyChoice, current_strategy, decide, problem_of
+from .tail import Gradients, Needs, Statistics, Tail, shares_statistics
+
+# Operations of plain PyTorch's float32 convolutions in the time of moving one byte: a few CPU cores, a large GPU.
+_OPERATIONS_PER_BYTE = {"cpu": 8.0, "cuda": 64.0}
+
+
+class ReferenceComputation:
+    """Tails by PyTorch's own operators, one path for each branch."""
+
+    def strategy(self, branch: Projection, backward: bool) -> Strategy:
+        # Plain PyTorch cannot multiply half-precision operands into a float32 result, and weights or products rounded
+        # to half precision would cost accuracy wherever the formulas subtract.
+        if current_strategy() == "auto":
+            if branch.x.dtype in HALF_DTYPES:
+                return "materialise"
+            if branch.norm is not None and not branch.norm.training:
+                return "moments"
+        return decide(problem_of(branch, backward), _OPERATIONS_PER_BYTE.get(branch.x.device.type, 64.0))
+
+    def forward(self, tail: Tail, keep: bool) -> tuple[Tensor, list[Statistics]]:
+        with autocast_off(tail.branches[0].x):
+            paths = _paths(tail)
+            shared = combine_statistics(tail, [_summary(path) for path in paths])
+            results = [_forward(*of) for of in zip(paths, shared, strict=True)]
+            y = _sum([addend for addend, _ in results], [path.owns_addend for path in paths])
+            return y.relu_() if tail.relu else y, [statistics for _, statistics in results]
+
+    def backward(
+        self, tail: Tail, dy: Tensor, y: Tensor | None, statistics: Sequence[Statistics], needs: Sequence[Needs]
+    ) -> list[Gradients]:
+        with autocast_off(dy):
+            g = dy if y is None else torch.ops.aten.threshold_backward(dy, y, 0)
+            paths = _paths(tail)
+            sums = [_sums(*of, g) for of in zip(paths, statistics, strict=True)]
+            each = zip(paths, statistics, needs, sums, add_up(tail, sums), strict=True)
+            found = [_backward(*of, g) for of in each]
+        return [_as_asked(*of, dy) for of in zip(tail.branches, found, needs, strict=True)]
+
+
+def _summary(path: Path | SharedPath) -> Statistics:
+    return path.summarise() if isinstance(path, SharedPath) else Statistics()
+
+
+def _forward(path: Path | SharedPath, shared: Statistics) -> tuple[Tensor, Statistics]:
+    return (path.addend(shared), shared) if isinstance(path, SharedPath) else path.forward()
+
+
+def _sums(path: Path | SharedPath, statistics: Statistics, g: Tensor) -> Tensor | None:
+    return path.sums(g, statistics) if isinstance(path, SharedPath) else None
+
+
+def _backward(
+    path: Path | SharedPath, statistics: Statistics, needs: Needs, own: Tensor | None, all_: Tensor | None, g: Tensor
+) -> Gradients:
+    if not isinstance(path, SharedPath):
+        return path.backward(g, statistics, needs)
+    assert own is not None
+    assert all_ is not None
+    return path.backward(g, statistics, own, all_, needs)
+
+
+def _as_asked(branch: Branch, found: Gradients, needs: Needs, dy: Tensor) -> Gradients:
+    """Only the gradients that are needed, in their tensors' dtypes and x's memory format."""
+    x, weight, bias, gamma, beta = found
+    dtype = vector_dtype(branch)
+    return Gradients(
+        x=x.to(dy.dtype).contiguous(memory_format=memory_format(branch.x)) if x is not None and needs.x else None,
+        weight=weight.to(dy.dtype) if weight is not None and needs.weight else None,
+        bias=bias.to(dy.dtype) if bias is not None and needs.bias else None,
+        gamma=gamma.to(dtype) if gamma is not None and needs.gamma else None,
+        beta=beta.to(dtype) if beta is not None and needs.beta else None,
+    )
+
+
+def _sum(addends: list[Tensor], owned: list[bool]) -> Tensor:
+    """The addends' sum in memory that is ours to write, in the memory format that ``a + b`` would have."""
+    if len(addends) == 1:
+        return addends[0] if owned[0] else addends[0].clone()
+    a, b = addends
+    if owned[0]:
+        return a.add_(b)
+    if owned[1] and a.stride() == b.stride():
+        return b.add_(a)
+    return a + b
+
+
+def _paths(tail: Tail) -> list[Path | SharedPath]:
+    return [_path(*of) for of in zip(tail.branches, tail.strategies, strict=True)]
+
+
+def _path(branch: Branch, strategy: StrategyChoice) -> Path | SharedPath:
+    if isinstance(branch, ZeroPad):
+        return ZeroPadPath(branch)
+    if shares_statistics(branch):
+        return shared_path(branch, strategy)
+    if isinstance(branch, Direct):
+        return IdentityPath(branch) if branch.norm is None else NormPath(branch.x, branch.norm)
+    if branch.norm is None:
+        return ProductPath(branch)
+    if strategy == "materialise":
+        return MaterialisedPath(branch)
+    return (MomentsPath if branch.norm.training else FoldedPath)(branch)
