@@ -2,7 +2,8 @@
 //
 // `finish_vectors` leaves dbeta and dgamma, a channel a warp, and G = g^T (x - m). Behind a barrier, `finish_matrices`
 // takes dW = diag(a) (G - diag(dgamma / std) W Cov) and Q (docs/design.md, section 3); behind another, `finish_factors`
-// makes diag(a) W and Q ready to be multiplied with. Sums that processes share are added up behind `finish_vectors`.
+// makes diag(a) W and Q ready to be multiplied with. Processes that share statistics add up their sums behind
+// `finish_vectors` ("Several processes" there).
 #pragma once
 
 #include <grad_reduce.cuh>
@@ -19,7 +20,7 @@ DEVICE float norm_scale(const Branch& branch, int channel) {
   return norm_scale(branch.norm, channel, device::global_load(branch.var + channel));
 }
 
-// The mean of this process's p less that of all processes'.
+// d_i: the mean of this process's p less that of all processes'.
 DEVICE float own_distance(const Branch& branch, const BranchGradient& own, int channel) {
   return device::global_load(own.own_mean + channel) - device::global_load(branch.mean + channel);
 }
@@ -30,7 +31,7 @@ DEVICE float shared_sum(const TailGradient& gradient, const BranchGradient& own,
                                    : device::global_load(own.shared_sum + channel);
 }
 
-// That, with what this process's distance from the mean adds to it: db + dgamma d / std.
+// S_i = db + dgamma d_i / std.
 DEVICE float distant_sum(const TailGradient& gradient, int index, int channel) {
   const Branch& branch = gradient.tail.branches[index];
   const BranchGradient& own = gradient.branches[index];
@@ -40,7 +41,7 @@ DEVICE float distant_sum(const TailGradient& gradient, int index, int channel) {
   return device::fma(slope, own_distance(branch, own, channel), sum);
 }
 
-// The sum of dp / a over this process's rows: zero without others.
+// db_i - M_i / M S_i, the sum of dp / a over this process's rows: zero without others.
 DEVICE float surplus(const TailGradient& gradient, int index, int channel) {
   const float all = distant_sum(gradient, index, channel);
   return device::fma(-gradient.branches[index].share, all, device::global_load(gradient.sum + channel));
@@ -261,7 +262,7 @@ DEVICE void multiply_quadratic(const TailGradient& gradient, int index, int firs
 }
 
 // What a group of dx's channels is multiplied from. The offset takes the means out of both products, from the rounded
-// elements that these are made of: -(sum g / M) folded - mu quadratic.
+// elements that these are made of: -(S / M) folded - mu quadratic.
 template <class Products>
 DEVICE void fold_weight(const TailGradient& gradient, int index, int group) {
   const Tail& tail = gradient.tail;

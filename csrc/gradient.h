@@ -51,7 +51,7 @@ struct BranchGradient {
 
   int input_tiles, product_tiles;  // of K, and of g^T x
 
-  // Of a training norm whose statistics several processes share (docs/design.md, section 3), all processes' rows and
+  // Of a training norm whose statistics several processes share (docs/design.md, "Several processes"), all rows and
   // this process's share of them; of any other, those of this call, and 1.
   float rows, share;
   const float* own_mean;  // (C), mean of this process's p where `mean` is that of all, or null

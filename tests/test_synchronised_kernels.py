@@ -48,7 +48,9 @@ LARGE = {
 SINGLE_ROWS = {
     "direct": Sample(Branch("direct", "training"), Branch("direct"), shape=(40, 24, 1, 1)),
     "two projections": Sample(
-        Branch("projection", "training"), Branch("projection", "training", in_channels=19, stride=2), shape=(40, 24, 1, 1)
+        Branch("projection", "training"),
+        Branch("projection", "training", in_channels=19, stride=2),
+        shape=(40, 24, 1, 1),
     ),
 }
 each_split = pytest.mark.parametrize("parts", [(1, 3, 1), (2, 3)], ids=str)
