@@ -14,7 +14,7 @@ from emulated import module_of
 from samples import Sample, Tail, TailBranch, build
 from torch import Tensor
 
-VECTORS = {"norm.weight": "dgamma", "norm.bias": "dbeta"}
+VECTORS = ("norm.weight", "norm.bias")
 
 
 class Case:
@@ -60,7 +60,7 @@ class Process:
             stride=branch.sample.stride,
             channels_before=0,
             weight=None if branch.conv is None else branch.conv.weight.detach(),
-            bias=None,
+            bias=None if branch.conv is None else _detached(branch.conv.bias),
             norm=None if branch.norm is None else self._norm(branch.norm, branch.norm.training),
             materialise=self.strategy == "materialise",
         )
@@ -92,30 +92,32 @@ class Process:
             tf32=torch.backends.cudnn.allow_tf32,
         )
 
-    def _gradient(self, index: int, name: str, branch: TailBranch, rows: int | None, own_means: dict[str, Tensor]):
-        x, conv, norm = self.inputs[f"{name}.x"], branch.conv, branch.norm
+    def _gradient(
+        self, index: int, name: str, branch: TailBranch, rows: int | None, own_means: dict[str, Tensor]
+    ) -> Any:
+        identity = branch.sample.source == "direct" and branch.norm is None
+        reads = not identity and branch.sample.source != "zero_pad"
+        x, conv = self.inputs[f"{name}.x"], branch.conv
+        into = {
+            "x": None if identity and self.case.tail.activation is None else torch.empty_like(x),
+            "conv.weight": None if conv is None else torch.empty_like(conv.weight),
+            **{part: self._empty_vector(branch, part) for part in VECTORS},
+        }
+        self.gradients |= {f"{name}.{part}": t for part, t in into.items() if t is not None}
         shared = rows is not None and self.case.shares(name)
         statistics = self.forward.statistics(index)
-        identity = branch.sample.source == "direct" and norm is None
-        into = {
-            "dx": None if identity and self.case.tail.activation is None else torch.empty_like(x),
-            "dweight": None if conv is None else torch.empty_like(conv.weight),
-            **{d: None if norm is None else self._vector(branch, part) for part, d in VECTORS.items()},
-        }
-        names = {"dx": "x", "dweight": "conv.weight", "dgamma": "norm.weight", "dbeta": "norm.bias"}
-        self.gradients |= {f"{name}.{names[d]}": t for d, t in into.items() if t is not None}
         return self.module.BranchGradient(
             source=branch.sample.source,
-            x=None if identity or branch.sample.source == "zero_pad" else x,
+            x=x if reads else None,
             weight=None if conv is None else conv.weight.detach(),
             stride=branch.sample.stride,
             channels_before=0,
             norm=None
-            if norm is None
+            if branch.norm is None
             else self.module.NormGradient(
-                weight=_detached(norm.weight),
-                eps=norm.eps,
-                training=norm.training,
+                weight=_detached(branch.norm.weight),
+                eps=branch.norm.eps,
+                training=branch.norm.training,
                 mean=statistics.mean,
                 var=statistics.var,
                 mu=statistics.mu,
@@ -123,13 +125,17 @@ class Process:
                 rows=rows if shared else None,
                 own_mean=own_means[name] if shared and conv is not None else None,
             ),
+            dx=into["x"],
+            dweight=into["conv.weight"],
             dbias=None,
-            **into,
+            dgamma=into["norm.weight"],
+            dbeta=into["norm.bias"],
         )
 
-    def _vector(self, branch: TailBranch, part: str) -> Tensor | None:
-        parameter = branch.get_parameter(part) if branch.sample.affine else None
-        return None if parameter is None else torch.empty_like(parameter)
+    @staticmethod
+    def _empty_vector(branch: TailBranch, part: str) -> Tensor | None:
+        has = branch.norm is not None and branch.sample.affine
+        return torch.empty_like(branch.get_parameter(part)) if has else None
 
 
 def _detached(t: Tensor | None) -> Tensor | None:
@@ -223,7 +229,9 @@ def _sum_of_branches(case: Case, tail: Tail, leaf: Callable[[str, Tensor], Tenso
         parts = [leaf(f"{name}.x of {rank}", x) for rank, x in enumerate(case.inputs[f"{name}.x"])]
         if branch.conv is not None:  # a copy of the weight for each process, which gets a gradient of its own
             weights = [leaf(f"{name}.conv.weight of {rank}", branch.conv.weight) for rank in range(len(parts))]
-            parts = [F.conv2d(x, w, None, branch.sample.stride) for x, w in zip(parts, weights, strict=True)]
+            parts = [
+                F.conv2d(x, w, branch.conv.bias, branch.sample.stride) for x, w in zip(parts, weights, strict=True)
+            ]
         elif branch.sample.source == "zero_pad":
             parts = [branch(x) for x in parts]
         if branch.norm is None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from compare import assert_accurate
 from emulated import multiprocessors, on_kernels, only_emulated, recorded_launches, thread_order
-from kernel_samples import each, each_dtype, each_strategy
+from kernel_samples import SMALL, each, each_dtype, each_strategy
 from refused import BackwardCall, refusal
 from same_bits import assert_same_bits
 from samples import Branch, Sample
@@ -29,6 +29,9 @@ SHARED = {
     "zero padding and a projection": Sample(Branch("zero_pad"), Branch("projection", "training"), shape=SHAPE),
     "no affine parameters": Sample(
         Branch("projection", "training", affine=False), Branch("direct", "training", affine=False), shape=SHAPE
+    ),
+    "convolution biases": Sample(
+        Branch("projection", "training", bias=True), Branch("projection", "eval", bias=True), shape=SHAPE
     ),
     "a frozen shortcut": Sample(Branch("projection", "training"), Branch("projection", "eval", stride=2), shape=SHAPE),
     "a frozen main branch": Sample(Branch("direct", "eval"), Branch("projection", "training"), shape=SHAPE),
@@ -61,7 +64,6 @@ def assert_as_accurate_as_the_whole_batch(case, processes):
     tested = results_of(processes)
     mask = tested["output"] > 0 if case.tail.activation == "relu" else None
     eager, exact = reference(case, mask), reference(case, mask, torch.float64)
-    # Without a relu, the gradient of an identity is dy itself.
     assert tested.keys() == eager.keys()
     for name, result in tested.items():
         assert_accurate(name, result, eager[name], exact[name], dtype=tested["output"].dtype)
@@ -109,10 +111,19 @@ def test_norm_beside_a_shared_one_keeps_its_own_statistics(name, local, dtype, s
     check(backend, device, strategy, SHARED[name].with_dtype(dtype), (1, 3, 1), [local])
 
 
+@only_emulated
+@each_strategy
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@each(SMALL)
+def test_sanitize_smoke_shared_norms(sample, dtype, strategy, backend):
+    """What runs under the sanitizers: a tail of each kind."""
+    check(backend, "cpu", strategy, sample.with_dtype(dtype), (1, 1))
+
+
 @on_kernels
 @each_strategy
 def test_far_apart_means_of_processes_cost_no_accuracy(strategy, backend, device):
-    """Each process centres about its own mean; that of all may be many standard deviations away."""
+    """Each process centres about its own mean, which is not that of all."""
     case = Case(SHARED["two projections"], (1, 3, 1), device)
     for name, parts in case.inputs.items():
         case.inputs[name] = tuple(x + 3 * rank for rank, x in enumerate(parts))
@@ -214,6 +225,18 @@ def test_sums_are_those_of_shared_norms_alone(backend, device):
     call.summarise()
     dbeta, dgamma = (process.gradients[f"shortcut.norm.{part}"] for part in ("bias", "weight"))
     assert torch.equal(call.sums(), torch.stack([dbeta, dgamma])[None])
+
+
+@on_kernels
+def test_bias_ahead_of_shared_norms_gets_a_gradient_of_zero(backend, device):
+    call = BackwardCall(backend, device)
+    for branch in (call.main, call.shortcut):
+        branch["norm"] |= {"rows": 30, "mean": call.floats(6), "own_mean": call.floats(6)}
+    made = call.made()
+    made.summarise()
+    made.complete()
+    assert torch.equal(call.main["dbias"], torch.zeros(6, device=device))
+    assert torch.equal(call.shortcut["dbias"], torch.zeros(6, device=device))
 
 
 @on_kernels
