@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from emulated import module_of
 from samples import Sample, Tail, TailBranch, build
 from torch import Tensor
+from torch.func import functional_call
 
 VECTORS = ("norm.weight", "norm.bias")
 
@@ -199,9 +199,14 @@ def results_of(processes: Sequence[Process]) -> dict[str, Tensor]:
     return results
 
 
-def reference(case: Case, mask: Tensor | None, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """The same by plain PyTorch, with backward under a mask in place of the relu's; in float64 if asked for."""
-    tail = copy.deepcopy(case.tail)
+def reference(
+    case: Case, mask: Tensor | None, dtype: torch.dtype | None = None, other: Tail | None = None
+) -> dict[str, Tensor]:
+    """The same by plain PyTorch, with backward under a mask in place of the relu's; in float64 if asked for.
+
+    `other` is a tail that takes the place of the case's.
+    """
+    tail = copy.deepcopy(other or case.tail)
     tail = tail if dtype is None else tail.to(dtype)
     leaves: dict[str, Tensor] = {}
 
@@ -229,9 +234,8 @@ def _sum_of_branches(case: Case, tail: Tail, leaf: Callable[[str, Tensor], Tenso
         parts = [leaf(f"{name}.x of {rank}", x) for rank, x in enumerate(case.inputs[f"{name}.x"])]
         if branch.conv is not None:  # a copy of the weight for each process, which gets a gradient of its own
             weights = [leaf(f"{name}.conv.weight of {rank}", branch.conv.weight) for rank in range(len(parts))]
-            parts = [
-                F.conv2d(x, w, branch.conv.bias, branch.sample.stride) for x, w in zip(parts, weights, strict=True)
-            ]
+            each = zip(parts, weights, strict=True)
+            parts = [functional_call(branch.conv, {"weight": w}, (x,)) for x, w in each]
         elif branch.sample.source == "zero_pad":
             parts = [branch(x) for x in parts]
         if branch.norm is None:

@@ -12,6 +12,7 @@ from refused import BackwardCall, refusal
 from same_bits import assert_same_bits
 from samples import Branch, Sample
 from simulated_processes import Case, processes_of, reference, results_of, run_backward, run_forward
+from tf32 import tf32, with_rounding_convolutions
 
 SHAPE = (5, 24, 6, 5)
 SHARED = {
@@ -59,11 +60,11 @@ SINGLE_ROWS = {
 each_split = pytest.mark.parametrize("parts", [(1, 3, 1), (2, 3)], ids=str)
 
 
-def assert_as_accurate_as_the_whole_batch(case, processes):
-    """The rule of compare.py, with the error of plain PyTorch on the whole batch."""
+def assert_as_accurate_as_the_whole_batch(case, processes, other=None):
+    """The rule of compare.py, with the error of plain PyTorch on the whole batch, of another tail if given."""
     tested = results_of(processes)
     mask = tested["output"] > 0 if case.tail.activation == "relu" else None
-    eager, exact = reference(case, mask), reference(case, mask, torch.float64)
+    eager, exact = reference(case, mask, other=other), reference(case, mask, torch.float64)
     assert tested.keys() == eager.keys()
     for name, result in tested.items():
         assert_accurate(name, result, eager[name], exact[name], dtype=tested["output"].dtype)
@@ -118,6 +119,17 @@ def test_norm_beside_a_shared_one_keeps_its_own_statistics(name, local, dtype, s
 def test_sanitize_smoke_shared_norms(sample, dtype, strategy, backend):
     """What runs under the sanitizers: a tail of each kind."""
     check(backend, "cpu", strategy, sample.with_dtype(dtype), (1, 1))
+
+
+@on_kernels
+@each_strategy
+@pytest.mark.parametrize("name", ["two projections", "direct and a projection", "channels last"])
+def test_shared_norms_with_tf32_are_as_accurate_as_convolutions_in_tf32(name, strategy, backend, device):
+    case = Case(SHARED[name], (1, 3, 1), device)
+    with tf32(True):
+        processes = processes_of(backend, case, strategy)
+        run_backward(processes, run_forward(processes))
+        assert_as_accurate_as_the_whole_batch(case, processes, with_rounding_convolutions(case.tail))
 
 
 @on_kernels
