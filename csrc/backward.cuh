@@ -1,5 +1,5 @@
-// The backward kernels: each phase alone, and all of them in one cooperative launch with grid barriers between.
-// `projections`: the tail has any.
+// The backward kernels: each phase alone, and all of them in one cooperative launch with grid barriers between; and in
+// two, for processes to exchange their sums between these. `projections`: the tail has any.
 #pragma once
 
 #include <algorithm>
@@ -41,6 +41,23 @@ backward_kernel(PARAMETER TailGradient gradient) {
 }
 
 template <class Products, bool projections>
+KERNEL(block_threads, device::fitting_blocks(gradient_blocks, gradient_shared_bytes))
+grad_summarise_kernel(PARAMETER TailGradient gradient) {
+  grad_reduce<Products, projections>(gradient);
+  device::grid_sync();
+  finish_vectors<Products, projections>(gradient);
+}
+
+// Of a tail with projections: in any other, the apply phase is all that is left.
+template <class Products>
+KERNEL(block_threads, device::fitting_blocks(gradient_blocks, gradient_shared_bytes))
+grad_complete_kernel(PARAMETER TailGradient gradient) {
+  finish_operands<Products>(gradient);
+  device::grid_sync();
+  grad_apply<Products, true>(gradient);
+}
+
+template <class Products, bool projections>
 void BackwardLauncher<Products, projections>::launch(GradientPhase phase, const TailGradient& gradient,
                                                      const std::vector<device::Buffer>& buffers,
                                                      device::Stream stream) {
@@ -50,6 +67,7 @@ void BackwardLauncher<Products, projections>::launch(GradientPhase phase, const 
                         stream);
   };
   const int reduce = gradient.reduce.items, finish = finish_items(gradient), apply = gradient.apply.items;
+  const int vectors = vector_items(gradient);
   const bool recomputed = any_recomputed(gradient);
   const auto reduce_alone = [&] { start(grad_reduce_kernel<Products, projections>, "grad_reduce", false, reduce); };
   const auto finish_alone = [&] {
@@ -63,6 +81,14 @@ void BackwardLauncher<Products, projections>::launch(GradientPhase phase, const 
       return finish_alone();
     case GradientPhase::apply:
       return apply_alone();
+    case GradientPhase::summarise:
+      if (vectors == 0) return reduce_alone();
+      return start(grad_summarise_kernel<Products, projections>, "grad_summarise", true, std::max(reduce, vectors));
+    case GradientPhase::complete:
+      if constexpr (projections)
+        if (has_matrices(gradient) || factor_items(gradient) > 0)
+          return start(grad_complete_kernel<Products>, "grad_complete", true, std::max(finish, apply));
+      return apply_alone();
     case GradientPhase::all:
       // One phase that has work needs no barrier.
       if (finish + apply == 0) return reduce_alone();
@@ -75,10 +101,8 @@ template <class Products, bool projections>
 NeedsByKernel BackwardLauncher<Products, projections>::needs() {
   const LaunchNeeds needs{block_threads, gradient_shared_bytes, gradient_blocks};
   const std::string suffix = projections ? "<1>" : "<0>";
-  return {{"grad_reduce" + suffix, needs},
-          {"grad_finish" + suffix, needs},
-          {"grad_apply" + suffix, needs},
-          {"backward" + suffix, needs}};
+  return {{"grad_reduce" + suffix, needs},    {"grad_finish" + suffix, needs}, {"grad_apply" + suffix, needs},
+          {"grad_summarise" + suffix, needs}, {"grad_complete", needs},        {"backward" + suffix, needs}};
 }
 
 }  // namespace fused_resnet

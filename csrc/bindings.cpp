@@ -49,13 +49,24 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
           "finish", [](const ForwardCall& call) { call.run(Phase::finish); }, py::call_guard<py::gil_scoped_release>())
       .def(
           "apply", [](const ForwardCall& call) { call.run(Phase::apply); }, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "summarise", [](const ForwardCall& call) { call.run(Phase::summarise); },
+          py::call_guard<py::gil_scoped_release>(),
+          "Moments and finish, in one launch. Where processes share a norm's statistics, the caller then replaces its "
+          "mean and var in statistics(), in place, by those of all processes' rows, and apply() writes y by these. The "
+          "running statistics of such a norm are the caller's, and None here.")
       .def("statistics", &ForwardCall::statistics, py::arg("branch"), "Of branch 0 (main) or 1 (shortcut).");
 
   py::class_<NormGradientArguments>(module, "NormGradient", py::module_local(),
-                                    "A norm and the statistics that the forward took; vectors are (C) and contiguous.")
-      .def(py::init<OptionalTensor, double, bool, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor>(),
+                                    "A norm and the statistics that the forward took; vectors are (C) and contiguous. "
+                                    "Where processes share the statistics of a training norm, mean and var are those "
+                                    "of all processes' rows, `rows` is their number, and of a projection's norm "
+                                    "own_mean is the (C) float32 mean that summarise() left in this process; mu and "
+                                    "cov stay this process's.")
+      .def(py::init<OptionalTensor, double, bool, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor,
+                    std::optional<std::int64_t>, OptionalTensor>(),
            py::kw_only(), py::arg("weight"), py::arg("eps"), py::arg("training"), py::arg("mean"), py::arg("var"),
-           py::arg("mu"), py::arg("cov"));
+           py::arg("mu"), py::arg("cov"), py::arg("rows") = py::none(), py::arg("own_mean") = py::none());
 
   py::class_<BranchGradientArguments>(module, "BranchGradient", py::module_local(),
                                       "What a branch saved, and the gradients that are to be written.")
@@ -84,7 +95,23 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
           py::call_guard<py::gil_scoped_release>())
       .def(
           "apply", [](const BackwardCall& call) { call.run(GradientPhase::apply); },
-          py::call_guard<py::gil_scoped_release>());
+          py::call_guard<py::gil_scoped_release>())
+      .def(
+          "summarise", [](const BackwardCall& call) { call.run(GradientPhase::summarise); },
+          py::call_guard<py::gil_scoped_release>(),
+          "Reduce, and the vectors of finish, in one launch: leaves dbias, dgamma, dbeta and sums(), all of this "
+          "process's rows.")
+      .def(
+          "sums", &BackwardCall::sums,
+          "(S, 2, C) float32, contiguous: of each of the S norms with `rows` behind which dx or dweight is asked for, "
+          "main's first, the sums of g and of g (p - mean) / std over this process's rows, as summarise() leaves them. "
+          "Before complete(), the caller replaces all of it, in place, by the sums over the processes. Norms without "
+          "`rows` have no part in it. Zeros where dy is empty.")
+      .def(
+          "complete", [](const BackwardCall& call) { call.run(GradientPhase::complete); },
+          py::call_guard<py::gil_scoped_release>(),
+          "What is left of finish, and apply, in one launch: behind it, all gradients are written. Those of parameters "
+          "add up over the processes to those of the whole batch; dbias ahead of a training norm is zero in each.");
 
   module.def(
       "launch_needs",

@@ -35,6 +35,15 @@ finish_kernel(PARAMETER Tail tail) {
   finish_phase<Products>(tail);
 }
 
+// Statistics alone, for the processes that share them to exchange ahead of the apply phase.
+template <class Products>
+KERNEL(block_threads, device::fitting_blocks(moments_blocks, shared_bytes))
+summarise_kernel(PARAMETER Tail tail) {
+  moments<Products>(tail);
+  device::grid_sync();
+  finish_phase<Products>(tail);
+}
+
 template <class Products, int products>
 KERNEL(block_threads, device::fitting_blocks(blocks_a_multiprocessor(products), shared_bytes))
 apply_kernel(PARAMETER Tail tail) {
@@ -66,6 +75,9 @@ void ForwardLauncher<Products, products>::launch(Phase phase, const Tail& tail,
       return start(finish_kernel<Products>, "finish", true, moments_work);
     case Phase::apply:
       return start(apply_kernel<Products, products>, "apply", false, apply_work);
+    case Phase::summarise:
+      if (moments_work == 0) return;
+      return start(summarise_kernel<Products>, "summarise", true, moments_work);
     case Phase::all:
       if (moments_work == 0) return start(apply_kernel<Products, products>, "apply", false, apply_work);
       return start(forward_kernel<Products, products>, "forward", true, std::max(moments_work, apply_work));
@@ -78,6 +90,7 @@ NeedsByKernel ForwardLauncher<Products, products>::needs() {
   const std::string suffix = "<" + std::to_string(products) + ">";
   return {{"moments", asking(moments_blocks)},
           {"finish", asking(finish_blocks)},
+          {"summarise", asking(moments_blocks)},
           {"apply" + suffix, asking(blocks_a_multiprocessor(products))},
           {"forward" + suffix, asking(blocks_a_multiprocessor(products))}};
 }

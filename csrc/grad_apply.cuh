@@ -41,10 +41,11 @@ DEVICE Affine norm_gradient(const TailGradient& gradient, int index, int of, int
   const float scale = norm_scale(branch, channel);
   if (of == 1) return {0.0f, scale, 0.0f};
   if (!is_training(branch)) return {0.0f, 0.0f, 0.0f};
-  const float per_row = -scale / static_cast<float>(gradient.tail.rows);
-  const float dgamma = device::global_load(gradient.branches[index].dot + channel);
+  const BranchGradient& own = gradient.branches[index];
+  const float per_row = -scale / own.rows;
+  const float dgamma = device::global_load(own.dot + channel);
   return {device::global_load(branch.mean + channel), per_row * inverse_std(branch, channel) * dgamma,
-          per_row * device::global_load(gradient.sum + channel)};
+          per_row * shared_sum(gradient, own, channel)};
 }
 
 template <class Element>
@@ -136,7 +137,7 @@ DEVICE void for_each_tile(const Tail& tail, const Work& work, Write write) {
   });
 }
 
-// dp^T (x - shift), for a training norm the same as dp^T x: dp's columns sum to zero.
+// dp^T (x - shift): where dp's columns sum to zero, the same as dp^T x.
 template <class Products>
 DEVICE void reduce_recomputed(const TailGradient& gradient) {
   using Element = typename Products::Element;
@@ -154,13 +155,18 @@ DEVICE void finish_recomputed(const TailGradient& gradient) {
 #pragma unroll 1
   for (int item = device::block_index(); item < 2 * groups; item += device::grid_size()) {
     const int index = item / groups, channel = (item - index * groups) * channel_group + device::warp_index();
+    const Branch& branch = gradient.tail.branches[index];
     const BranchGradient& own = gradient.branches[index];
     if (!is_recomputed(own) || own.dweight.data == nullptr || channel >= gradient.tail.channels) continue;
+    // Over all processes, dp's columns sum to zero, but not over this one's rows.
+    const bool shared = own.own_mean != nullptr;
+    const double sum = shared ? norm_scale(branch, channel) * surplus(gradient, index, channel) : 0.0;
 #pragma unroll 1
-    for (int input = device::lane_index(); input < gradient.tail.branches[index].x.channels; input += device::warp_size)
-      store_element<typename Products::Element>(
-          own.dweight, channel, input,
-          static_cast<float>(sum_of_products(gradient, index, gradient.product_partition, channel, input)));
+    for (int input = device::lane_index(); input < branch.x.channels; input += device::warp_size) {
+      double product = sum_of_products(gradient, index, gradient.product_partition, channel, input);
+      if (shared) product += sum * device::global_load(own.shift + input);
+      store_element<typename Products::Element>(own.dweight, channel, input, static_cast<float>(product));
+    }
   }
 }
 

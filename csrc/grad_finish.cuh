@@ -2,7 +2,8 @@
 //
 // `finish_vectors` leaves dbeta and dgamma, a channel a warp, and G = g^T (x - m). Behind a barrier, `finish_matrices`
 // takes dW = diag(a) (G - diag(dgamma / std) W Cov) and Q (docs/design.md, section 3); behind another, `finish_factors`
-// makes diag(a) W and Q ready to be multiplied with.
+// makes diag(a) W and Q ready to be multiplied with. Processes that share statistics add up their sums behind
+// `finish_vectors` ("Several processes" there).
 #pragma once
 
 #include <grad_reduce.cuh>
@@ -17,6 +18,33 @@ DEVICE float inverse_std(const Branch& branch, int channel) {
 DEVICE float norm_scale(const Branch& branch, int channel) {
   if (branch.statistics == Statistics::none) return 1.0f;
   return norm_scale(branch.norm, channel, device::global_load(branch.var + channel));
+}
+
+// d_i: the mean of this process's p less that of all processes'.
+DEVICE float own_distance(const Branch& branch, const BranchGradient& own, int channel) {
+  return device::global_load(own.own_mean + channel) - device::global_load(branch.mean + channel);
+}
+
+// Sum of g over the rows that the norm's statistics are of.
+DEVICE float shared_sum(const TailGradient& gradient, const BranchGradient& own, int channel) {
+  return own.shared_sum == nullptr ? device::global_load(gradient.sum + channel)
+                                   : device::global_load(own.shared_sum + channel);
+}
+
+// S_i = db + dgamma d_i / std.
+DEVICE float distant_sum(const TailGradient& gradient, int index, int channel) {
+  const Branch& branch = gradient.tail.branches[index];
+  const BranchGradient& own = gradient.branches[index];
+  const float sum = shared_sum(gradient, own, channel);
+  if (own.own_mean == nullptr) return sum;
+  const float slope = device::global_load(own.dot + channel) * inverse_std(branch, channel);
+  return device::fma(slope, own_distance(branch, own, channel), sum);
+}
+
+// db_i - M_i / M S_i, the sum of dp / a over this process's rows: zero without others.
+DEVICE float surplus(const TailGradient& gradient, int index, int channel) {
+  const float all = distant_sum(gradient, index, channel);
+  return device::fma(-gradient.branches[index].share, all, device::global_load(gradient.sum + channel));
 }
 
 // The sum of a channel's partial results, in double, by the lanes of a warp.
@@ -75,6 +103,7 @@ DEVICE double finish_row(const TailGradient& gradient, int index, int channel, d
       store_element<typename Products::Element>(own.dweight, channel, input, scale * static_cast<float>(whole));
   }
   dot = warp_sum(dot);
+  if (own.own_mean != nullptr) dot += own_distance(branch, own, channel) * sum;
   // sum g (p - mean): g^T x W^T has p whole.
   return training || branch.statistics == Statistics::none ? dot
                                                            : dot - device::global_load(branch.mean + channel) * sum;
@@ -93,6 +122,7 @@ DEVICE void finish_channel(const TailGradient& gradient, int index, int channel)
     if (own.reduction == Reduction::product) dot = finish_row<Products>(gradient, index, channel, sum);
   if (device::lane_index() != 0) return;
   if (index == gradient.leader) device::global_store(gradient.sum + channel, static_cast<float>(sum));
+  if (own.shared_sum != nullptr) device::global_store(own.shared_sum + channel, static_cast<float>(sum));
   const ElementType type = branch.norm.type;
   if (branch.statistics != Statistics::none) {
     const float dgamma = static_cast<float>(dot) * inverse_std(branch, channel);
@@ -138,8 +168,10 @@ DEVICE void correct_weight_gradient(const TailGradient& gradient, int index, int
     for (int i = 0; i < channel_group; ++i) {
       const int channel = first + i;
       if (channel >= tail.channels) continue;
-      const float correction = device::global_load(own.dot + channel) * inverse_std(branch, channel);
-      const float product = device::global_load(own.product + static_cast<std::int64_t>(channel) * inputs + b);
+      const float correction = own.share * device::global_load(own.dot + channel) * inverse_std(branch, channel);
+      float product = device::global_load(own.product + static_cast<std::int64_t>(channel) * inputs + b);
+      if (own.own_mean != nullptr)
+        product = device::fma(surplus(gradient, index, channel), device::global_load(branch.mu + b), product);
       const float value = norm_scale(branch, channel) * device::fma(-correction, products[i], product);
       store_element<typename Products::Element>(own.dweight, channel, b, value);
     }
@@ -210,7 +242,7 @@ DEVICE void multiply_quadratic(const TailGradient& gradient, int index, int firs
   const Branch& branch = tail.branches[index];
   const BranchGradient& own = gradient.branches[index];
   const int inputs = branch.x.channels;
-  const float per_row = -1.0f / static_cast<float>(tail.rows);
+  const float per_row = -1.0f / own.rows;
   const GroupColumns columns = quadratic_columns(inputs);
   const int b = from + columns.column();
   float products[channel_group] = {};
@@ -230,7 +262,7 @@ DEVICE void multiply_quadratic(const TailGradient& gradient, int index, int firs
 }
 
 // What a group of dx's channels is multiplied from. The offset takes the means out of both products, from the rounded
-// elements that these are made of: -(sum g / M) folded - mu quadratic.
+// elements that these are made of: -(S / M) folded - mu quadratic.
 template <class Products>
 DEVICE void fold_weight(const TailGradient& gradient, int index, int group) {
   const Tail& tail = gradient.tail;
@@ -238,14 +270,14 @@ DEVICE void fold_weight(const TailGradient& gradient, int index, int group) {
   const BranchGradient& own = gradient.branches[index];
   const int first = group * channel_group, inputs = branch.x.channels;
   const bool gram = branch.statistics == Statistics::gram, scaled = !is_recomputed(own);
-  const float per_row = -1.0f / static_cast<float>(tail.rows);
+  const float per_row = -1.0f / own.rows;
   float offsets[channel_group] = {};
   store_factor<Products>(
       own.folded, first, inputs, tail.channels,
       [&](int c, int i) {
         return (scaled ? norm_scale(branch, c) : 1.0f) * weight_element<Products>(branch, c, first + i);
       },
-      [&](int c) { return gram ? per_row * device::global_load(gradient.sum + c) : 0.0f; }, offsets);
+      [&](int c) { return gram ? per_row * distant_sum(gradient, index, c) : 0.0f; }, offsets);
   if (gram) {
     store_factor<Products>(
         own.quadratic, first, inputs, inputs,
@@ -298,16 +330,22 @@ DEVICE void finish_factors(const TailGradient& gradient) {
   }
 }
 
+// What follows from the vectors, of a tail with projections.
+template <class Products>
+DEVICE void finish_operands(const TailGradient& gradient) {
+  if (has_matrices(gradient)) {
+    finish_matrices<Products>(gradient);
+    device::grid_sync();
+  }
+  finish_factors<Products>(gradient);
+}
+
 template <class Products, bool projections>
 DEVICE void grad_finish(const TailGradient& gradient) {
   finish_vectors<Products, projections>(gradient);
   if constexpr (projections) {
     device::grid_sync();
-    if (has_matrices(gradient)) {
-      finish_matrices<Products>(gradient);
-      device::grid_sync();
-    }
-    finish_factors<Products>(gradient);
+    finish_operands<Products>(gradient);
   }
 }
 

@@ -51,12 +51,18 @@ struct BranchGradient {
 
   int input_tiles, product_tiles;  // of K, and of g^T x
 
+  // Of a training norm whose statistics several processes share (docs/design.md, "Several processes"), all rows and
+  // this process's share of them; of any other, those of this call, and 1.
+  float rows, share;
+  const float* own_mean;  // (C), mean of this process's p where `mean` is that of all, or null
+  float* shared_sum;      // (C): sum of all processes' g, or null where that is TailGradient::sum
+
   // Workspace. `product` is g^T (x - m) with m = mu in a training norm, m = shift otherwise.
   float* partial_dot;      // dot, recomputed: (ranges, C)
   float* partial_product;  // (ranges, tiles of C, tiles of K, tile, tile): of g^T (x - shift), or dp^T (x - shift)
   float* shift;            // (K), a value near x's mean
   float* product;          // training: (C, K)
-  float* dot;              // (C): sum of g (p - mean) / std, which is dgamma
+  float* dot;              // (C): sum of g (p - mean) / std, which is dgamma; of all processes where they share it
   Activations dp;          // recomputed: (rows, C), gradient of the pre-norm tensor
 
   // dx = g folded^T + x quadratic^T + offset. Where gradients follow the normed tensor, both products are large against
@@ -81,12 +87,15 @@ struct TailGradient {
   Partition partition;          // of the first reduction
   Partition product_partition;  // of dp^T x
   float* partial_sum;           // (ranges, C)
-  float* sum;                   // (C): sum of g, which is dbeta
+  float* sum;                   // (C): sum of g, which is dbeta; of this process
 };
 
-enum class GradientPhase { all, reduce, finish, apply };
+// Where processes share statistics, they add up their sums between `summarise`, which is reduce and the vectors of
+// finish, and `complete`, which is the rest.
+enum class GradientPhase { all, reduce, finish, apply, summarise, complete };
 
-// Queues the phase on the stream of the current device: `all` is one launch. Throws std::runtime_error.
+// Queues the phase on the stream of the current device, phases that belong together in one launch. Throws
+// std::runtime_error.
 void launch_backward(Math math, GradientPhase phase, const TailGradient& gradient,
                      const std::vector<device::Buffer>& buffers, device::Stream stream);
 

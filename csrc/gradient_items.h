@@ -67,15 +67,20 @@ inline Work recomputed_inputs_work(const TailGradient& gradient) {
   });
 }
 
-// Groups of channels, or more than the steps of the finish phase have: a grid of so many blocks is large enough.
-inline int finish_items(const TailGradient& gradient) {
+// Groups of channels of the finish phase's vectors.
+inline int vector_items(const TailGradient& gradient) {
+  const int outputs = tiles_of(gradient.tail.channels, channel_group);
+  return outputs * (gradient.branches[0].has_vectors + gradient.branches[1].has_vectors);
+}
+
+inline int factor_items(const TailGradient& gradient) {
   int items = 0;
-  for (const BranchGradient& own : gradient.branches) {
-    const int outputs = tiles_of(gradient.tail.channels, channel_group);
-    items += own.has_vectors ? outputs : 0;
+  for (const BranchGradient& own : gradient.branches)
     items += is_folded(own) ? tiles_of(own.dx.channels, channel_group) : 0;
-  }
   return items;
 }
+
+// Groups of channels, or more than the steps of the finish phase have: a grid of so many blocks is large enough.
+inline int finish_items(const TailGradient& gradient) { return vector_items(gradient) + factor_items(gradient); }
 
 }  // namespace fused_resnet

@@ -100,9 +100,11 @@ struct Tail {
   bool vectorised;  // y and whatever is added to it can be accessed 16 bytes at once
 };
 
-enum class Phase { all, moments, finish, apply };
+// `summarise`: moments and finish.
+enum class Phase { all, moments, finish, apply, summarise };
 
-// Queues the phase on the stream of the current device: `all` is one launch. Throws std::runtime_error.
+// Queues the phase on the stream of the current device, phases that belong together in one launch. Throws
+// std::runtime_error.
 void launch_forward(Math math, Phase phase, const Tail& tail, const std::vector<device::Buffer>& buffers,
                     device::Stream stream);
 

@@ -13,8 +13,9 @@ from kernel_build.binary import MATHS, ToolMissingError, extract, instructions
 TENSOR_CORES = {"tf32": "HMMA.1688.F32.TF32", "bfloat16": "HMMA.16816.F32.BF16", "float16": "HMMA.16816.F32"}
 COPY_16_BYTES = "LDGSTS.E.BYPASS.128"
 LOAD_16_BYTES, STORE_16_BYTES = "LDG.E.128", "STG.E.128"
-# Kernels of the backward that work on activations.
-GRADIENTS = ("grad_reduce", "grad_apply", "backward")
+# Kernels that multiply x^T x, and those of the backward that work on activations.
+STATISTICS = ("moments", "summarise", "forward")
+GRADIENTS = ("grad_reduce", "grad_apply", "grad_summarise", "grad_complete", "backward")
 LOAD_MATRICES, LOAD_MATRICES_TRANSPOSED = "LDSM.16.M88.4", "LDSM.16.MT88.4"
 
 
@@ -43,15 +44,15 @@ def kernels(request):
 
 
 def multiplies(kernel):
-    """Whether products are among what the kernel computes; `moments` and `forward` take those of the statistics."""
-    if kernel.kind in ("moments", "forward"):
+    """Whether products are among what the kernel computes; STATISTICS take those of x^T x."""
+    if kernel.kind in STATISTICS:
         return True
     return kernel.kind in ("apply", *GRADIENTS) and kernel.numbers != (0,)
 
 
 def multiplies_transposed(kernel):
     """x^T x, or g^T x; in the apply phase, of a pre-norm tensor's gradient."""
-    return kernel.kind in ("moments", "forward") or (kernel.kind in GRADIENTS and multiplies(kernel))
+    return kernel.kind in STATISTICS or (kernel.kind in GRADIENTS and multiplies(kernel))
 
 
 def expected(kernel):
@@ -64,10 +65,11 @@ def expected(kernel):
             yield LOAD_MATRICES
         if multiplies_transposed(kernel) and kernel.math in ("bfloat16", "float16"):
             yield LOAD_MATRICES_TRANSPOSED
-    if kernel.kind in ("grad_reduce", "backward"):
+    if kernel.kind in ("grad_reduce", "grad_summarise", "backward"):
         yield COPY_16_BYTES
         yield STORE_16_BYTES  # of the masked gradient
-    if (kernel.kind in ("apply", "forward") and kernel.numbers < (2,)) or kernel.kind in ("grad_apply", "backward"):
+    sums_up = kernel.kind in ("apply", "forward") and kernel.numbers < (2,)
+    if sums_up or kernel.kind in ("grad_apply", "grad_complete", "backward"):
         yield LOAD_16_BYTES  # of what is no product
         yield STORE_16_BYTES
 

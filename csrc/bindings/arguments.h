@@ -119,7 +119,9 @@ class TailChecks {
   }
 
   void check_training(const std::string& name, const NormArguments& norm) {
-    require(rows() != 1, name, "given one value per channel", "more than 1 value per channel when training");
+    // Such statistics are right where other processes have more, but have no unbiased variance.
+    require(rows() != 1 || !norm.running_mean, name, "given one value per channel",
+            "more than 1 value per channel when training");
     const OptionalTensor& batches = norm.num_batches_tracked;
     require(norm.momentum || !norm.running_mean || batches, name + ".num_batches_tracked", "None",
             "a tensor where momentum is None");

@@ -9,11 +9,19 @@
 
 namespace fused_resnet::bindings {
 
-class BackwardCall : Call<TailGradient, GradientPhase> {
+// The finish phase writes vectors, and then what is made from these.
+enum class BackwardStep { input, reduce, vectors, operands, apply };
+
+class BackwardCall : Call<TailGradient, BackwardStep> {
  public:
   explicit BackwardCall(GradientArguments arguments) : Call(arguments.dy), arguments_(std::move(arguments)) {
     GradientChecks(arguments_).run();
-    if (arguments_.dy.numel() == 0) return;
+    const int shared = arguments_.main.shares_sums() + (arguments_.shortcut && arguments_.shortcut->shares_sums());
+    sums_ = allocate({shared, 2, arguments_.dy.size(1)});
+    if (arguments_.dy.numel() == 0) {
+      sums_.zero_();
+      return;
+    }
     fill_output_gradient();
     for_each_branch([this](auto&&... of) { fill_inputs(of...); });
     for_each_branch([this](auto&&... of) { fill_results(of...); });
@@ -31,14 +39,34 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
   // Queues the phase on the current stream of dy's device.
   void run(GradientPhase phase) const {
     if (arguments_.dy.numel() == 0) return;
-    launch_on_device(phase, [&](const std::vector<device::Buffer>& buffers, device::Stream stream) {
+    launch_on_device(steps(phase), [&](const std::vector<device::Buffer>& buffers, device::Stream stream) {
       launch_backward(math(arguments_.tf32), phase, gradient_, buffers, stream);
     });
   }
 
+  // What processes that share a norm's statistics add up between the phases `summarise` and `complete`.
+  at::Tensor sums() const { return sums_; }
+
  private:
   using Arguments = BranchGradientArguments;
-  static constexpr GradientPhase input = GradientPhase::all;
+  using Step = BackwardStep;
+
+  static Steps steps(GradientPhase phase) {
+    switch (phase) {
+      case GradientPhase::reduce:
+        return {Step::reduce, Step::reduce};
+      case GradientPhase::finish:
+        return {Step::vectors, Step::operands};
+      case GradientPhase::apply:
+        return {Step::apply, Step::apply};
+      case GradientPhase::summarise:
+        return {Step::reduce, Step::vectors};
+      case GradientPhase::complete:
+        return {Step::operands, Step::apply};
+      default:
+        return {Step::reduce, Step::apply};
+    }
+  }
 
   // Calls `fill(name, arguments, branch, gradients)` for each branch that there is.
   template <class Fill>
@@ -56,10 +84,10 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
     tail.channels = static_cast<int>(dy.size(1));
     tail.relu = arguments_.y.has_value();
     gradient_.dy = activations(dy, 1, dy.size(2), dy.size(3));
-    use("dy", gradient_.dy.data, dy, input);
+    use("dy", gradient_.dy.data, dy, Step::input);
     if (!tail.relu) return;
     tail.y = activations(*arguments_.y, 1, dy.size(2), dy.size(3));
-    use("y", tail.y.data, *arguments_.y, input);
+    use("y", tail.y.data, *arguments_.y, Step::input);
   }
 
   void fill_inputs(const std::string& name, const Arguments& from, Branch& to, BranchGradient& own) {
@@ -69,13 +97,13 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
     own.has_vectors = own.reduction != Reduction::none || from.dbeta || from.dbias;
     if (from.x) {
       to.x = activations(*from.x, from.stride, gradient_.tail.height, gradient_.tail.width);
-      use(name + ".x", to.x.data, *from.x, input);
+      use(name + ".x", to.x.data, *from.x, Step::input);
     }
     if (from.weight) {
       to.weight = matrix(*from.weight);
-      use(name + ".weight", to.weight.data, *from.weight, input);
+      use(name + ".weight", to.weight.data, *from.weight, Step::input);
     }
-    if (from.norm) fill_norm(name, from, to);
+    if (from.norm) fill_norm(name, from, to, own);
     if (to.source != Source::projection) return;
     own.input_tiles = tiles_of(to.x.channels, tile_columns);
     own.product_tiles = column_tiles(gradient_) * own.input_tiles;
@@ -88,13 +116,16 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
     return dgamma || branch.dweight ? Reduction::product : Reduction::none;
   }
 
-  void fill_norm(const std::string& name, const Arguments& from, Branch& to) {
+  void fill_norm(const std::string& name, const Arguments& from, Branch& to, BranchGradient& own) {
     const NormGradientArguments& norm = *from.norm;
     to.statistics = from.source == "direct" ? Statistics::columns
                     : from.gram()           ? Statistics::gram
                                             : Statistics::product;
     if (!norm.training) to.statistics = Statistics::running;
     to.norm.eps = static_cast<float>(norm.eps);
+    const auto here = static_cast<std::int64_t>(gradient_.tail.rows), rows = norm.rows.value_or(here);
+    own.rows = static_cast<float>(rows);
+    own.share = static_cast<float>(static_cast<double>(here) / static_cast<double>(rows));
     for (const OptionalTensor* vector : {&from.dgamma, &from.dbeta, &norm.weight})
       if (*vector) to.norm.type = element_type((*vector)->scalar_type());
     use_input(name + ".norm.weight", to.norm.weight, norm.weight);
@@ -102,11 +133,12 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
     use_input(name + ".var", to.var, norm.var);
     use_input(name + ".mu", to.mu, norm.mu);
     use_input(name + ".cov", to.cov, norm.cov);
+    use_input(name + ".own_mean", own.own_mean, norm.own_mean);
   }
 
   void fill_results(const std::string& name, const Arguments& from, Branch& to, BranchGradient& own) {
     const auto result = [&](const char* part, void*& pointer, const OptionalTensor& tensor) {
-      if (tensor) use(name + part, pointer, *tensor, GradientPhase::finish);
+      if (tensor) use(name + part, pointer, *tensor, Step::vectors);
     };
     result(".dbias", own.dbias, from.dbias);
     result(".dgamma", own.dgamma, from.dgamma);
@@ -114,7 +146,9 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
     if (from.dweight) {
       own.dweight = matrix(*from.dweight);
       use(name + ".dweight", own.dweight.data, *from.dweight,
-          from.recomputed() ? GradientPhase::apply : GradientPhase::finish);
+          from.recomputed() ? Step::apply
+          : from.training() ? Step::operands
+                            : Step::vectors);
     }
     if (!from.dx || from.plain()) return;
     const at::Tensor& dx = *from.dx;
@@ -123,7 +157,7 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
     const std::int64_t stride = std::min(from.stride, std::max(height, width));  // a larger one is no different
     own.cell = {static_cast<int>(stride), static_cast<int>(height), static_cast<int>(width), dx.stride(2),
                 dx.stride(3)};
-    use(name + ".dx", own.dx.data, dx, GradientPhase::apply);
+    use(name + ".dx", own.dx.data, dx, Step::apply);
     if (to.source == Source::projection) fill_factors(name, from, to, own);
   }
 
@@ -134,22 +168,22 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
     // Of many sums of few inputs, all that follows the norm's input is small in dx: rounding would show.
     const bool many = gradient_.tail.channels >= 8 * inputs;
     use_factor(name + ".folded", own.folded, inputs, gradient_.tail.channels, rounds && many && from.gram());
-    use(name + ".offset", own.offset, allocate({inputs}), GradientPhase::finish);
+    use(name + ".offset", own.offset, allocate({inputs}), Step::operands);
     if (!from.gram()) return;
     use_factor(name + ".quadratic", own.quadratic, inputs, inputs, rounds);
-    use(name + ".quadratic_exact", own.quadratic_exact, allocate({inputs, inputs}), GradientPhase::finish);
+    use(name + ".quadratic_exact", own.quadratic_exact, allocate({inputs, inputs}), Step::operands);
   }
 
   void use_factor(const std::string& name, Factor& to, int rows, int depth, bool remainder) {
     use_rows_of_vectors(name, to.matrix, rows, depth);
     if (remainder) use_rows_of_vectors(name + "_remainder", to.remainder, rows, depth);
-    use(name + "_scale", to.scale, allocate({rows}), GradientPhase::finish);
+    use(name + "_scale", to.scale, allocate({rows}), Step::operands);
   }
 
   // (rows, depth), rows a whole number of vectors apart.
   void use_rows_of_vectors(const std::string& name, Matrix& to, int rows, int depth) {
     const int pitch = tiles_of(depth, vector()) * vector();
-    use(name, to.data, allocate({rows, pitch}, arguments_.dy.scalar_type()), GradientPhase::finish);
+    use(name, to.data, allocate({rows, pitch}, arguments_.dy.scalar_type()), Step::operands);
     to.stride_c = pitch;
     to.stride_k = 1;
     to.vectorised = true;
@@ -169,8 +203,8 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
     gradient_.partition = partition_rows(gradient_.tail, tiles, has(Reduction::product));
     gradient_.reduce = reduce_work(gradient_);
     use("partial_sum", gradient_.partial_sum, allocate({gradient_.partition.ranges, gradient_.tail.channels}),
-        GradientPhase::reduce);
-    if (vectors) use("sum", gradient_.sum, allocate({gradient_.tail.channels}), GradientPhase::finish);
+        Step::reduce);
+    if (vectors) use("sum", gradient_.sum, allocate({gradient_.tail.channels}), Step::vectors);
   }
 
   bool needs_masked_gradient() const {
@@ -190,21 +224,21 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
     gradient_.vectorised = gradient_.dy.vectorised && (!tail.relu || tail.y.vectorised);
     if (!tail.relu) {
       gradient_.g = gradient_.dy;
-      use("dy", gradient_.g.data, arguments_.dy, input);
+      use("dy", gradient_.g.data, arguments_.dy, Step::input);
     }
     if (!needs_masked_gradient()) return;
     if (const at::Tensor* dx = identity_gradient()) {
       gradient_.g = activations(*dx, 1, tail.height, tail.width);
-      use("g", gradient_.g.data, *dx, GradientPhase::reduce);
+      use("g", gradient_.g.data, *dx, Step::reduce);
     } else {
-      use_rows("g", gradient_.g, tail.rows, tail.channels, GradientPhase::reduce);
+      use_rows("g", gradient_.g, tail.rows, tail.channels, Step::reduce);
     }
     gradient_.vectorised = gradient_.vectorised && gradient_.g.vectorised;
   }
 
   void fill_recomputed(const std::string& name, const Arguments& from, Branch&, BranchGradient& own) {
     if (from.recomputed() && from.inner())
-      use_rows(name + ".dp", own.dp, gradient_.tail.rows, gradient_.tail.channels, GradientPhase::apply);
+      use_rows(name + ".dp", own.dp, gradient_.tail.rows, gradient_.tail.channels, Step::apply);
   }
 
   void fill_product_partition() {
@@ -215,19 +249,25 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
   void fill_workspace(const std::string& name, const Arguments& from, Branch& to, BranchGradient& own) {
     const std::int64_t ranges = gradient_.partition.ranges, channels = gradient_.tail.channels;
     if (own.reduction == Reduction::dot || own.reduction == Reduction::recomputed)
-      use(name + ".partial_dot", own.partial_dot, allocate({ranges, channels}), GradientPhase::reduce);
+      use(name + ".partial_dot", own.partial_dot, allocate({ranges, channels}), Step::reduce);
     if (own.reduction == Reduction::product) {
-      fill_product(name, to, own, ranges, GradientPhase::reduce);
+      fill_product(name, to, own, ranges, Step::reduce);
       if (is_corrected(to, own))
-        use(name + ".product", own.product, allocate({channels, to.x.channels}), GradientPhase::finish);
+        use(name + ".product", own.product, allocate({channels, to.x.channels}), Step::vectors);
     }
-    if (from.training() && from.inner()) use(name + ".dot", own.dot, allocate({channels}), GradientPhase::finish);
-    if (from.recomputed() && from.dweight)
-      fill_product(name, to, own, gradient_.product_partition.ranges, GradientPhase::apply);
+    if (from.training() && from.inner()) fill_sums(name, from, own);
+    if (from.recomputed() && from.dweight) fill_product(name, to, own, gradient_.product_partition.ranges, Step::apply);
   }
 
-  void fill_product(const std::string& name, const Branch& to, BranchGradient& own, std::int64_t ranges,
-                    GradientPhase writer) {
+  // The sums that the gradient of the pre-norm tensor takes.
+  void fill_sums(const std::string& name, const Arguments& from, BranchGradient& own) {
+    if (!from.shares_sums()) return use(name + ".dot", own.dot, allocate({gradient_.tail.channels}), Step::vectors);
+    const at::Tensor sums = sums_[&from == &arguments_.main ? 0 : sums_.size(0) - 1];
+    use(name + ".shared_sum", own.shared_sum, sums[0], Step::vectors);
+    use(name + ".dot", own.dot, sums[1], Step::vectors);
+  }
+
+  void fill_product(const std::string& name, const Branch& to, BranchGradient& own, std::int64_t ranges, Step writer) {
     use(name + ".partial_product", own.partial_product, allocate({ranges, own.product_tiles, tile_rows, tile_columns}),
         writer);
     use(name + ".shift", own.shift, allocate({to.x.channels}), writer);
@@ -244,6 +284,7 @@ class BackwardCall : Call<TailGradient, GradientPhase> {
   }
 
   GradientArguments arguments_;
+  at::Tensor sums_;
   TailGradient& gradient_ = parameters_;
 };
 

@@ -9,6 +9,8 @@
 #include <bindings/layout.h>
 #include <partition.h>
 
+#include <utility>
+
 namespace fused_resnet::bindings {
 
 using OptionalTensor = std::optional<at::Tensor>;
@@ -18,7 +20,7 @@ inline Source source_of(const std::string& name) {
   return name == "zero_pad" ? Source::zero_pad : Source::projection;
 }
 
-// `Parameters` are the kernels' struct; a `Step` is `all` or one of its phases, in their order.
+// `Parameters` are the kernels' struct; a `Step` is `input` or what memory is written by, in the order of writing.
 template <class Parameters, class Step>
 class Call {
  public:
@@ -27,9 +29,12 @@ class Call {
  protected:
   explicit Call(at::Tensor like) : parameters_{}, like_(std::move(like)) {}
 
+  // The first and the last step of a launch.
+  using Steps = std::pair<Step, Step>;
+
   // Calls `launch(buffers, stream)` where it launches on the current stream of the tensors' device.
   template <class Launch>
-  void launch_on_device(Step step, Launch launch) const {
+  void launch_on_device(Steps steps, Launch launch) const {
     const c10::Device device = like_.device();
     const c10::OptionalDeviceGuard guard(device);
     device::Stream stream{};
@@ -38,7 +43,7 @@ class Call {
       const c10::impl::VirtualGuardImpl implementation(device.type());
       stream = static_cast<device::Stream>(implementation.getStreamNativeHandle(implementation.getStream(device)));
     }
-    launch(buffers(step), stream);
+    launch(buffers(steps), stream);
   }
 
   Math math(bool tf32) const {
@@ -54,7 +59,7 @@ class Call {
 
   int vector() const { return 16 / static_cast<int>(like_.element_size()); }
 
-  // Remembers what a pointer of the parameters leads to, and which phase writes it (`all`: an input, never written).
+  // Remembers what a pointer of the parameters leads to, and which step writes it (`input`: none).
   // `updated`: it is read before it is written.
   template <class Pointer>
   void use(const std::string& name, Pointer& pointer, const at::Tensor& tensor, Step writer, bool updated = false) {
@@ -65,7 +70,7 @@ class Call {
 
   template <class Pointer>
   void use_input(const std::string& name, Pointer& pointer, const OptionalTensor& tensor) {
-    if (tensor) use(name, pointer, *tensor, Step::all);
+    if (tensor) use(name, pointer, *tensor, Step::input);
   }
 
   // Memory of the call's own; its name in the emulator's reports ends like the pointer's.
@@ -91,13 +96,12 @@ class Call {
     bool updated;
   };
 
-  std::vector<device::Buffer> buffers(Step step) const {
+  std::vector<device::Buffer> buffers(Steps steps) const {
     using Access = device::Buffer::Access;
     std::vector<device::Buffer> buffers;
     for (const Use& use : uses_) {
-      const bool input = use.writer == Step::all;
-      if (!input && step != Step::all && step < use.writer) continue;
-      const bool writes = !input && (step == Step::all || step == use.writer);
+      if (steps.second < use.writer) continue;
+      const bool writes = steps.first <= use.writer;
       const Extent extent(use.name, use.tensor);
       buffers.push_back({use.name, use.offset, extent.begin, static_cast<std::size_t>(extent.end - extent.begin),
                          !writes       ? Access::read

@@ -11,7 +11,9 @@ struct NormStatistics {
   at::Tensor mean, var, mu, cov;
 };
 
-class ForwardCall : Call<Tail, Phase> {
+enum class ForwardStep { input, moments, finish, apply };
+
+class ForwardCall : Call<Tail, ForwardStep> {
  public:
   explicit ForwardCall(TailArguments arguments) : Call(arguments.y), arguments_(std::move(arguments)) {
     TailChecks(arguments_).run();
@@ -27,7 +29,7 @@ class ForwardCall : Call<Tail, Phase> {
   // Queues the phase on the current stream of y's device.
   void run(Phase phase) const {
     if (arguments_.y.numel() == 0) return;
-    launch_on_device(phase, [&](const std::vector<device::Buffer>& buffers, device::Stream stream) {
+    launch_on_device(steps(phase), [&](const std::vector<device::Buffer>& buffers, device::Stream stream) {
       launch_forward(math(arguments_.tf32), phase, tail_, buffers, stream);
     });
   }
@@ -38,6 +40,23 @@ class ForwardCall : Call<Tail, Phase> {
   }
 
  private:
+  using Step = ForwardStep;
+
+  static Steps steps(Phase phase) {
+    switch (phase) {
+      case Phase::moments:
+        return {Step::moments, Step::moments};
+      case Phase::finish:
+        return {Step::finish, Step::finish};
+      case Phase::apply:
+        return {Step::apply, Step::apply};
+      case Phase::summarise:
+        return {Step::moments, Step::finish};
+      default:
+        return {Step::moments, Step::apply};
+    }
+  }
+
   static Statistics statistics_of(const BranchArguments& branch) {
     if (!branch.norm) return Statistics::none;
     if (!branch.norm->training) return Statistics::running;
@@ -60,28 +79,28 @@ class ForwardCall : Call<Tail, Phase> {
     tail_.channels = static_cast<int>(y.size(1));
     tail_.relu = arguments_.relu;
     tail_.y = activations(y, 1, y.size(2), y.size(3));
-    use("y", tail_.y.data, y, Phase::apply);
+    use("y", tail_.y.data, y, Step::apply);
   }
 
   void fill_branch(const std::string& name, const BranchArguments& from, int index, NormStatistics& statistics) {
     Branch& to = tail_.branches[index];
     to.source = source_of(from.source);
     to.x = activations(from.x, from.stride, tail_.height, tail_.width);
-    use(name + ".x", to.x.data, from.x, Phase::all);
+    use(name + ".x", to.x.data, from.x, Step::input);
     to.channels_before = static_cast<int>(from.channels_before);
     if (to.source == Source::projection) {
       to.weight = matrix(*from.weight);
-      use(name + ".weight", to.weight.data, *from.weight, Phase::all);
+      use(name + ".weight", to.weight.data, *from.weight, Step::input);
     }
     use_input(name + ".bias", to.bias, from.bias);
     if (!from.norm) return;
     fill_norm(name + ".norm", *from.norm, to.norm);
     to.statistics = statistics_of(from);
     if (is_training(to)) {
-      fill_statistics(name, to, statistics, Phase::finish);
+      fill_statistics(name, to, statistics, Step::finish);
       fill_workspace(name, to, statistics);
     } else if (from.norm->keep) {
-      fill_statistics(name, to, statistics, Phase::apply);
+      fill_statistics(name, to, statistics, Step::apply);
     }
   }
 
@@ -99,14 +118,14 @@ class ForwardCall : Call<Tail, Phase> {
       return;
     }
     if (from.running_mean) {
-      use(name + ".running_mean", to.running_mean, *from.running_mean, Phase::finish, true);
-      use(name + ".running_var", to.running_var, *from.running_var, Phase::finish, true);
+      use(name + ".running_mean", to.running_mean, *from.running_mean, Step::finish, true);
+      use(name + ".running_var", to.running_var, *from.running_var, Step::finish, true);
     }
     if (from.num_batches_tracked)
-      use(name + ".num_batches_tracked", to.num_batches_tracked, *from.num_batches_tracked, Phase::moments, true);
+      use(name + ".num_batches_tracked", to.num_batches_tracked, *from.num_batches_tracked, Step::moments, true);
   }
 
-  void fill_statistics(const std::string& name, Branch& to, NormStatistics& statistics, Phase writer) {
+  void fill_statistics(const std::string& name, Branch& to, NormStatistics& statistics, Step writer) {
     statistics.mean = allocate({tail_.channels});
     statistics.var = allocate({tail_.channels});
     use(name + ".mean", to.mean, statistics.mean, writer);
@@ -117,22 +136,22 @@ class ForwardCall : Call<Tail, Phase> {
     const bool gram = to.statistics == Statistics::gram;
     to.partition = partition_rows(tail_, moments_tiles(tail_, to), gram);
     const std::int64_t ranges = to.partition.ranges, channels = tail_.channels, inputs = to.x.channels;
-    use(name + ".momentum", to.momentum, allocate({1}), Phase::moments);
+    use(name + ".momentum", to.momentum, allocate({1}), Step::moments);
     if (!gram) {
-      use(name + ".partial_mean", to.partial_mean, allocate({ranges, channels}), Phase::moments);
-      use(name + ".partial_m2", to.partial_m2, allocate({ranges, channels}), Phase::moments);
+      use(name + ".partial_mean", to.partial_mean, allocate({ranges, channels}), Step::moments);
+      use(name + ".partial_m2", to.partial_m2, allocate({ranges, channels}), Step::moments);
       if (to.statistics == Statistics::product)
-        use_rows(name + ".materialised", to.materialised, tail_.rows, tail_.channels, Phase::moments);
+        use_rows(name + ".materialised", to.materialised, tail_.rows, tail_.channels, Step::moments);
       return;
     }
     statistics.mu = allocate({inputs});
     statistics.cov = allocate({inputs, inputs});
-    use(name + ".mu", to.mu, statistics.mu, Phase::finish);
-    use(name + ".cov", to.cov, statistics.cov, Phase::finish);
+    use(name + ".mu", to.mu, statistics.mu, Step::finish);
+    use(name + ".cov", to.cov, statistics.cov, Step::finish);
     use(name + ".partial_gram", to.partial_gram, allocate({ranges, tile_pairs(to.x.channels), tile_rows, tile_columns}),
-        Phase::moments);
-    use(name + ".partial_sum", to.partial_sum, allocate({ranges, inputs}), Phase::moments);
-    use(name + ".shift", to.shift, allocate({inputs}), Phase::moments);
+        Step::moments);
+    use(name + ".partial_sum", to.partial_sum, allocate({ranges, inputs}), Step::moments);
+    use(name + ".shift", to.shift, allocate({inputs}), Step::moments);
   }
 
   // Where y is written, the branch is read 16 bytes at once, or not at all.

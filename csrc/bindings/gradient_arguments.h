@@ -6,12 +6,15 @@
 namespace fused_resnet::bindings {
 
 // A norm with the statistics that the forward took: `mu` and `cov` are those of a projection's input, where the forward
-// took them from there.
+// took them from there. Where several processes share the statistics, `mean` and `var` are those of all, of `rows`
+// rows, `own_mean` is that of this call's rows, as are `mu` and `cov`.
 struct NormGradientArguments {
   OptionalTensor weight;
   double eps;
   bool training;
   OptionalTensor mean, var, mu, cov;
+  std::optional<std::int64_t> rows;
+  OptionalTensor own_mean;
 };
 
 // `x` and `weight` are None where the source does not need them; gradients are None where nobody asks.
@@ -28,6 +31,7 @@ struct BranchGradientArguments {
   bool recomputed() const { return source == "projection" && training() && !gram(); }
   // The gradient of the pre-norm tensor, or what it would be, is needed.
   bool inner() const { return dx.has_value() || dweight.has_value(); }
+  bool shares_sums() const { return norm && norm->rows && inner(); }
   bool plain() const { return source == "direct" && !norm; }
 };
 
@@ -137,6 +141,7 @@ class GradientChecks {
     require(branch.gram() ? norm.var.has_value() : statistics, name, "without its statistics", "var, and mean or mu");
     if (norm.mean) check_read_vector(name + ".mean", *norm.mean, c10::kFloat, channels_);
     check_read_vector(name + ".var", *norm.var, c10::kFloat, channels_);
+    check_shared(name, branch, norm);
     if (!norm.cov) return;
     const std::int64_t inputs = branch.x->size(1);
     check_read_vector(name + ".mu", *norm.mu, c10::kFloat, inputs);
@@ -144,6 +149,19 @@ class GradientChecks {
     check_sizes(name + ".cov", *norm.cov, {inputs, inputs});
     check_contiguous(name + ".cov", *norm.cov);
     read(name + ".cov", *norm.cov);
+  }
+
+  void check_shared(const std::string& name, const BranchGradientArguments& branch, const NormGradientArguments& norm) {
+    require(norm.rows || !norm.own_mean, name + ".own_mean", "given", "None where rows are not");
+    if (!norm.rows) return;
+    require(norm.training, name + ".rows", *norm.rows, "None where training is False");
+    const at::Tensor& dy = tail_.dy;
+    const std::int64_t here = dy.size(0) * dy.size(2) * dy.size(3);
+    require(*norm.rows >= here, name + ".rows", *norm.rows, "at least those of this call, " + std::to_string(here));
+    require(norm.mean.has_value(), name + ".mean", "None", "a tensor where rows are given");
+    require(norm.own_mean || branch.source == "direct", name + ".own_mean", "None",
+            "a tensor where rows are given for a projection's norm");
+    if (norm.own_mean) check_read_vector(name + ".own_mean", *norm.own_mean, c10::kFloat, channels_);
   }
 
   void check_read_vector(const std::string& name, const at::Tensor& t, c10::ScalarType type, std::int64_t size) {
