@@ -5,6 +5,7 @@ import os
 import hypothesis
 import pytest
 import torch
+from small_nets import NETS, make_nets
 from user_blocks import WHOLE_TAIL, Block, copies
 
 import fused_resnet
@@ -84,3 +85,9 @@ def pair():
     block, original = copies(Block())
     assert fused_resnet.fuse(block).fused == {"": WHOLE_TAIL}
     return block, original
+
+
+@pytest.fixture(params=NETS)
+def nets(request, backend, device):
+    """A small fused network and its unfused copy: float32 where kernels compute, float64 where PyTorch does."""
+    return make_nets(request.param, torch.float64 if backend == "reference" else torch.float32, device)
