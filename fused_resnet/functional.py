@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import backend
 from ._autocast import autocast_dtype
+from ._tracers import refuse_tracers
 from .branches import Activation, Branch, Direct, Norm, Placement, Projection, ZeroPad
 from .checks import check_tail
 
@@ -40,6 +41,7 @@ def residual_tail(main: Branch, shortcut: Branch | None, *, activation: Activati
 
     Raises:
         TypeError, ValueError: arguments do not fit together; nothing has been computed or written then.
+        RuntimeError: it is being traced by ``torch.jit`` or exported to ONNX.
     """
     main, shortcut = prepare(main, shortcut, activation)
     return backend.implementation()(main, shortcut, activation)
@@ -47,6 +49,7 @@ def residual_tail(main: Branch, shortcut: Branch | None, *, activation: Activati
 
 def prepare(main: Branch, shortcut: Branch | None, activation: Activation) -> tuple[Branch, Branch | None]:
     """The branches as they will be computed, autocast applied and everything checked; raises as `residual_tail`."""
+    refuse_tracers()
     main, shortcut = _under_autocast(main), None if shortcut is None else _under_autocast(shortcut)
     check_tail(main, shortcut, activation)
     return main, shortcut

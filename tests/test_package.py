@@ -29,7 +29,7 @@ LAYERS = (
     {"autograd"},
     {"paths"},
     {"reference", "strategy", "checks"},
-    {"branches", "_kernels", "_setting", "_autocast"},
+    {"branches", "_kernels", "_setting", "_autocast", "_tracers"},
 )
 
 
