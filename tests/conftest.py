@@ -5,6 +5,7 @@ import os
 import hypothesis
 import pytest
 import torch
+from recorded_tails import recorded_tails
 from small_nets import NETS, make_nets
 from user_blocks import WHOLE_TAIL, Block, copies
 
@@ -61,22 +62,10 @@ def device(backend):
 
 
 @pytest.fixture
-def computed_tails(monkeypatch):
+def computed_tails():
     """The list of (main, shortcut, activation) that reach a backend while the test runs."""
-    calls = []
-    implementation = fused_resnet.backend.implementation
-
-    def recording():
-        compute = implementation()
-
-        def compute_and_record(*tail):
-            calls.append(tail)
-            return compute(*tail)
-
-        return compute_and_record
-
-    monkeypatch.setattr(fused_resnet.backend, "implementation", recording)
-    return calls
+    with recorded_tails() as calls:
+        yield calls
 
 
 @pytest.fixture
