@@ -14,6 +14,8 @@ from torch.nn.utils import (
     weight_norm,
 )
 
+import fused_resnet
+
 
 class Doubled(nn.Module):
     """A parametrization of a user's own."""
@@ -51,8 +53,8 @@ KINDS = {
 
 
 def swallowed(model):
-    """The 1x1 convolutions of a network's tails."""
-    return [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.stride == (1, 1)]
+    """The 1x1 convolutions of a network, most of which are within its tails."""
+    return [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
 
 
 def train(nets, seeds):
@@ -82,6 +84,20 @@ def test_weights_train_while_they_are_reparametrised_and_after(nets, kind, compu
             undo(conv)
     computed_tails.clear()
     train(nets, range(2, 4))
+    nets.assert_alike()
+    assert len(computed_tails) == 2 * TAILS
+
+
+def test_a_network_fused_while_its_weights_are_parametrized_stays_fused_after(nets, computed_tails):
+    for model in nets.both:
+        for conv in swallowed(model):
+            parametrize.register_parametrization(conv, "weight", Doubled())
+    assert len(fused_resnet.fuse(nets.fused, strict=True).fused) == TAILS
+    train(nets, [0])
+    for model in nets.both:
+        for conv in swallowed(model):
+            removed(conv)
+    train(nets, [1])
     nets.assert_alike()
     assert len(computed_tails) == 2 * TAILS
 

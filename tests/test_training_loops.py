@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compare import assert_accurate
-from small_nets import TAILS
+from small_nets import TAILS, assert_close
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
@@ -117,6 +117,91 @@ class TestCheckpointing:
         assert len(computed_tails) == 2
 
 
+class TestBackward:
+    """What acts on the graph of autograd or while it is gone through."""
+
+    @pytest.mark.parametrize(
+        "context",
+        [
+            lambda: torch.autograd.graph.save_on_cpu(),
+            lambda: torch.autograd.graph.saved_tensors_hooks(torch.Tensor.clone, torch.Tensor.clone),
+            lambda: torch.autograd.detect_anomaly(check_nan=True),
+        ],
+        ids=["save_on_cpu", "saved tensors as copies", "detect_anomaly"],
+    )
+    @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled:UserWarning")
+    def test_saved_tensors_may_be_packed_and_backward_watched(self, nets, context, computed_tails):
+        for model, optimizer in zip(nets.both, optimizers_of(nets), strict=True):
+            with context():
+                for step in range(2):
+                    optimizer.zero_grad()
+                    nets.loss(model, step).backward()
+                    optimizer.step()
+        nets.assert_alike()
+        assert len(computed_tails) == 2 * TAILS
+
+    def test_each_parameter_may_be_updated_as_soon_as_it_has_its_gradient(self, nets):
+        """The optimizer's step within backward, so that gradients need no memory."""
+
+        def update(parameter):
+            parameter.data.sub_(0.05 * parameter.grad)
+            parameter.grad = None
+
+        for model in nets.both:
+            for parameter in model.parameters():
+                parameter.register_post_accumulate_grad_hook(update)
+            for step in range(2):
+                nets.loss(model, step).backward()
+        nets.assert_alike()
+
+    def test_hooks_on_weights_see_and_change_their_gradients(self, nets):
+        seen = []
+        for model in nets.both:
+            for name, parameter in model.named_parameters():
+                parameter.register_hook(lambda gradient, name=name: seen.append(name) or 2 * gradient)
+            nets.loss(model).backward()
+        assert sorted(seen[: len(seen) // 2]) == sorted(seen[len(seen) // 2 :]) != []
+        nets.assert_alike()
+
+    def test_the_gradient_of_the_images(self, nets):
+        """Adversarial examples and saliency maps: the parameters ask for nothing."""
+        gradients = []
+        for model in nets.both:
+            images, labels = nets.batch()
+            model.requires_grad_(False)
+            loss = F.cross_entropy(model.eval()(images.requires_grad_()), labels)
+            gradients += torch.autograd.grad(loss, images)
+        assert_close("gradient of the images", *gradients, nets.tolerance)
+        nets.assert_alike()
+
+
+class TestInitialisation:
+    def test_a_network_fused_on_the_meta_device_trains_once_it_has_memory(self, nets, computed_tails):
+        """Deferred initialisation: shapes first, weights later."""
+        state = {name: value.clone() for name, value in nets.unfused.state_dict().items()}
+        with torch.device("meta"):
+            meta = copy.deepcopy(nets.unfused).to("meta")
+        assert len(fused_resnet.fuse(meta, strict=True).fused) == TAILS
+        nets.fused = meta.to_empty(device=nets.device)
+        nets.fused.load_state_dict(state)
+        for model, optimizer in zip(nets.both, optimizers_of(nets), strict=True):
+            nets.loss(model).backward()
+            optimizer.step()
+        nets.assert_alike()
+        assert len(computed_tails) == TAILS
+
+    def test_parameters_exchanged_by_loading_are_the_ones_that_train(self, nets):
+        own = nets.unfused.state_dict().items()
+        state = {name: value / 2 if value.is_floating_point() else value for name, value in own}
+        for model in nets.both:
+            model.load_state_dict({name: value.clone() for name, value in state.items()}, assign=True)
+            model.requires_grad_(True)
+        for model, optimizer in zip(nets.both, optimizers_of(nets), strict=True):
+            nets.loss(model).backward()
+            optimizer.step()
+        nets.assert_alike()
+
+
 class TestFreezing:
     def test_parts_frozen_and_released_in_the_middle_of_training(self, nets, computed_tails):
         """What is frozen gets no gradient and keeps its value; then it trains again."""
@@ -192,6 +277,20 @@ class TestMixedPrecision:
         assert all(p.dtype == p.grad.dtype == torch.float32 for p in nets.fused.parameters())
         for name, truth in scaled_steps(nets, exact, None).items():
             assert_accurate(name, tested[name], eager[name], truth, dtype=dtype)
+
+    def test_a_network_that_is_bfloat16_throughout(self, nets):
+        """Weights, norms and running statistics included."""
+        exact = copy.deepcopy(nets.unfused).double()
+        models = [model.bfloat16() for model in nets.both]
+        losses, statistics = [], []
+        for model in (*models, exact):
+            images, labels = nets.batch()
+            loss = F.cross_entropy(model(images.to(model.fc.weight.dtype)).double(), labels)
+            loss.backward()
+            losses.append(loss.detach().reshape(1))
+            statistics.append(torch.cat([norm.running_mean.double() for norm in norms_of(model)]))
+        assert_accurate("loss", *losses, dtype=torch.bfloat16)
+        assert_accurate("running means", *statistics, dtype=torch.bfloat16)
 
     def test_gradients_clipped_after_they_are_unscaled(self, nets):
         norms = []
