@@ -4,7 +4,7 @@ These run in the children of `processes.run_in_processes`, on the CPU.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -223,7 +223,7 @@ DDP_CHECKS = (check_ddp, check_buffers, check_ddp_fused_late, check_ddp_with_che
 FSDP_CHECKS = (check_fsdp, check_fsdp_state, check_fsdp_under_autocast, check_fsdp_of_single_modules)
 
 
-def run_checks(rank: int, checks: tuple[Callable[[int, list[str]], None], ...], backends: list[str]) -> int:
+def run_checks(rank: int, checks: Sequence[Callable[[int, list[str]], None]], backends: list[str]) -> int:
     """Runs checks in turn; returns how many."""
     for check in checks:
         check(rank, backends)
