@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import ops, reference
 from ._autocast import under_autocast
+from ._tracers import refuse_tracers
 from .branches import Activation, Branch, Direct, Norm, Placement, Projection, ZeroPad
 from .checks import check_tail
 from .tail import shares_statistics
@@ -40,6 +41,7 @@ def residual_tail(main: Branch, shortcut: Branch | None, *, activation: Activati
 
     Raises:
         TypeError, ValueError: arguments do not fit together; nothing has been computed or written then.
+        RuntimeError: it is being traced by ``torch.jit`` or exported to ONNX.
     """
     main, shortcut = prepare(main, shortcut, activation)
     return compute(main, shortcut, activation)
@@ -47,6 +49,7 @@ def residual_tail(main: Branch, shortcut: Branch | None, *, activation: Activati
 
 def prepare(main: Branch, shortcut: Branch | None, activation: Activation) -> tuple[Branch, Branch | None]:
     """The branches as they will be computed, autocast applied and everything checked; raises as `residual_tail`."""
+    refuse_tracers()
     main, shortcut = under_autocast(main), None if shortcut is None else under_autocast(shortcut)
     check_tail(main, shortcut, activation)
     return main, shortcut

@@ -89,8 +89,8 @@ def _combined(group: str, own: Tensor, rows: int) -> tuple[list[Tensor], Tensor]
     processes = _resolved(group)
     parts = [torch.empty_like(part) for _ in range(torch.distributed.get_world_size(processes))]
     torch.distributed.all_gather(parts, part, group=processes)
-    counts, vectors = (t.squeeze(1) for t in torch.stack(parts).split([1, own.numel()], 1))
-    vectors = vectors.view(-1, *own.shape)
+    stacked = torch.stack(parts)
+    counts, vectors = stacked[:, 0], stacked[:, 1:].view(-1, *own.shape)
     count = counts.sum()
     shares = (counts / count)[:, None, None]
     means, variances = vectors.unbind(2)

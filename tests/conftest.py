@@ -6,6 +6,8 @@ import hypothesis
 import pytest
 import torch
 from installations import Installation
+from recorded_tails import recorded_tails
+from small_nets import NETS, make_nets
 from user_blocks import WHOLE_TAIL, Block, copies
 
 import fused_resnet
@@ -62,17 +64,10 @@ def device(backend):
 
 
 @pytest.fixture
-def computed_tails(monkeypatch):
+def computed_tails():
     """The list of (main, shortcut, activation) that are computed while the test runs."""
-    calls = []
-    compute = fused_resnet.functional.compute
-
-    def compute_and_record(*tail):
-        calls.append(tail)
-        return compute(*tail)
-
-    monkeypatch.setattr(fused_resnet.functional, "compute", compute_and_record)
-    return calls
+    with recorded_tails() as calls:
+        yield calls
 
 
 @pytest.fixture
@@ -93,3 +88,9 @@ def pair():
     block, original = copies(Block())
     assert fused_resnet.fuse(block).fused == {"": WHOLE_TAIL}
     return block, original
+
+
+@pytest.fixture(params=NETS)
+def nets(request, backend, device):
+    """A small fused network and its unfused copy: float32 where kernels compute, float64 where PyTorch does."""
+    return make_nets(request.param, torch.float64 if backend == "reference" else torch.float32, device)

@@ -36,7 +36,7 @@ LAYERS = (
     {"memory"},
     {"tail"},
     {"reference", "strategy", "checks", "_autocast", "_availability"},
-    {"branches", "requirement", "_kernels", "_architectures", "_setting"},
+    {"branches", "requirement", "_kernels", "_architectures", "_setting", "_tracers"},
 )
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copyreg
 import functools
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, fx, nn
 
+from .._tracers import refuse_scripting
 from .leaves import FusedForward, unfused_class
 from .plan import plan
 from .program import PROGRAM, Program, StaleProgram
@@ -25,6 +26,9 @@ class FusedBlock(FusedForward, nn.Module):
     def _run_tail(self, index: int, main: Tensor, shortcut: Tensor) -> Tensor:
         assert isinstance(self._fused_program, Program)
         return self._fused_program.tails[index](self, main, shortcut)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        refuse_scripting("compile")
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         recipe: Any = super().__reduce_ex__(protocol)

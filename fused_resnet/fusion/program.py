@@ -7,6 +7,7 @@ from collections.abc import Callable, Set
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from ..branches import Activation, Branch, ZeroPad
 from ..modules import any_hooks, branch_of, refusal, residual_tail_or
@@ -102,9 +103,16 @@ def _finder(path: str) -> Callable[[nn.Module], Any]:
 
 def _children(module: nn.Module) -> list[tuple[str, type | None, Any]]:
     return [
-        (name, None if child is None else unfused_class(child), getattr(child, "inplace", None))
+        (name, None if child is None else _kind(child), getattr(child, "inplace", None))
         for name, child in module._modules.items()
     ]
+
+
+def _kind(child: nn.Module) -> type:
+    """Its class; of one whose parameters are computed from others, the class that it had before."""
+    if "parametrizations" in child._modules:
+        return parametrize.type_before_parametrizations(child)
+    return unfused_class(child)
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, bool]]:

@@ -6,10 +6,11 @@ work as with torchvision's blocks. ``shortcut`` is one of `fused_resnet.nn.Short
 
 from __future__ import annotations
 
-from typing import ClassVar, TypeAlias, get_args
+from typing import ClassVar, NoReturn, TypeAlias, get_args
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from .._tracers import refuse_scripting
 from ..branches import Activation
 from ..modules import any_hooks, branch_of, refusal, residual_tail_or
 from .shortcuts import IdentityShortcut, Shortcut, ShortcutModule, make_shortcut
@@ -61,6 +62,9 @@ class ResidualBlock(nn.Module):
         main = [name for name in self.tail if name != "relu"]
         return " + ".join([*main, "downsample", *(["relu"] if "relu" in self.tail else [])])
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        refuse_scripting("use torch.jit.trace on")
+
     def _tail(self, x: Tensor, shortcut_input: Tensor) -> Tensor:
         """The tail on the value of the main branch that reaches it, and on the shortcut's input."""
         parts = {kind: getattr(self, name) for name, kind in self.tail.items()}
@@ -74,7 +78,8 @@ class ResidualBlock(nn.Module):
             return z if relu is None else relu(z)
 
         shortcut = self.downsample
-        if not self.fused or not isinstance(shortcut, ShortcutModule) or any_hooks(()) or self.refusals():
+        traced = isinstance(x, fx.Proxy)
+        if not self.fused or traced or not isinstance(shortcut, ShortcutModule) or any_hooks(()) or self.refusals():
             return unfused()
         activation: Activation = None if relu is None else "relu"
         return residual_tail_or(unfused, branch_of(x, conv, norm), shortcut.branch(shortcut_input), activation)
