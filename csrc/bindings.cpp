@@ -60,13 +60,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   py::class_<NormGradientArguments>(module, "NormGradient", py::module_local(),
                                     "A norm and the statistics that the forward took; vectors are (C) and contiguous. "
                                     "Where processes share the statistics of a training norm, mean and var are those "
-                                    "of all processes' rows, `rows` is their number, and of a projection's norm "
-                                    "own_mean is the (C) float32 mean that summarise() left in this process; mu and "
-                                    "cov stay this process's.")
+                                    "of all processes' rows, and of a projection's norm own_mean is the (C) float32 "
+                                    "mean that summarise() left in this process; mu and cov stay this process's.")
       .def(py::init<OptionalTensor, double, bool, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor,
-                    std::optional<std::int64_t>, OptionalTensor>(),
+                    bool, OptionalTensor>(),
            py::kw_only(), py::arg("weight"), py::arg("eps"), py::arg("training"), py::arg("mean"), py::arg("var"),
-           py::arg("mu"), py::arg("cov"), py::arg("rows") = py::none(), py::arg("own_mean") = py::none());
+           py::arg("mu"), py::arg("cov"), py::arg("shared") = false, py::arg("own_mean") = py::none());
 
   py::class_<BranchGradientArguments>(module, "BranchGradient", py::module_local(),
                                       "What a branch saved, and the gradients that are to be written.")
@@ -103,10 +102,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
           "process's rows.")
       .def(
           "sums", &BackwardCall::sums,
-          "(S, 2, C) float32, contiguous: of each of the S norms with `rows` behind which dx or dweight is asked for, "
-          "main's first, the sums of g and of g (p - mean) / std over this process's rows, as summarise() leaves them. "
-          "Before complete(), the caller replaces all of it, in place, by the sums over the processes. Norms without "
-          "`rows` have no part in it. Zeros where dy is empty.")
+          "(S, 2, C) float32, contiguous: of each of the S shared norms behind which dx or dweight is asked for, main's "
+          "first, the sums of g and of g (p - mean) / std over this process's rows, as summarise() leaves them. Before "
+          "complete(), the caller replaces all of it, in place, by the sums over the processes times this one's share "
+          "of the rows. Norms that are not shared have no part in it. Zeros where dy is empty.")
       .def(
           "complete", [](const BackwardCall& call) { call.run(GradientPhase::complete); },
           py::call_guard<py::gil_scoped_release>(),

@@ -42,7 +42,7 @@ DEVICE Affine norm_gradient(const TailGradient& gradient, int index, int of, int
   if (of == 1) return {0.0f, scale, 0.0f};
   if (!is_training(branch)) return {0.0f, 0.0f, 0.0f};
   const BranchGradient& own = gradient.branches[index];
-  const float per_row = -scale / own.rows;
+  const float per_row = -scale / static_cast<float>(gradient.tail.rows);
   const float dgamma = device::global_load(own.dot + channel);
   return {device::global_load(branch.mean + channel), per_row * inverse_std(branch, channel) * dgamma,
           per_row * shared_sum(gradient, own, channel)};

@@ -25,7 +25,7 @@ DEVICE float own_distance(const Branch& branch, const BranchGradient& own, int c
   return device::global_load(own.own_mean + channel) - device::global_load(branch.mean + channel);
 }
 
-// Sum of g over the rows that the norm's statistics are of.
+// db, of shared statistics times this process's share of the rows.
 DEVICE float shared_sum(const TailGradient& gradient, const BranchGradient& own, int channel) {
   return own.shared_sum == nullptr ? device::global_load(gradient.sum + channel)
                                    : device::global_load(own.shared_sum + channel);
@@ -41,10 +41,9 @@ DEVICE float distant_sum(const TailGradient& gradient, int index, int channel) {
   return device::fma(slope, own_distance(branch, own, channel), sum);
 }
 
-// db_i - M_i / M S_i, the sum of dp / a over this process's rows: zero without others.
+// db_i - S_i, the sum of dp / a over this process's rows: zero without others.
 DEVICE float surplus(const TailGradient& gradient, int index, int channel) {
-  const float all = distant_sum(gradient, index, channel);
-  return device::fma(-gradient.branches[index].share, all, device::global_load(gradient.sum + channel));
+  return device::global_load(gradient.sum + channel) - distant_sum(gradient, index, channel);
 }
 
 // The sum of a channel's partial results, in double, by the lanes of a warp.
@@ -168,7 +167,7 @@ DEVICE void correct_weight_gradient(const TailGradient& gradient, int index, int
     for (int i = 0; i < channel_group; ++i) {
       const int channel = first + i;
       if (channel >= tail.channels) continue;
-      const float correction = own.share * device::global_load(own.dot + channel) * inverse_std(branch, channel);
+      const float correction = device::global_load(own.dot + channel) * inverse_std(branch, channel);
       float product = device::global_load(own.product + static_cast<std::int64_t>(channel) * inputs + b);
       if (own.own_mean != nullptr)
         product = device::fma(surplus(gradient, index, channel), device::global_load(branch.mu + b), product);
@@ -242,7 +241,7 @@ DEVICE void multiply_quadratic(const TailGradient& gradient, int index, int firs
   const Branch& branch = tail.branches[index];
   const BranchGradient& own = gradient.branches[index];
   const int inputs = branch.x.channels;
-  const float per_row = -1.0f / own.rows;
+  const float per_row = -1.0f / static_cast<float>(tail.rows);
   const GroupColumns columns = quadratic_columns(inputs);
   const int b = from + columns.column();
   float products[channel_group] = {};
@@ -270,7 +269,7 @@ DEVICE void fold_weight(const TailGradient& gradient, int index, int group) {
   const BranchGradient& own = gradient.branches[index];
   const int first = group * channel_group, inputs = branch.x.channels;
   const bool gram = branch.statistics == Statistics::gram, scaled = !is_recomputed(own);
-  const float per_row = -1.0f / own.rows;
+  const float per_row = -1.0f / static_cast<float>(tail.rows);
   float offsets[channel_group] = {};
   store_factor<Products>(
       own.folded, first, inputs, tail.channels,

@@ -51,18 +51,16 @@ struct BranchGradient {
 
   int input_tiles, product_tiles;  // of K, and of g^T x
 
-  // Of a training norm whose statistics several processes share (docs/design.md, "Several processes"), all rows and
-  // this process's share of them; of any other, those of this call, and 1.
-  float rows, share;
-  const float* own_mean;  // (C), mean of this process's p where `mean` is that of all, or null
-  float* shared_sum;      // (C): sum of all processes' g, or null where that is TailGradient::sum
+  // Of a training norm whose statistics several processes share (docs/design.md, "Several processes"), null otherwise.
+  const float* own_mean;  // (C), mean of this process's p where `mean` is that of all
+  float* shared_sum;      // (C): sum of all processes' g times this one's share of the rows, as in `dot`
 
   // Workspace. `product` is g^T (x - m) with m = mu in a training norm, m = shift otherwise.
   float* partial_dot;      // dot, recomputed: (ranges, C)
   float* partial_product;  // (ranges, tiles of C, tiles of K, tile, tile): of g^T (x - shift), or dp^T (x - shift)
   float* shift;            // (K), a value near x's mean
   float* product;          // training: (C, K)
-  float* dot;              // (C): sum of g (p - mean) / std, which is dgamma; of all processes where they share it
+  float* dot;              // (C): sum of g (p - mean) / std, which is dgamma
   Activations dp;          // recomputed: (rows, C), gradient of the pre-norm tensor
 
   // dx = g folded^T + x quadratic^T + offset. Where gradients follow the normed tensor, both products are large against

@@ -29,14 +29,17 @@ def describe(module: Any, branch: Branch, strategy: StrategyChoice, keep: bool) 
 
 
 def _describe_norm(module: Any, norm: Norm, keep: bool) -> Any:
-    running = (norm.running_mean, norm.running_var)
-    mean, var = running if norm.training else map(_contiguous, running)
+    running: tuple[Tensor | None, Tensor | None] = (norm.running_mean, norm.running_var)
+    if not norm.training:
+        running = (_contiguous(norm.running_mean), _contiguous(norm.running_var))
+    elif norm.process_group is not None:  # updated when all processes' statistics are known
+        running = (None, None)
     return module.Norm(
         weight=_contiguous(norm.weight),
         bias=_contiguous(norm.bias),
-        running_mean=mean,
-        running_var=var,
-        num_batches_tracked=norm.num_batches_tracked if norm.training else None,
+        running_mean=running[0],
+        running_var=running[1],
+        num_batches_tracked=norm.num_batches_tracked if norm.training and norm.process_group is None else None,
         momentum=norm.momentum,
         eps=norm.eps,
         training=norm.training,
@@ -70,7 +73,7 @@ def describe_gradient(module: Any, branch: Branch, statistics: Statistics, into:
 
 
 def _describe_statistics(module: Any, norm: Norm, statistics: Statistics) -> Any:
-    mean, var, mu, cov, _ = statistics
+    mean, var, mu, cov, own_mean = statistics
     return module.NormGradient(
         weight=_contiguous(norm.weight),
         eps=norm.eps,
@@ -79,6 +82,8 @@ def _describe_statistics(module: Any, norm: Norm, statistics: Statistics) -> Any
         var=var,
         mu=mu,
         cov=cov,
+        shared=norm.training and norm.process_group is not None,
+        own_mean=own_mean,
     )
 
 

@@ -18,9 +18,10 @@ from .checks import HALF_DTYPES
 from .kernel_branch import describe, describe_gradient, kept
 from .memory import empty_gradients, empty_output
 from .plain import ReferenceComputation
+from .processes import add_up, combine_statistics, exchanges_sums
 from .requirement import require_kernels
 from .strategy import FLOAT32_OPERATIONS_PER_BYTE, Strategy, decide, problem_of
-from .tail import Gradients, Needs, Statistics, Tail
+from .tail import Gradients, Needs, Statistics, Tail, shares_statistics
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # What the kernels index with 32 bits.
@@ -47,6 +48,8 @@ class KernelComputation:
         tail = _resolved(tail)
         y = empty_output(tail.branches)
         call = forward_call(self._module, tail, y, keep)
+        if any(map(shares_statistics, tail.branches)):
+            return y, _forward_by_processes(call, tail)
         call.run()
         return y, [kept(branch, call.statistics(i)) for i, branch in enumerate(tail.branches)]
 
@@ -57,8 +60,42 @@ class KernelComputation:
             return ReferenceComputation().backward(tail, dy, y, statistics, needs)
         tail = _resolved(tail)
         into = [empty_gradients(branch, asked, dy) for branch, asked in zip(tail.branches, needs, strict=True)]
-        backward_call(self._module, tail, dy.resolve_neg(), y, statistics, into).run()
+        call = backward_call(self._module, tail, dy.resolve_neg(), y, statistics, into)
+        if any(map(shares_statistics, tail.branches)):
+            _backward_by_processes(call, tail, needs)
+        else:
+            call.run()
         return into
+
+
+def _forward_by_processes(call: Any, tail: Tail) -> list[Statistics]:
+    """Runs a call of which the processes share statistics, with their exchange between its two launches."""
+    call.summarise()
+    launched = [call.statistics(i) for i in range(len(tail.branches))]
+    own = [
+        kept(branch, of)._replace(mean=of.mean.clone()) if shares_statistics(branch) else kept(branch, of)
+        for branch, of in zip(tail.branches, launched, strict=True)
+    ]
+    combined = combine_statistics(tail, own)
+    for branch, of, (mean, var, *_) in zip(tail.branches, launched, combined, strict=True):
+        if shares_statistics(branch):
+            of.mean.copy_(mean)
+            of.var.copy_(var)
+    call.apply()
+    return combined
+
+
+def _backward_by_processes(call: Any, tail: Tail, needs: Sequence[Needs]) -> None:
+    """The same of backward."""
+    call.summarise()
+    exchanged = [i for i, _ in enumerate(tail.branches) if exchanges_sums(tail, needs, i)]
+    own: list[Tensor | None] = [None] * len(tail.branches)
+    for i, sums in zip(exchanged, call.sums(), strict=True):
+        own[i] = sums
+    for mine, added in zip(own, add_up(tail, needs, own), strict=True):
+        if mine is not None and added is not None:
+            mine.copy_(added)
+    call.complete()
 
 
 def forward_call(module: Any, tail: Tail, y: Tensor, keep: bool) -> Any:

@@ -50,7 +50,7 @@ class ReferenceComputation:
             g = dy if y is None else torch.ops.aten.threshold_backward(dy, y, 0)
             paths = _paths(tail)
             sums = [_sums(*of, g) for of in zip(paths, statistics, strict=True)]
-            each = zip(paths, statistics, needs, sums, add_up(tail, sums), strict=True)
+            each = zip(paths, statistics, needs, sums, add_up(tail, needs, sums), strict=True)
             found = [_backward(*of, g) for of in each]
         return [_as_asked(*of, dy) for of in zip(tail.branches, found, needs, strict=True)]
 

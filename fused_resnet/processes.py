@@ -13,7 +13,7 @@ import torch.distributed
 from torch import Tensor
 
 from .branches import Branch, Norm, Projection, output_shape
-from .tail import Statistics, Tail, shares_statistics
+from .tail import Needs, Statistics, Tail, shares_statistics
 
 
 def combine_statistics(tail: Tail, own: Sequence[Statistics]) -> list[Statistics]:
@@ -35,15 +35,24 @@ def combine_statistics(tail: Tail, own: Sequence[Statistics]) -> list[Statistics
     return combined
 
 
-def add_up(tail: Tail, sums: Sequence[Tensor | None]) -> list[Tensor | None]:
+def exchanges_sums(tail: Tail, needs: Sequence[Needs], index: int) -> bool:
+    """Whether a branch's gradients follow from those of other processes' rows: not those of gamma and beta."""
+    return shares_statistics(tail.branches[index]) and (needs[index].x or needs[index].weight)
+
+
+def add_up(tail: Tail, needs: Sequence[Needs], sums: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Sums over all processes, times this process's share of the rows: divided by its own rows, they are means of all.
 
     Args:
         tail: the tail of this process.
-        sums: of this process's rows for each branch whose statistics are shared, (2, C); others are ignored.
+        needs: the gradients that are asked for, the same in all processes.
+        sums: of this process's rows for each branch of `exchanges_sums`, (2, C); others are ignored.
     """
     added = list(sums)
-    for group, indices in _groups(tail):
+    for group, sharing in _groups(tail):
+        indices = [i for i in sharing if exchanges_sums(tail, needs, i)]
+        if not indices:
+            continue
         vectors = torch.stack([part for part in (sums[i] for i in indices) if part is not None])
         rows = vectors.new_tensor([float(_rows(tail))], dtype=torch.float64)
         total = torch.cat((rows, vectors.double().flatten()))

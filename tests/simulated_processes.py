@@ -78,10 +78,10 @@ class Process:
             keep=True,
         )
 
-    def backward(self, rows: int | None, own_means: dict[str, Tensor]) -> Any:
-        """The backward call, with the rows of all processes and this one's own means, by branch, of shared norms."""
+    def backward(self, shared: bool, own_means: dict[str, Tensor]) -> Any:
+        """The backward call; norms are shared where the case says so, with this process's own means, by branch."""
         described = [
-            self._gradient(i, name, branch, rows, own_means)
+            self._gradient(i, name, branch, shared, own_means)
             for i, (name, branch) in enumerate(self.case.branches.items())
         ]
         return self.module.Backward(
@@ -92,9 +92,7 @@ class Process:
             tf32=torch.backends.cudnn.allow_tf32,
         )
 
-    def _gradient(
-        self, index: int, name: str, branch: TailBranch, rows: int | None, own_means: dict[str, Tensor]
-    ) -> Any:
+    def _gradient(self, index: int, name: str, branch: TailBranch, shared: bool, own_means: dict[str, Tensor]) -> Any:
         identity = branch.sample.source == "direct" and branch.norm is None
         reads = not identity and branch.sample.source != "zero_pad"
         x, conv = self.inputs[f"{name}.x"], branch.conv
@@ -104,7 +102,7 @@ class Process:
             **{part: self._empty_vector(branch, part) for part in VECTORS},
         }
         self.gradients |= {f"{name}.{part}": t for part, t in into.items() if t is not None}
-        shared = rows is not None and self.case.shares(name)
+        shared = shared and self.case.shares(name)
         statistics = self.forward.statistics(index)
         return self.module.BranchGradient(
             source=branch.sample.source,
@@ -122,7 +120,7 @@ class Process:
                 var=statistics.var,
                 mu=statistics.mu,
                 cov=statistics.cov,
-                rows=rows if shared else None,
+                shared=shared,
                 own_mean=own_means[name] if shared and conv is not None else None,
             ),
             dx=into["x"],
@@ -176,12 +174,12 @@ def combined(parts: Sequence[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tenso
 def run_backward(processes: Sequence[Process], own_means: Sequence[dict[str, Tensor]]) -> None:
     """All processes' gradients."""
     rows = sum(process.rows for process in processes)
-    calls = [process.backward(rows, own) for process, own in zip(processes, own_means, strict=True)]
+    calls = [process.backward(True, own) for process, own in zip(processes, own_means, strict=True)]
     for call in calls:
         call.summarise()
     total = sum(call.sums().double() for call in calls)
-    for call in calls:
-        call.sums().copy_(total)
+    for process, call in zip(processes, calls, strict=True):
+        call.sums().copy_(total * process.rows / rows)
         call.complete()
 
 

@@ -233,7 +233,7 @@ def test_sums_are_those_of_shared_norms_alone(backend, device):
     case = Case(SHARED["two projections"], (5,), device, ["main"])
     (process,) = processes_of(backend, case, "moments")
     (own_means,) = run_forward([process])
-    call = process.backward(process.rows, own_means)
+    call = process.backward(True, own_means)
     call.summarise()
     dbeta, dgamma = (process.gradients[f"shortcut.norm.{part}"] for part in ("bias", "weight"))
     assert torch.equal(call.sums(), torch.stack([dbeta, dgamma])[None])
@@ -243,7 +243,7 @@ def test_sums_are_those_of_shared_norms_alone(backend, device):
 def test_bias_ahead_of_shared_norms_gets_a_gradient_of_zero(backend, device):
     call = BackwardCall(backend, device)
     for branch in (call.main, call.shortcut):
-        branch["norm"] |= {"rows": 30, "mean": call.floats(6), "own_mean": call.floats(6)}
+        branch["norm"] |= {"shared": True, "mean": call.floats(6), "own_mean": call.floats(6)}
     made = call.made()
     made.summarise()
     made.complete()
@@ -258,32 +258,30 @@ def test_sums_of_no_rows_are_zeros(backend, device):
     call.dy, call.y = call.dy[:0], call.y[:0]
     for branch in (call.main, call.shortcut):
         branch |= {"x": branch["x"][:0], "dx": branch["dx"][:0]}
-        branch["norm"] |= {"rows": 7, "mean": call.floats(6), "own_mean": call.floats(6)}
+        branch["norm"] |= {"shared": True, "mean": call.floats(6), "own_mean": call.floats(6)}
     made = call.made()
     made.summarise()
     assert torch.equal(made.sums(), torch.zeros(2, 2, 6, device=device))
     made.complete()
 
 
-GIVEN = "expected a tensor where rows are given"
+GIVEN = "expected a tensor where"
 
 
 @on_kernels
 @pytest.mark.parametrize(
     ("branch", "changes", "message"),
     [
-        ("main", {"own_mean": None}, f"own_mean is None, {GIVEN} for a projection's norm"),
-        ("shortcut", {"own_mean": None}, f"own_mean is None, {GIVEN} for a projection's norm"),
-        ("main", {"mean": None}, f"mean is None, {GIVEN}"),
-        ("main", {"rows": None}, "own_mean is given, expected None where rows are not"),
-        ("main", {"rows": 23}, "rows is 23, expected at least those of this call, 24"),
-        ("main", {"rows": -1}, "rows is -1, expected at least those of this call, 24"),
-        ("shortcut", {"training": False}, "rows is 30, expected None where training is False"),
+        ("main", {"own_mean": None}, f"own_mean is None, {GIVEN} the statistics of a projection's norm are shared"),
+        ("shortcut", {"own_mean": None}, f"own_mean is None, {GIVEN} the statistics of a projection's norm are shared"),
+        ("main", {"mean": None}, f"mean is None, {GIVEN} statistics are shared"),
+        ("main", {"shared": False}, "own_mean is given, expected None where statistics are not shared"),
+        ("shortcut", {"training": False}, "shared is True, expected False where training is False"),
     ],
 )
 def test_backward_refuses_what_does_not_describe_shared_statistics(branch, changes, message, backend, device):
     call = BackwardCall(backend, device)
-    shared = {"rows": 30, "mean": call.floats(6), "own_mean": call.floats(6)}
+    shared = {"shared": True, "mean": call.floats(6), "own_mean": call.floats(6)}
     vars(call)[branch]["norm"] |= {**shared, **changes}
     assert refusal(call) == f"{branch}.norm.{message}"
 
@@ -299,7 +297,7 @@ def test_backward_refuses_what_does_not_describe_shared_statistics(branch, chang
 )
 def test_backward_refuses_a_mean_of_its_own_that_is_no_such_vector(own_mean, message, backend, device):
     call = BackwardCall(backend, device)
-    call.main["norm"] |= {"rows": 30, "mean": call.floats(6), "own_mean": own_mean.to(device)}
+    call.main["norm"] |= {"shared": True, "mean": call.floats(6), "own_mean": own_mean.to(device)}
     assert refusal(call) == f"main.norm.{message}"
 
 

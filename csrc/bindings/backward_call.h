@@ -123,9 +123,6 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
                                             : Statistics::product;
     if (!norm.training) to.statistics = Statistics::running;
     to.norm.eps = static_cast<float>(norm.eps);
-    const auto here = static_cast<std::int64_t>(gradient_.tail.rows), rows = norm.rows.value_or(here);
-    own.rows = static_cast<float>(rows);
-    own.share = static_cast<float>(static_cast<double>(here) / static_cast<double>(rows));
     for (const OptionalTensor* vector : {&from.dgamma, &from.dbeta, &norm.weight})
       if (*vector) to.norm.type = element_type((*vector)->scalar_type());
     use_input(name + ".norm.weight", to.norm.weight, norm.weight);

@@ -6,14 +6,14 @@
 namespace fused_resnet::bindings {
 
 // A norm with the statistics that the forward took: `mu` and `cov` are those of a projection's input, where the forward
-// took them from there. Where several processes share the statistics, `mean` and `var` are those of all, of `rows`
-// rows, `own_mean` is that of this call's rows, as are `mu` and `cov`.
+// took them from there. Where several processes share the statistics, `mean` and `var` are those of all, `own_mean` is
+// that of this call's rows, as are `mu` and `cov`.
 struct NormGradientArguments {
   OptionalTensor weight;
   double eps;
   bool training;
   OptionalTensor mean, var, mu, cov;
-  std::optional<std::int64_t> rows;
+  bool shared;
   OptionalTensor own_mean;
 };
 
@@ -31,7 +31,7 @@ struct BranchGradientArguments {
   bool recomputed() const { return source == "projection" && training() && !gram(); }
   // The gradient of the pre-norm tensor, or what it would be, is needed.
   bool inner() const { return dx.has_value() || dweight.has_value(); }
-  bool shares_sums() const { return norm && norm->rows && inner(); }
+  bool shares_sums() const { return norm && norm->shared && inner(); }
   bool plain() const { return source == "direct" && !norm; }
 };
 
@@ -152,15 +152,12 @@ class GradientChecks {
   }
 
   void check_shared(const std::string& name, const BranchGradientArguments& branch, const NormGradientArguments& norm) {
-    require(norm.rows || !norm.own_mean, name + ".own_mean", "given", "None where rows are not");
-    if (!norm.rows) return;
-    require(norm.training, name + ".rows", *norm.rows, "None where training is False");
-    const at::Tensor& dy = tail_.dy;
-    const std::int64_t here = dy.size(0) * dy.size(2) * dy.size(3);
-    require(*norm.rows >= here, name + ".rows", *norm.rows, "at least those of this call, " + std::to_string(here));
-    require(norm.mean.has_value(), name + ".mean", "None", "a tensor where rows are given");
+    require(norm.shared || !norm.own_mean, name + ".own_mean", "given", "None where statistics are not shared");
+    if (!norm.shared) return;
+    require(norm.training, name + ".shared", "True", "False where training is False");
+    require(norm.mean.has_value(), name + ".mean", "None", "a tensor where statistics are shared");
     require(norm.own_mean || branch.source == "direct", name + ".own_mean", "None",
-            "a tensor where rows are given for a projection's norm");
+            "a tensor where the statistics of a projection's norm are shared");
     if (norm.own_mean) check_read_vector(name + ".own_mean", *norm.own_mean, c10::kFloat, channels_);
   }
 
