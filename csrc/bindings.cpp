@@ -62,8 +62,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
                                     "Where processes share the statistics of a training norm, mean and var are those "
                                     "of all processes' rows, and of a projection's norm own_mean is the (C) float32 "
                                     "mean that summarise() left in this process; mu and cov stay this process's.")
-      .def(py::init<OptionalTensor, double, bool, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor,
-                    bool, OptionalTensor>(),
+      .def(py::init<OptionalTensor, double, bool, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, bool,
+                    OptionalTensor>(),
            py::kw_only(), py::arg("weight"), py::arg("eps"), py::arg("training"), py::arg("mean"), py::arg("var"),
            py::arg("mu"), py::arg("cov"), py::arg("shared") = false, py::arg("own_mean") = py::none());
 
@@ -102,7 +102,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
           "process's rows.")
       .def(
           "sums", &BackwardCall::sums,
-          "(S, 2, C) float32, contiguous: of each of the S shared norms behind which dx or dweight is asked for, main's "
+          "(S, 2, C) float32, contiguous: of each of the S shared norms behind which dx or dweight is asked for, "
+          "main's "
           "first, the sums of g and of g (p - mean) / std over this process's rows, as summarise() leaves them. Before "
           "complete(), the caller replaces all of it, in place, by the sums over the processes times this one's share "
           "of the rows. Norms that are not shared have no part in it. Zeros where dy is empty.")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import torch
+import torch.distributed
 from torch import Tensor, nn
 from torch.nn.modules import module as _nn_module
 
@@ -31,12 +33,12 @@ def any_hooks(modules: Iterable[nn.Module]) -> bool:
 def refusal(module: nn.Module, kind: type[nn.Module]) -> str | None:
     """Why a tail cannot do this module's work in the place of a ``kind``, None where it can.
 
-    ``kind`` is one of ``nn.Conv2d``, ``nn.BatchNorm2d``, ``nn.ReLU`` and ``nn.Identity``, or a shortcut of
-    `fused_resnet.nn`.
+    ``kind`` is one of ``nn.Conv2d``, ``nn.BatchNorm2d`` (which ``nn.SyncBatchNorm`` may take the place of),
+    ``nn.ReLU`` and ``nn.Identity``, or a shortcut of `fused_resnet.nn`.
     """
     name = type(module).__name__
-    if isinstance(module, nn.SyncBatchNorm):
-        return "SyncBatchNorm shares its statistics between processes"
+    if kind is nn.BatchNorm2d and isinstance(module, nn.SyncBatchNorm):
+        kind = nn.SyncBatchNorm
     if not isinstance(module, kind):
         return f"{name} is not a {kind.__name__}"
     if has_hooks(module):
@@ -75,7 +77,7 @@ def branch_of(x: Tensor, conv: nn.Module | None, norm: nn.Module | None) -> Bran
 
 def _norm_of(norm: nn.Module) -> Norm:
     """Describes what ``norm`` would do if called now, as ``nn.BatchNorm2d.forward`` decides it."""
-    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
     tracks = not norm.training or norm.track_running_stats
     return Norm(
         weight=norm.weight,
@@ -86,7 +88,17 @@ def _norm_of(norm: nn.Module) -> Norm:
         momentum=norm.momentum,
         eps=norm.eps,
         training=norm.training or (norm.running_mean is None and norm.running_var is None),
+        process_group=_process_group(norm) if isinstance(norm, nn.SyncBatchNorm) else None,
     )
+
+
+def _process_group(norm: nn.SyncBatchNorm) -> str | None:
+    """Name of the group of processes that the norm shares its statistics with now, as its forward decides it."""
+    if not norm.training or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return None
+    group = norm.process_group or torch.distributed.group.WORLD
+    assert group is not None
+    return str(group.group_name) if torch.distributed.get_world_size(group) > 1 else None
 
 
 def residual_tail_or(

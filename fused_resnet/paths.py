@@ -109,6 +109,8 @@ class NormPath:
     def backward(self, g: Tensor, statistics: Statistics, needs: Needs) -> Gradients:
         norm, (mean, var, *_) = self._norm, statistics
         assert var is not None
+        if g.numel() == 0:  # ends the process on CPUs
+            return Gradients(x=torch.zeros_like(self._z), gamma=torch.zeros_like(var), beta=torch.zeros_like(var))
         gamma = None if norm.weight is None else norm.weight.to(var.dtype)
         invstd = (var + norm.eps).rsqrt()
         vectors = (None, None, mean, invstd) if norm.training else (mean, var, None, None)

@@ -115,6 +115,6 @@ def _path(branch: Branch, strategy: StrategyChoice) -> Path | SharedPath:
         return IdentityPath(branch) if branch.norm is None else NormPath(branch.x, branch.norm)
     if branch.norm is None:
         return ProductPath(branch)
-    if strategy == "materialise":
+    if strategy == "materialise" or branch.x.numel() == 0:  # no rows have no mean
         return MaterialisedPath(branch)
     return (MomentsPath if branch.norm.training else FoldedPath)(branch)

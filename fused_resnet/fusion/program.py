@@ -109,10 +109,13 @@ def _children(module: nn.Module) -> list[tuple[str, type | None, Any]]:
 
 
 def _kind(child: nn.Module) -> type:
-    """Its class; of one whose parameters are computed from others, the class that it had before."""
+    """Its class; of one whose parameters are computed from others, the class that it had before.
+
+    A norm that shares its statistics between processes is called like any other.
+    """
     if "parametrizations" in child._modules:
         return parametrize.type_before_parametrizations(child)
-    return unfused_class(child)
+    return nn.BatchNorm2d if isinstance(child, nn.SyncBatchNorm) else unfused_class(child)
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, bool]]:
