@@ -7,6 +7,7 @@ forward and once more in backward. Neither saves it.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -94,6 +95,7 @@ def cost(strategy: Strategy, problem: Problem) -> Cost:
     )
 
 
+@functools.lru_cache(maxsize=4096)
 def choose(problem: Problem, operations_per_byte: float) -> Strategy:
     """The cheaper strategy on a machine that does so many operations on activations in the time of moving one byte."""
     moments, materialise = (cost(s, problem).seconds(operations_per_byte) for s in get_args(Strategy))

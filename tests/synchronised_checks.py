@@ -1,6 +1,7 @@
 """What ranks of a process group check of norms that share their statistics: the results of one process on all rows.
 
-These run in the children of `processes.run_in_processes`, on the CPU, where ``nn.SyncBatchNorm`` itself refuses to run.
+These run in the children of `processes.run_in_processes`, each on a GPU, or on the CPU, where ``nn.SyncBatchNorm``
+itself refuses to run.
 """
 
 import copy
@@ -13,7 +14,7 @@ import torch
 import torch.distributed as dist
 from compare import FLOORS, assert_accurate, assert_statistics_accurate, unfused
 from recorded_tails import recorded_tails
-from samples import SAMPLES, Branch, Sample, Tail, build
+from samples import SAMPLES, Branch, Sample, build
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -38,13 +39,23 @@ SHARED = {
 }
 
 
+def own_device(rank: int) -> str:
+    """Where a rank computes: on its GPU in a group of GPUs."""
+    if dist.get_backend() != "nccl":
+        return "cpu"
+    torch.cuda.set_device(rank)
+    return f"cuda:{rank}"
+
+
 class Part:
     """A rank's images of a tail whose batch all ranks know."""
 
     def __init__(self, sample: Sample, rank: int) -> None:
         images = PARTS[dist.get_world_size()]
         torch.manual_seed(0)
-        self.whole, self.inputs, self.dy = build(replace(sample, shape=(sum(images), *sample.shape[1:])))
+        self.whole, self.inputs, self.dy = build(
+            replace(sample, shape=(sum(images), *sample.shape[1:])), own_device(rank)
+        )
         self.own = copy.deepcopy(self.whole)
         first = sum(images[:rank])
         self.images = slice(first, first + images[rank])
@@ -84,7 +95,8 @@ def check_tails(rank: int, backends: Sequence[str]) -> None:
 def _check_tail(name: str, part: Part) -> None:
     y, gradients = part.run()
     outputs: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(outputs, y)
+    dist.all_gather_object(outputs, y.cpu())
+    outputs = [output.to(y.device) for output in outputs]
     mask = torch.cat(outputs) > 0 if part.whole.activation == "relu" else None
     eager = unfused(part.whole, part.inputs, part.dy, mask)
     exact = unfused(part.whole, part.inputs, part.dy, mask, torch.float64)
@@ -148,12 +160,12 @@ def network() -> nn.Module:
 
 def check_network(rank: int, backends: Sequence[str]) -> None:
     """Under DistributedDataParallel, fused ahead of the conversion or after it, as one process on the whole batch."""
-    images = PARTS[dist.get_world_size()]
+    images, device = PARTS[dist.get_world_size()], own_device(rank)
     first = sum(images[:rank])
     for fuse_first in (True, False):
-        alone = network()
+        alone = network().to(device)
         # On the CPU, DistributedDataParallel refuses to wrap norms that are synchronised already.
-        wrapped = DistributedDataParallel(network(), broadcast_buffers=False)
+        wrapped = DistributedDataParallel(network().to(device), broadcast_buffers=False)
         if fuse_first:
             assert len(fused_resnet.fuse(wrapped).fused) == 2
         shared = nn.SyncBatchNorm.convert_sync_batchnorm(wrapped.module)
@@ -162,6 +174,7 @@ def check_network(rank: int, backends: Sequence[str]) -> None:
         optimizers = [torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9) for model in (alone, shared)]
         for _ in range(3):
             x, target = torch.randn(sum(images), 3, 16, 16).double(), torch.randint(5, (sum(images),))
+            x, target = x.to(device), target.to(device)
             own = slice(first, first + images[rank])
             with recorded_tails() as tails:
                 loss = nn.functional.cross_entropy(wrapped(x[own]), target[own], reduction="sum")
@@ -175,6 +188,24 @@ def check_network(rank: int, backends: Sequence[str]) -> None:
         expected = alone.state_dict()
         for name, tensor in shared.state_dict().items():
             torch.testing.assert_close(tensor, expected[name], msg=name)
+
+
+def check_against_pytorch(rank: int, backends: Sequence[str]) -> None:
+    """On GPUs: what ``nn.SyncBatchNorm`` computes by itself, rows of different numbers included."""
+    device = own_device(rank)
+    models = [nn.SyncBatchNorm.convert_sync_batchnorm(network().float().to(device)) for _ in range(2)]
+    assert len(fused_resnet.fuse(models[0]).fused) == 2
+    wrapped = [DistributedDataParallel(model, device_ids=[rank]) for model in models]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9) for model in models]
+    for _ in range(3):
+        x = torch.randn(2 + rank, 3, 16, 16, device=device)
+        for model, optimizer in zip(wrapped, optimizers, strict=True):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+    expected = models[1].state_dict()
+    for name, tensor in models[0].state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], msg=name, rtol=1e-3, atol=1e-5)
 
 
 def check_graph(rank: int, backends: Sequence[str]) -> None:
@@ -220,4 +251,3 @@ def run_checks(rank: int, checks: Sequence[Callable[[int, Sequence[str]], None]]
 
 
 CHECKS = (check_tails, check_one_collective_a_direction, check_network)
-__all__ = ["CHECKS", "Tail", "check_graph", "check_groups", "run_checks"]

@@ -11,6 +11,8 @@ from torch import nn
 
 import fused_resnet
 from fused_resnet import models
+from fused_resnet.functional import Direct, Norm, Projection, residual_tail
+from fused_resnet.strategy import Problem, choose
 
 dynamo = pytest.importorskip("torch._dynamo")
 pytestmark = pytest.mark.skipif(
@@ -177,3 +179,22 @@ def test_default_compiler_trains_a_network(device):
         torch.testing.assert_close(step(model, compiled, x), step(expected, expected, x), rtol=1e-4, atol=1e-5)
     for (name, buffer), other in zip(model.named_buffers(), expected.buffers(), strict=True):
         torch.testing.assert_close(buffer, other, msg=name, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_for_which_another_strategy_is_cheaper_is_no_new_graph():
+    """The choice is no matter of correctness, so it is made once."""
+    conv, norm, graphs = nn.Conv2d(17, 24, 1, bias=False), Norm(torch.ones(24), torch.zeros(24)), Graphs()
+    chosen = {choose(Problem(batch * 4, 17, 24, 4, backward=True), 8.0) for batch in (2, 9)}
+    assert chosen == {"moments", "materialise"}
+
+    def tail(x, shortcut):
+        return residual_tail(Projection(x, conv.weight, norm), Direct(shortcut))
+
+    compiled = torch.compile(tail, fullgraph=True, backend=graphs)
+    for i, batch in enumerate((2, 9, 3)):
+        inputs = torch.randn(batch, 17, 2, 2), torch.randn(batch, 24, 2, 2)
+        for x in inputs:
+            dynamo.mark_dynamic(x, 0)
+        with dynamo.config.patch(error_on_recompile=i > 0):
+            torch.testing.assert_close(compiled(*inputs), tail(*inputs))
+    assert graphs.tails() == [1]

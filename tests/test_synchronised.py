@@ -22,6 +22,14 @@ def test_processes_get_the_results_of_one_on_all_images(count):
     assert run_in_processes(synchronised_checks.run_checks, count, checks, ON_CPU) == [len(checks)] * count
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_processes_on_gpus_compute_as_pytorchs_own_norm_and_as_one_process():
+    usable = [name for name, reason in fused_resnet.available_backends().items() if reason is None]
+    on_gpu = [name for name in usable if name != "emulated"]
+    checks = [*synchronised_checks.CHECKS, synchronised_checks.check_against_pytorch]
+    assert run_in_processes(synchronised_checks.run_checks, 2, checks, on_gpu, backend="nccl") == [len(checks)] * 2
+
+
 def test_compiled_processes_compute_the_same():
     checks = [synchronised_checks.check_graph]
     assert run_in_processes(synchronised_checks.run_checks, 2, checks, ["reference"]) == [1] * 2
