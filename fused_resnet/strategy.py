@@ -21,8 +21,8 @@ StrategyChoice: TypeAlias = Literal["moments", "materialise", "auto"]
 
 # What the CUDA cores of a large GPU do in the time of moving one byte.
 FLOAT32_OPERATIONS_PER_BYTE = 14.0
-# Where nothing is known of the batch.
-_MANY_ROWS = 100_000
+# In the place of a size of which nothing is known.
+_MANY = 100_000
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Cost:
 def problem_of(branch: Projection, backward: bool) -> Problem:
     """The problem that a branch is; `backward` says whether gradients will be asked for."""
     n, c, h, w = output_shape(branch)
-    return Problem(_hint(n * h * w), branch.x.shape[1], c, branch.x.element_size(), backward)
+    rows, inputs, outputs = map(_hint, (n * h * w, branch.x.shape[1], c))
+    return Problem(rows, inputs, outputs, branch.x.element_size(), backward)
 
 
 def _hint(size: int | torch.SymInt) -> int:
@@ -64,7 +65,7 @@ def _hint(size: int | torch.SymInt) -> int:
     if not isinstance(size, torch.SymInt):
         return size
     seen = size.node.hint
-    return int(seen) if seen is not None else _MANY_ROWS
+    return int(seen) if seen is not None else _MANY
 
 
 def cost(strategy: Strategy, problem: Problem) -> Cost:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from compare import fused
+from compilers import needs_whole_graphs
 from samples import FUSED, SAMPLES, build
 from torch import nn
 
@@ -15,9 +16,7 @@ from fused_resnet.functional import Direct, Norm, Projection, residual_tail
 from fused_resnet.strategy import Problem, choose
 
 dynamo = pytest.importorskip("torch._dynamo")
-pytestmark = pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11), reason="compilers before torch 2.11 break the graph"
-)
+pytestmark = needs_whole_graphs
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,13 @@ import io
 
 import pytest
 import torch
+from compilers import needs_whole_graphs
 from torch.export import Dim
 
 import fused_resnet
 from fused_resnet import models
+
+pytestmark = needs_whole_graphs
 
 
 def fused_tails(program) -> int:

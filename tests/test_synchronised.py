@@ -4,6 +4,7 @@ import pytest
 import synchronised_checks
 import torch
 import torch.distributed as dist
+from compilers import needs_whole_graphs
 from processes import run_in_processes
 from torch import nn
 
@@ -30,6 +31,7 @@ def test_processes_on_gpus_compute_as_pytorchs_own_norm_and_as_one_process():
     assert run_in_processes(synchronised_checks.run_checks, 2, checks, on_gpu, backend="nccl") == [len(checks)] * 2
 
 
+@needs_whole_graphs
 def test_compiled_processes_compute_the_same():
     checks = [synchronised_checks.check_graph]
     assert run_in_processes(synchronised_checks.run_checks, 2, checks, ["reference"]) == [1] * 2
