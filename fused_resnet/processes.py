@@ -54,7 +54,7 @@ def add_up(tail: Tail, needs: Sequence[Needs], sums: Sequence[Tensor | None]) ->
         if not indices:
             continue
         vectors = torch.stack([part for part in (sums[i] for i in indices) if part is not None])
-        rows = vectors.new_tensor([float(_rows(tail))], dtype=torch.float64)
+        rows = vectors.new_full((1,), _rows(tail), dtype=torch.float64)
         total = torch.cat((rows, vectors.double().flatten()))
         torch.distributed.all_reduce(total, group=_resolved(group))
         share = rows / total[0]
@@ -94,7 +94,7 @@ def _combined(group: str, own: Tensor, rows: int) -> tuple[list[Tensor], Tensor]
     In double precision and in the order of the processes, from distances to the common mean: sums of squares would
     cancel.
     """
-    part = torch.cat((own.new_tensor([float(rows)], dtype=torch.float64), own.double().flatten()))
+    part = torch.cat((own.new_full((1,), rows, dtype=torch.float64), own.double().flatten()))
     processes = _resolved(group)
     parts = [torch.empty_like(part) for _ in range(torch.distributed.get_world_size(processes))]
     torch.distributed.all_gather(parts, part, group=processes)
