@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,17 +13,24 @@ from .branches import Branch, Projection, ZeroPad, output_shape
 from .strategy import StrategyChoice
 from .tail import Gradients, Needs, Statistics, is_identity, operands_of, shares_statistics, takes_moments
 
+Shape: TypeAlias = tuple[int, int, int, int]
+Strides: TypeAlias = tuple[int, ...]
+
 
 def memory_format(x: Tensor) -> torch.memory_format:
     """The format that PyTorch's convolutions see in x (N, C, H, W): channels_last where its strides ascend so.
 
     Sizes of one leave it open; as ``c10::is_channels_last_strides_2d`` decides, strides that fit both are contiguous.
     """
+    return _format_of(x.shape, x.stride())
+
+
+def _format_of(shape: Sequence[int], strides: Strides) -> torch.memory_format:
     smallest = 0
     for dim in (1, 3, 2, 0):
-        size, stride = x.shape[dim], x.stride(dim)
-        ambiguous = dim == 0 and smallest == x.stride(1)
-        if size == 0 or stride < smallest or ambiguous or x.stride(1) == 0:
+        size, stride = shape[dim], strides[dim]
+        ambiguous = dim == 0 and smallest == strides[1]
+        if size == 0 or stride < smallest or ambiguous or strides[1] == 0:
             return torch.contiguous_format
         smallest = stride * max(size, 1)
     return torch.channels_last
@@ -35,26 +43,44 @@ def accumulation_dtype(x: Tensor) -> torch.dtype:
 
 def empty_output(branches: Sequence[Branch]) -> Tensor:
     """Memory for the output, laid out as the sum of the branches' addends would be."""
-    layouts = [_addend_layout(branch) for branch in branches]
+    x, shape = branches[0].x, output_shape(branches[0])
+    each = [_addend_strides(branch, shape) for branch in branches]
+    strides = each[0]
+    usual = any(strides == _strides(shape, chosen) for chosen in (torch.channels_last, torch.contiguous_format))
+    if not usual or each[-1] != strides:
+        strides = _strides_of_sum(shape, each)
+    return torch.empty_strided(shape, strides, dtype=x.dtype, device=x.device)
+
+
+def _strides_of_sum(shape: Shape, each: Sequence[Strides]) -> Strides:
+    """As PyTorch decides it, which takes long."""
+    layouts = [torch.empty_strided(shape, strides, device="meta") for strides in each]
     layout = layouts[0] if len(layouts) == 1 else layouts[0] + layouts[1]
     if not torch.ops.aten.is_non_overlapping_and_dense(layout):
         layout = torch.empty_like(layout)
-    x = branches[0].x
-    return torch.empty_strided(layout.shape, layout.stride(), dtype=x.dtype, device=x.device)
+    return layout.stride()
 
 
-def _addend_layout(branch: Branch) -> Tensor:
-    """A tensor without memory in the layout that the unfused operations give to the addend."""
+def _addend_strides(branch: Branch, shape: Shape) -> Strides:
+    """Those that the unfused operations give to the addend."""
     x = branch.x
     if is_identity(branch):
-        return torch.empty_strided(x.shape, x.stride(), device="meta")
-    if isinstance(branch, ZeroPad):
-        x = reference.subsample(torch.empty_strided(x.shape, x.stride(), device="meta"), branch.stride)
-        if x.shape[1] == branch.out_channels:  # padding by nothing copies
-            return torch.empty_like(x)
-    formats = [memory_format(x), *([memory_format(branch.weight)] if isinstance(branch, Projection) else [])]
-    chosen = torch.channels_last if torch.channels_last in formats else torch.contiguous_format
-    return torch.empty(output_shape(branch), device="meta", memory_format=chosen)
+        return x.stride()
+    if isinstance(branch, ZeroPad) and x.shape[1] == branch.out_channels:  # padding by nothing copies
+        meta = torch.empty_strided(x.shape, x.stride(), device="meta")
+        return torch.empty_like(reference.subsample(meta, branch.stride)).stride()
+    formats = [memory_format(x)]
+    if isinstance(branch, ZeroPad) and branch.stride > 1:
+        n, c, h, w = x.stride()
+        formats = [_format_of((*x.shape[:2], *shape[2:]), (n, c, h * branch.stride, w * branch.stride))]
+    if isinstance(branch, Projection):
+        formats.append(memory_format(branch.weight))
+    return _strides(shape, torch.channels_last if torch.channels_last in formats else torch.contiguous_format)
+
+
+def _strides(shape: Shape, chosen: torch.memory_format) -> Strides:
+    _, c, h, w = shape
+    return (c * h * w, 1, w * c, c) if chosen == torch.channels_last else (c * h * w, h * w, w, 1)
 
 
 def empty_statistics(branch: Branch, strategy: StrategyChoice) -> Statistics:

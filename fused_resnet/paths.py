@@ -101,8 +101,11 @@ class NormPath:
         y, mean, invstd = torch.native_batch_norm(
             self._z, norm.weight, norm.bias, *running, norm.training, factor, norm.eps
         )
-        if norm.training:
-            return y, Statistics(mean.to(dtype), invstd.to(dtype).pow(-2) - norm.eps)
+        if norm.training and mean.dtype == dtype:
+            return y, Statistics(mean, invstd.pow(-2) - norm.eps)
+        if norm.training:  # PyTorch has rounded them, on CPUs
+            var, mean = torch.var_mean(self._z.to(dtype), (0, 2, 3), correction=0)
+            return y, Statistics(mean, var)
         # Copies: a training step between this forward and its backward must not change the gradient.
         return y, Statistics(*(None if t is None else t.to(dtype, copy=True) for t in running))
 
@@ -144,7 +147,9 @@ class MaterialisedPath:
         if norm.x is None:
             return norm
         own = product.backward(norm.x, statistics, needs)
-        return Gradients(own.x, own.weight, own.bias, norm.gamma, norm.beta)
+        # A bias ahead of a training norm changes nothing; the sum would leave the rounding of its terms.
+        bias = torch.zeros_like(own.bias) if own.bias is not None and self._norm.training else own.bias
+        return Gradients(own.x, own.weight, bias, norm.gamma, norm.beta)
 
 
 def upsample(dx: Tensor, shape: torch.Size, stride: int) -> Tensor:
