@@ -11,7 +11,7 @@ from typing import ClassVar, TypeAlias, get_args
 from torch import Tensor, nn
 
 from ..branches import Activation
-from ..modules import any_hooks, branch_of, refusal, residual_tail_or
+from ..modules import branch_of, hooks_for_all, refusal, residual_tail_or
 from .shortcuts import IdentityShortcut, Shortcut, ShortcutModule, make_shortcut
 
 Roles: TypeAlias = dict[str, type[nn.Module]]
@@ -56,6 +56,13 @@ class ResidualBlock(nn.Module):
             reasons[name] = refusal(getattr(self, name), kind)
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
+    def refusal(self) -> str | None:
+        """Why a call would run the standard operations, None where it would not."""
+        if not self.fused:
+            return "fused is False"
+        refused = self.refusals()
+        return hooks_for_all() or next((f"{name}: {reason}" for name, reason in refused.items()), None)
+
     def describe(self) -> str:
         """The tail, for people: ``"conv3 + bn3 + downsample + relu"``."""
         main = [name for name in self.tail if name != "relu"]
@@ -74,7 +81,7 @@ class ResidualBlock(nn.Module):
             return z if relu is None else relu(z)
 
         shortcut = self.downsample
-        if not self.fused or not isinstance(shortcut, ShortcutModule) or any_hooks(()) or self.refusals():
+        if not isinstance(shortcut, ShortcutModule) or self.refusal() is not None:
             return unfused()
         activation: Activation = None if relu is None else "relu"
         return residual_tail_or(unfused, branch_of(x, conv, norm), shortcut.branch(shortcut_input), activation)
