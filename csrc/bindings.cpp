@@ -86,6 +86,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
           "apply", [](const BackwardCall& call) { call.run(GradientPhase::apply); },
           py::call_guard<py::gil_scoped_release>());
 
+  // Rows and columns of a product that a block computes at a time, and bytes of its operands' rows at a time.
+  module.attr("tile") = py::make_tuple(tile_rows, tile_columns, tile_depth_bytes);
+
   module.def(
       "launch_needs",
       [] {

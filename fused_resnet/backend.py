@@ -10,7 +10,7 @@ reference   plain PyTorch, on any device
 from __future__ import annotations
 
 import functools
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
@@ -53,12 +53,26 @@ def use_backend(name: BackendChoice) -> RestoredOnExit[BackendChoice]:
     return _chosen.set(name)
 
 
+def chosen_for(device: torch.device) -> Backend:
+    """The backend of a device's tensors by the current choice."""
+    if _chosen.value != "auto":
+        return _chosen.value
+    return "cuda" if device.type == "cuda" and available_backends()["cuda"] is None else "reference"
+
+
 def computation(device: torch.device) -> Computation:
     """What computes the tails of a device's tensors by the current choice."""
-    name = _chosen.value
-    if name == "auto":
-        name = "cuda" if device.type == "cuda" and available_backends()["cuda"] is None else "reference"
+    name = chosen_for(device)
     return ReferenceComputation() if name == "reference" else _kernel_computation(_MODULES[name])
+
+
+def tile_of(name: Backend) -> tuple[int, int, int] | None:
+    """Rows and columns of the kernels' tiles, and how many bytes they are deep; None of plain PyTorch."""
+    if name == "reference":
+        return None
+    module: Any = _kernels.load(_MODULES[name])[0]
+    tile: tuple[int, int, int] = module.tile
+    return tile
 
 
 @functools.cache

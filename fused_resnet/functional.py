@@ -17,8 +17,8 @@ from .checks import check_tail
 
 __all__ = ["Activation", "Branch", "Direct", "Norm", "Placement", "Projection", "ZeroPad", "residual_tail"]
 
-# Is told of each tail that runs as PyTorch's operations: its main branch, and why.
-listener: Setting[Callable[[Branch, str], None] | None] = Setting(None)
+# Is told of each tail that runs as PyTorch's operations, and why.
+listener: Setting[Callable[[str], None] | None] = Setting(None)
 
 
 def residual_tail(main: Branch, shortcut: Branch | None, *, activation: Activation = "relu") -> Tensor:
@@ -61,7 +61,7 @@ def compute(main: Branch, shortcut: Branch | None, activation: Activation) -> Te
     if reason is None:
         return ops.residual_tail(main, shortcut, activation)
     if listener.value is not None:
-        listener.value(main, reason)
+        listener.value(reason)
     return reference.residual_tail(main, shortcut, activation)
 
 

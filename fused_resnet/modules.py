@@ -98,6 +98,6 @@ def residual_tail_or(
         main, shortcut = functional.prepare(main, shortcut, activation)
     except (TypeError, ValueError) as error:
         if functional.listener.value is not None:
-            functional.listener.value(main, str(error))
+            functional.listener.value(str(error))
         return unfused()
     return functional.compute(main, shortcut, activation)

@@ -18,6 +18,7 @@ PUBLIC = ["fused_resnet", *(f"fused_resnet.{name}" for name in ("functional", "n
 # From the top down: a module imports modules of layers below its own, or of its own folder.
 LAYERS = (
     {"__init__", "__main__"},
+    {"explanation"},
     {"fusion"},
     {"models"},
     {"nn"},
@@ -33,7 +34,7 @@ LAYERS = (
     {"memory", "work"},
     {"tail"},
     {"reference", "strategy", "checks", "_autocast"},
-    {"branches", "_kernels", "_setting"},
+    {"branches", "_generators", "_kernels", "_setting"},
 )
 
 
