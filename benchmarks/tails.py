@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fused_resnet import residual_tail
-from fused_resnet.branches import Direct
+from fused_resnet import residual_tail, traffic
+from fused_resnet.branches import Branch, Direct, Projection
 from fused_resnet.modules import branch_of
-from fused_resnet.strategy import Problem, Strategy, cost
+from fused_resnet.strategy import Strategy, StrategyChoice
+from fused_resnet.tail import Needs, operands_of
+from fused_resnet.tail import Tail as DescribedTail
 
 BATCH = 256
 
@@ -108,31 +110,22 @@ def counted_bytes(
     `strategies` are those of `shape.projections`; in evaluation they make no difference. With `backward`, what both
     directions move, where all gradients are asked for.
     """
-    elements = _forward_elements(shape, training) + (_backward_elements(shape, training) if backward else 0)
-    counted = shape.rows * elements * element_size
-    if not training:
-        return counted
-    for strategy, channels in zip(strategies, shape.projections, strict=True):
-        counted += cost(strategy, Problem(shape.rows, channels, shape.channels, element_size, backward)).bytes
-    return counted
+    tail = _described(shape, training, strategies, {2: torch.bfloat16, 4: torch.float32}[element_size])
+    needs = [Needs(*(tensor is not None for tensor in operands_of(branch))) for branch in tail.branches]
+    return traffic.forward(tail).bytes + (traffic.backward(tail, needs).bytes if backward else 0)
 
 
-def _forward_elements(shape: TailShape, training: bool) -> int:
-    """Of each row, without what the strategies add: both sources are read, y is written."""
-    main, shortcut = (channels or shape.channels for channels in (shape.inner, shape.before))
-    # A 3x3 convolution's output once for the statistics, once to be normalised.
-    again = shape.channels if training and shape.inner is None else 0
-    return main + shortcut + shape.channels + again
-
-
-def _backward_elements(shape: TailShape, training: bool) -> int:
-    """Of each row, without what the strategies add; an identity's gradient is g, and its x is not read."""
-    main = shape.inner or shape.channels
-    shortcut = shape.before or 0
-    summed = 3 * shape.channels + main + shortcut  # dy, y and the inputs are read, g is written
-    again = shape.channels if training and shape.inner is None else 0
-    applied = shape.channels + again + main + shortcut * shape.stride**2  # g is read, dx is written
-    return summed + applied
+def _described(shape: TailShape, training: bool, strategies: Sequence[Strategy], dtype: torch.dtype) -> DescribedTail:
+    """The tail as the package's own formulas take it; its tensors have sizes alone."""
+    with torch.device("meta"):
+        tail = Tail(shape, dtype).train(training)
+    branches = tail.branches(*tail.inputs("meta", dtype))
+    each: list[StrategyChoice] = ["auto"] * len(branches)
+    if training:
+        projections = [i for i, branch in enumerate(branches) if isinstance(branch, Projection)]
+        for i, strategy in zip(projections, strategies, strict=True):
+            each[i] = strategy
+    return DescribedTail(branches, tuple(each), relu=True)
 
 
 class Tail(nn.Module):
@@ -161,8 +154,11 @@ class Tail(nn.Module):
 
     def fused(self, x: Tensor, before: Tensor) -> Tensor:
         """One operation, the projections included."""
-        main = branch_of(x, self.conv, self.norm)
-        return residual_tail(main, branch_of(before, self.shortcut_conv, self.shortcut_norm))
+        return residual_tail(*self.branches(x, before))
+
+    def branches(self, x: Tensor, before: Tensor) -> tuple[Branch, Branch]:
+        """What `fused` computes."""
+        return branch_of(x, self.conv, self.norm), branch_of(before, self.shortcut_conv, self.shortcut_norm)
 
     def fused_behind_conv(self, x: Tensor, before: Tensor) -> Tensor:
         """The main branch's projection as a convolution of its own, the rest as one operation."""

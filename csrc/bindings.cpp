@@ -113,6 +113,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
           "What is left of finish, and apply, in one launch: behind it, all gradients are written. Those of parameters "
           "add up over the processes to those of the whole batch; dbias ahead of a training norm is zero in each.");
 
+  // Rows and columns of a product that a block computes at a time, and bytes of its operands' rows at a time.
+  module.attr("tile") = py::make_tuple(tile_rows, tile_columns, tile_depth_bytes);
+
   module.def(
       "launch_needs",
       [] {

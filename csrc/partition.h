@@ -15,6 +15,8 @@ namespace fused_resnet {
 
 constexpr int tile_rows = 128;
 constexpr int tile_columns = 128;
+// Of each operand's rows, at a time.
+constexpr int tile_depth_bytes = 64;
 // Channels that a block works on together in the phases between the large ones.
 constexpr int channel_group = 8;
 

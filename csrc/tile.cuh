@@ -26,8 +26,8 @@ static_assert(warp_rows % 16 == 0 && warp_columns % 16 == 0);
 
 template <class Element>
 struct TileTraits {
-  static constexpr int vector = 16 / sizeof(Element);  // elements of a 16-byte chunk
-  static constexpr int depth = 64 / sizeof(Element);   // elements along the summed dimension, a stage
+  static constexpr int vector = 16 / sizeof(Element);               // elements of a 16-byte chunk
+  static constexpr int depth = tile_depth_bytes / sizeof(Element);  // elements along the summed dimension, a stage
   static constexpr int row_chunks = depth / vector;
   // Stages of pixels lie channels first; the padding spreads the pixels over the banks for the loads of `products.cuh`.
   static constexpr int pixel_pitch = tile_columns * sizeof(Element) + (sizeof(Element) == 4 ? 32 : 16);
@@ -54,8 +54,8 @@ constexpr SharedOffset scratch_offset = stages * stage_bytes;
 constexpr int scratch_bytes = shared_bytes - scratch_offset;
 
 template <class Element>
-constexpr bool fits =
-    tile_rows * 64 <= operand_bytes && TileTraits<Element>::depth * TileTraits<Element>::pixel_pitch <= operand_bytes;
+constexpr bool fits = tile_rows * tile_depth_bytes <= operand_bytes &&
+                      TileTraits<Element>::depth * TileTraits<Element>::pixel_pitch <= operand_bytes;
 static_assert(fits<float> && fits<BFloat16> && fits<Float16>);
 // 99 KiB is what every architecture from sm_80 on gives to a block.
 static_assert(shared_bytes <= 99 * 1024);

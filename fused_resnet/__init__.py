@@ -2,6 +2,7 @@
 
 from . import functional, models, nn
 from .backend import available_backends, use_backend
+from .explanation import explain
 from .functional import residual_tail
 from .fusion import fuse, unfuse
 
@@ -10,6 +11,7 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "available_backends",
+    "explain",
     "functional",
     "fuse",
     "models",

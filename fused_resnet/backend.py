@@ -10,7 +10,7 @@ reference   plain PyTorch, on any device
 from __future__ import annotations
 
 import functools
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
@@ -53,6 +53,14 @@ def use_backend(name: BackendChoice) -> RestoredOnExit[BackendChoice]:
     return _chosen.set(name)
 
 
+def chosen_for(device: torch.device) -> Backend:
+    """The backend of a device's tensors by the current choice."""
+    if _chosen.value != "auto":
+        return _chosen.value
+    on_kernels = device.type == "cuda" and _availability.missing_on(device.index) is None
+    return "cuda" if on_kernels else "reference"
+
+
 def computation(device: torch.device) -> Computation:
     """What computes the tails of a device's tensors by the current choice.
 
@@ -82,6 +90,15 @@ def kernels_take(device: torch.device) -> bool:
     if reason is not None and on_gpu and _kernels.was_built("_C"):
         _availability.warn_of_fallback(reason)
     return reason is None
+
+
+def tile_of(name: Backend) -> tuple[int, int, int] | None:
+    """Rows and columns of the kernels' tiles, and how many bytes they are deep; None of plain PyTorch."""
+    if name == "reference":
+        return None
+    module: Any = _kernels.load(_MODULES[name])[0]
+    tile: tuple[int, int, int] = module.tile
+    return tile
 
 
 @functools.cache

@@ -5,18 +5,22 @@ y = activation(norm(source(a)) + norm(source(b)))
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from . import ops, reference
 from ._autocast import under_autocast
+from ._setting import Setting
 from ._tracers import refuse_tracers
 from .branches import Activation, Branch, Direct, Norm, Placement, Projection, ZeroPad
 from .checks import check_tail
 from .tail import shares_statistics
 
 __all__ = ["Activation", "Branch", "Direct", "Norm", "Placement", "Projection", "ZeroPad", "residual_tail"]
+
+# Is told of each tail that runs as PyTorch's operations, and why.
+listener: Setting[Callable[[str], None] | None] = Setting(None)
 
 
 def residual_tail(main: Branch, shortcut: Branch | None, *, activation: Activation = "relu") -> Tensor:
@@ -57,21 +61,23 @@ def prepare(main: Branch, shortcut: Branch | None, activation: Activation) -> tu
 
 def compute(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
     """The output for what `prepare` returned."""
-    branches = [main] if shortcut is None else [main, shortcut]
-    if _is_left_to_autograd(branches) or _is_empty(branches):
-        return reference.residual_tail(main, shortcut, activation)
-    return ops.residual_tail(main, shortcut, activation)
+    reason = _left_to_pytorch([main] if shortcut is None else [main, shortcut])
+    if reason is None:
+        return ops.residual_tail(main, shortcut, activation)
+    if listener.value is not None:
+        listener.value(reason)
+    return reference.residual_tail(main, shortcut, activation)
 
 
-def _is_left_to_autograd(branches: Sequence[Branch]) -> bool:
-    """A sum of plain tensors has a backward that computes nothing, and may be differentiated again; one is no sum."""
+def _left_to_pytorch(branches: Sequence[Branch]) -> str | None:
+    """Why a tail is computed by PyTorch's operations, autograd's backward included; None where it is one operation."""
+    # A process that has no rows takes part in what others exchange.
+    alone = not any(shares_statistics(branch) for branch in branches)
+    if alone and any(b.x.numel() == 0 or b.out_channels == 0 for b in branches):
+        return "the batch is empty"
     if any(isinstance(branch, Projection) or branch.norm is not None for branch in branches):
-        return False
-    return len(branches) == 1 or ops.needs_backward(branches)
-
-
-def _is_empty(branches: Sequence[Branch]) -> bool:
-    """Nothing is computed then; but a process that has no rows takes part in what others exchange."""
-    if any(shares_statistics(branch) for branch in branches):
-        return False
-    return any(branch.x.numel() == 0 or branch.out_channels == 0 for branch in branches)
+        return None
+    if len(branches) == 1:
+        return "there is nothing to add or to normalise"
+    # Its backward computes nothing, and may be differentiated again.
+    return "a plain addition is left to autograd" if ops.needs_backward(branches) else None

@@ -19,30 +19,31 @@ RESULTS = 1 + len(BRANCHES) * len(Statistics._fields)
 
 def output(*arguments: Any) -> Tensor:
     """y, where no backward follows."""
-    tail = _tail_of(arguments, backward=False)
+    tail = tail_of(arguments, backward=False)
     return backend.computation(tail.branches[0].x.device).forward(tail, keep=False)[0]
 
 
 def fake_output(*arguments: Any) -> Tensor:
     """A tensor like that of `output`."""
-    return empty_output(_tail_of(arguments, backward=False).branches)
+    return empty_output(tail_of(arguments, backward=False).branches)
 
 
 def forward(*arguments: Any) -> tuple[Tensor, ...]:
     """y, and mean, var, mu and cov of main and of shortcut; empty tensors for those that are not there."""
-    tail = _tail_of(arguments, backward=True)
+    tail = tail_of(arguments, backward=True)
     y, statistics = backend.computation(tail.branches[0].x.device).forward(tail, keep=True)
     return y, *_in_a_row(statistics, y)
 
 
 def fake_forward(*arguments: Any) -> tuple[Tensor, ...]:
     """Tensors like those of `forward`."""
-    tail = _tail_of(arguments, backward=True)
+    tail = tail_of(arguments, backward=True)
     y = empty_output(tail.branches)
     return y, *_in_a_row([empty_statistics(*of) for of in zip(tail.branches, tail.strategies, strict=True)], y)
 
 
-def _tail_of(arguments: Sequence[Any], backward: bool) -> Tail:
+def tail_of(arguments: Sequence[Any], backward: bool) -> Tail:
+    """What a forward operator computes by its arguments; `backward` says whether gradients follow."""
     *values, relu = arguments
     each = settled(by_branch(ForwardArguments, values), backward)
     return Tail(tuple(map(forward_branch, each)), tuple(own.strategy for own in each), relu)

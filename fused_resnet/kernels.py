@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .branches import Branch, Norm, Projection, named_tensors, output_shape
 from .checks import HALF_DTYPES
@@ -40,7 +41,7 @@ class KernelComputation:
         return decide(problem_of(branch, backward), _operations_per_byte(branch.x.dtype))
 
     def forward(self, tail: Tail, keep: bool) -> tuple[Tensor, list[Statistics]]:
-        reason = refusal(tail) or _shared_buffers(tail)
+        reason = forward_refusal(tail)
         if reason is not None:
             require_kernels(reason)
         if reason is not None or _is_empty(tail):
@@ -131,6 +132,11 @@ def refusal(tail: Tail) -> str | None:
     return f"{c} channels are more than {_MOST_CHANNELS}" if c > _MOST_CHANNELS else None
 
 
+def forward_refusal(tail: Tail) -> str | None:
+    """Why the kernels do not take a tail's forward, which updates running statistics besides; None where they do."""
+    return refusal(tail) or _shared_buffers(tail)
+
+
 def _is_empty(tail: Tail) -> bool:
     return any(branch.x.numel() == 0 for branch in tail.branches)
 
@@ -156,11 +162,16 @@ def _is_plain(vector: Tensor) -> bool:
 
 
 def _share_buffers(a: Norm, b: Norm) -> bool:
-    def addresses(norm: Norm) -> set[int]:
+    def addresses(norm: Norm) -> set[Any]:
         buffers = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
-        return {t.data_ptr() for t in buffers if t is not None}
+        return {_address(t) for t in buffers if t is not None}
 
     return bool(addresses(a) & addresses(b))
+
+
+def _address(t: Tensor) -> Any:
+    """Where a tensor's memory starts; of a fake one, which has none, whose memory it would be."""
+    return (t.untyped_storage()._cdata, t.storage_offset()) if isinstance(t, FakeTensor) else t.data_ptr()
 
 
 def _resolved(tail: Tail) -> Tail:

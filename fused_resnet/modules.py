@@ -6,7 +6,7 @@ converted, hooked, reparametrised, replaced) counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 import torch.distributed
@@ -25,9 +25,10 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, hooks) for hooks in _HOOKS)
 
 
-def any_hooks(modules: Iterable[nn.Module]) -> bool:
-    """Whether any of the modules has hooks, or hooks are registered for all modules of the process."""
-    return any(getattr(_nn_module, hooks) for hooks in _GLOBAL_HOOKS) or any(map(has_hooks, modules))
+def hooks_for_all() -> str | None:
+    """Why no module's call can be left out, where hooks are registered for all modules of the process."""
+    hooked = any(getattr(_nn_module, hooks) for hooks in _GLOBAL_HOOKS)
+    return "hooks are registered for all modules of the process" if hooked else None
 
 
 def refusal(module: nn.Module, kind: type[nn.Module]) -> str | None:
@@ -107,6 +108,8 @@ def residual_tail_or(
     """`functional.residual_tail`, or ``unfused()`` where it refuses: fusing must not make a module pickier."""
     try:
         main, shortcut = functional.prepare(main, shortcut, activation)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
+        if functional.listener.value is not None:
+            functional.listener.value(str(error))
         return unfused()
     return functional.compute(main, shortcut, activation)

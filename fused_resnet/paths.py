@@ -91,8 +91,9 @@ class NormPath:
 
     owns_addend = True
 
-    def __init__(self, z: Tensor, norm: Norm) -> None:
-        self._z, self._norm = z, norm
+    def __init__(self, z: Tensor, norm: Norm, bias: Tensor | None = None) -> None:
+        """`bias` is one that z lacks, (C,)."""
+        self._z, self._norm, self._bias = z, norm, bias
 
     def forward(self) -> tuple[Tensor, Statistics]:
         norm, dtype = self._norm, accumulation_dtype(self._z)
@@ -101,6 +102,8 @@ class NormPath:
         y, mean, invstd = torch.native_batch_norm(
             self._z, norm.weight, norm.bias, *running, norm.training, factor, norm.eps
         )
+        if norm.training and norm.running_mean is not None and self._bias is not None:
+            norm.running_mean.data.add_(self._bias, alpha=factor)
         if norm.training and mean.dtype == dtype:
             return y, Statistics(mean, invstd.pow(-2) - norm.eps)
         if norm.training:  # PyTorch has rounded them, on CPUs
@@ -134,14 +137,18 @@ class MaterialisedPath:
         self._branch, self._norm = branch, branch.norm
 
     def forward(self) -> tuple[Tensor, Statistics]:
+        bias = self._branch.bias
+        if self._norm.training:
+            # A bias changes nothing then but the running mean; rounding its sum with p would cost accuracy.
+            return NormPath(self._without_bias().forward()[0], self._norm, bias).forward()
         addend, (mean, var, *_) = NormPath(reference.source(self._branch), self._norm).forward()
-        if mean is not None and self._branch.bias is not None:
-            mean = mean - self._branch.bias
-        return addend, Statistics(mean, var)
+        return addend, Statistics(mean if mean is None or bias is None else mean - bias, var)
+
+    def _without_bias(self) -> ProductPath:
+        return ProductPath(replace(self._branch, bias=None, norm=None))
 
     def backward(self, g: Tensor, statistics: Statistics, needs: Needs) -> Gradients:
-        # Statistics are those of the branch without its bias.
-        product = ProductPath(replace(self._branch, bias=None, norm=None))
+        product = self._without_bias()  # as statistics are
         inner = needs._replace(x=needs.x or needs.weight or needs.bias)
         norm = NormPath(product.forward()[0], self._norm).backward(g, statistics, inner)
         if norm.x is None:

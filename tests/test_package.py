@@ -18,7 +18,7 @@ PUBLIC = ["fused_resnet", *(f"fused_resnet.{name}" for name in ("functional", "n
 # From the top down: a module imports modules of layers below its own, or of its own folder.
 LAYERS = (
     {"__init__", "__main__"},
-    {"doctor"},
+    {"doctor", "explanation"},
     {"fusion"},
     {"models"},
     {"nn"},
@@ -32,11 +32,11 @@ LAYERS = (
     {"kernel_branch", "plain"},
     {"shared_paths"},
     {"moments"},
-    {"paths", "processes", "signature"},
-    {"memory"},
+    {"launches", "paths", "processes", "signature", "traffic"},
+    {"memory", "work"},
     {"tail"},
     {"reference", "strategy", "checks", "_autocast", "_availability"},
-    {"branches", "requirement", "_kernels", "_architectures", "_setting", "_tracers"},
+    {"branches", "requirement", "_generators", "_kernels", "_architectures", "_setting", "_tracers"},
 )
 
 

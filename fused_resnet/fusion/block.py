@@ -49,6 +49,16 @@ def _new_fused(cls: type[nn.Module], *arguments: Any) -> nn.Module:
     return block
 
 
+def refusal(block: FusedBlock, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Why a call of the block would run its unfused forward, None where it would not."""
+    program = block._fused_program
+    if not isinstance(program, Program):
+        return "fuse was called on another instance"
+    if any(isinstance(argument, fx.Proxy) for argument in args):
+        return "it is being traced"
+    return "it is called with keyword arguments" if kwargs else program.refusal(block, args)
+
+
 def swap_refusal(block: nn.Module) -> str | None:
     """Why a block's class cannot be exchanged, None where it can."""
     try:
@@ -91,8 +101,7 @@ def _make_fused_class(cls: type[nn.Module]) -> type[nn.Module]:
     @functools.wraps(cls.forward)
     def forward(self: FusedBlock, *args: Any, **kwargs: Any) -> Any:
         program = self._fused_program
-        traced = any(isinstance(argument, fx.Proxy) for argument in args)
-        if traced or kwargs or not isinstance(program, Program) or not program.applies(self, args):
+        if not isinstance(program, Program) or refusal(self, args, kwargs) is not None:
             return cls.forward(self, *args, **kwargs)
         return program.forward(self, *args)
 

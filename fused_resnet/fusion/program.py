@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from ..branches import Activation, Branch, ZeroPad
-from ..modules import any_hooks, branch_of, refusal, residual_tail_or
+from ..modules import branch_of, has_hooks, hooks_for_all, refusal, residual_tail_or
 from .leaves import containers, unfused_class
 from .matching import Part, Tail
 
@@ -31,16 +31,29 @@ class Program:
         _replace_tails(graph, tails)
         self.forward = _compile(graph, type(block).__name__)
 
-    def applies(self, block: nn.Module, arguments: tuple[Any, ...]) -> bool:
-        """Whether the block is as it was when its graph was traced, and called as it was traced.
+    def refusal(self, block: nn.Module, arguments: tuple[Any, ...]) -> str | None:
+        """Why the program cannot run: the block is not as it was when its graph was traced, or not called as it was.
 
         Hooks count as a change: the graph passes the modules by that they are registered on. (Those of the block
         itself have fired already.)
         """
-        if len(arguments) != self._arguments or not all(guard.holds(block) for guard in self._guards):
-            return False
-        passed_by = [guard.module(block) for guard in self._guards[1:]]
-        return not any_hooks(passed_by) and all(tail.stands(block) for tail in self.tails)
+        if len(arguments) != self._arguments:
+            return f"it is called with {len(arguments)} arguments, and was traced with {self._arguments}"
+        for guard in self._guards:
+            reason = guard.refusal(block)
+            if reason is not None:
+                return reason
+        for guard in self._guards[1:]:
+            if has_hooks(guard.module(block)):
+                return f"{guard.path} has hooks"
+        reason = hooks_for_all()
+        if reason is not None:
+            return reason
+        for tail in self.tails:
+            reason = tail.refusal(block)
+            if reason is not None:
+                return reason
+        return None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         """For a deep copy of the block: modules are found by name, attributes compared with the copy's own."""
@@ -68,6 +81,7 @@ class _Guard:
     """What a traced forward may have looked at in one module: its class, attributes, children and their kinds."""
 
     def __init__(self, path: str, module: nn.Module) -> None:
+        self.path = path
         self.module = _finder(path)
         self._class = unfused_class(module)
         self._forward = self._class.forward
@@ -76,16 +90,29 @@ class _Guard:
         self._attributes = {k: v for k, v in vars(module).items() if k not in _MODULE_ATTRIBUTES}
         self._contents = {k: copy.copy(v) for k, v in self._attributes.items() if isinstance(v, (dict, list, set))}
 
-    def holds(self, block: nn.Module) -> bool:
+    def refusal(self, block: nn.Module) -> str | None:
+        """What has changed since, None where nothing has."""
         module = self.module(block)
-        if unfused_class(module) is not self._class or self._class.forward is not self._forward:
-            return False
-        if _children(module) != self._children or _tensors(module) != self._tensors:
-            return False
+        changed = self._change(module)
+        return None if changed is None else f"{self.path or type(module).__name__} has changed: {changed}"
+
+    def _change(self, module: nn.Module) -> str | None:
+        if unfused_class(module) is not self._class:
+            return "its class"
+        if self._class.forward is not self._forward:
+            return "the forward of its class"
+        if _children(module) != self._children:
+            return "its children"
+        if _tensors(module) != self._tensors:
+            return "which parameters and buffers it has"
         now = vars(module)
-        if any(not _same_contents(now.get(name), contents) for name, contents in self._contents.items()):
-            return False
-        return all(_same(now.get(name, _ABSENT), value) for name, value in self._attributes.items())
+        for name, contents in self._contents.items():
+            if not _same_contents(now.get(name), contents):
+                return name
+        for name, value in self._attributes.items():
+            if not _same(now.get(name, _ABSENT), value):
+                return name
+        return None
 
 
 def _finder(path: str) -> Callable[[nn.Module], Any]:
@@ -144,12 +171,16 @@ class _RunnableTail:
         taken = [*tail.main.modules, *tail.shortcut.modules]
         if tail.relu is not None and tail.relu.op == "call_module":
             taken.append((str(tail.relu.target), nn.ReLU))
-        self._taken = [(_finder(path), kind) for path, kind in taken]
+        self._taken = [(path, _finder(path), kind) for path, kind in taken]
         self._unfused = _compile(_graph_of(tail), "unfused tail")
 
-    def stands(self, block: nn.Module) -> bool:
-        """Whether the tail can still do the work of the modules that it takes the place of."""
-        return all(refusal(module(block), kind) is None for module, kind in self._taken)
+    def refusal(self, block: nn.Module) -> str | None:
+        """Why the tail cannot do the work of the modules any more that it takes the place of."""
+        for path, module, kind in self._taken:
+            reason = refusal(module(block), kind)
+            if reason is not None:
+                return f"{path}: {reason}"
+        return None
 
     def __call__(self, block: nn.Module, main: Tensor, shortcut: Tensor) -> Tensor:
         def unfused() -> Tensor:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-import random
-import sys
 import threading
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ import torch
 from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .._generators import generator_states, restore_generators
 from .aliasing import IN_PLACE_OPERATORS
 from .leaves import calls_more_than_forward, is_leaf, unfused_class
 
@@ -215,7 +214,7 @@ def _untouched(block: nn.Module, training: bool) -> Iterator[_Watch]:
     watch = _Watch()
     modules = list(block.modules())
     before = [_contents(module) for module in modules]
-    torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), _numpy_state()
+    before_drawing = generator_states()
     for module in modules:
         vars(module).pop("training", None)
     nn.Module.training = _TrainingFlag(training, watch.readers)  # type: ignore[assignment]
@@ -239,20 +238,9 @@ def _untouched(block: nn.Module, training: bool) -> Iterator[_Watch]:
             if changed or "training" in vars(module):
                 watch.marks.append(f"its forward writes to {type(module).__name__}.{[*changed, 'training'][0]}")
             _restore(module, contents)
-        if draws.seen or random.getstate() != python_state or _numpy_state() != numpy_state:
+        if draws.seen or generator_states()[1:] != before_drawing[1:]:
             watch.marks.append("its forward draws random numbers")
-            torch.set_rng_state(torch_state)
-            random.setstate(python_state)
-            if numpy_state is not None:
-                sys.modules["numpy"].random.set_state(numpy_state)
-
-
-def _numpy_state() -> dict[str, Any] | None:
-    """Of numpy's global generator, where numpy is in use; as plain data that can be compared."""
-    if "numpy" not in sys.modules:
-        return None
-    state: dict[str, Any] = sys.modules["numpy"].random.get_state(legacy=False)
-    return {**state, "state": {**state["state"], "key": state["state"]["key"].tolist()}}
+            restore_generators(before_drawing)
 
 
 class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from .._tracers import refuse_scripting
 from ..branches import Activation
-from ..modules import any_hooks, branch_of, refusal, residual_tail_or
+from ..modules import branch_of, hooks_for_all, refusal, residual_tail_or
 from .shortcuts import IdentityShortcut, Shortcut, ShortcutModule, make_shortcut
 
 Roles: TypeAlias = dict[str, type[nn.Module]]
@@ -57,6 +57,13 @@ class ResidualBlock(nn.Module):
             reasons[name] = refusal(getattr(self, name), kind)
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
+    def refusal(self) -> str | None:
+        """Why a call would run the standard operations, None where it would not."""
+        if not self.fused:
+            return "fused is False"
+        refused = self.refusals()
+        return hooks_for_all() or next((f"{name}: {reason}" for name, reason in refused.items()), None)
+
     def describe(self) -> str:
         """The tail, for people: ``"conv3 + bn3 + downsample + relu"``."""
         main = [name for name in self.tail if name != "relu"]
@@ -79,7 +86,7 @@ class ResidualBlock(nn.Module):
 
         shortcut = self.downsample
         traced = isinstance(x, fx.Proxy)
-        if not self.fused or traced or not isinstance(shortcut, ShortcutModule) or any_hooks(()) or self.refusals():
+        if traced or not isinstance(shortcut, ShortcutModule) or self.refusal() is not None:
             return unfused()
         activation: Activation = None if relu is None else "relu"
         return residual_tail_or(unfused, branch_of(x, conv, norm), shortcut.branch(shortcut_input), activation)

@@ -1,0 +1,58 @@
+"""From the arguments of a forward operator to what they mean for its tail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .. import backend, launches, traffic
+from ..branches import Branch, output_shape
+from ..implementations import tail_of
+from ..kernels import forward_refusal, refusal
+from ..signature import forward_arguments
+from ..strategy import StrategyChoice
+from ..tail import Needs, Tail, operands_of
+from ..work import statistics_of
+from .result import BranchExplanation, PassExplanation, TailExplanation
+
+PLAIN = "plain PyTorch"
+
+
+def describe(block: str | None, arguments: Sequence[Any], gradients: bool) -> TailExplanation:
+    """Of an operator called in a block; `gradients` says whether it is the one that keeps what backward needs."""
+    tail = tail_of(arguments, gradients)
+    x = tail.branches[0].x
+    chosen = backend.chosen_for(x.device)
+    reasons = [None if chosen == "reference" else refused(tail) for refused in (forward_refusal, refusal)]
+    plain = [chosen == "reference" or reason is not None for reason in reasons]
+    each = [_branch(*of) for of in zip(tail.branches, tail.strategies, strict=True)]
+    return TailExplanation(
+        block=block,
+        reason=reasons[0],
+        shape=output_shape(tail.branches[0]),
+        dtype=_name(x.dtype),
+        math=launches.math_of(x.dtype) if not plain[0] or x.device.type == "cuda" else _name(x.dtype),
+        backend="reference" if plain[0] else chosen,
+        main=each[0],
+        shortcut=each[1] if len(each) > 1 else None,
+        forward=PassExplanation(PLAIN if plain[0] else launches.forward_kernel(tail), *traffic.forward(tail)),
+        backward=_backward(tail, plain[1]) if gradients else None,
+    )
+
+
+def _backward(tail: Tail, plain: bool) -> PassExplanation:
+    needs = [Needs(*(t is not None and t.requires_grad for t in operands_of(branch))) for branch in tail.branches]
+    kernel = launches.backward_kernel(tail, needs)
+    return PassExplanation(PLAIN if plain and kernel else kernel, *traffic.backward(tail, needs))
+
+
+def _branch(branch: Branch, strategy: StrategyChoice) -> BranchExplanation:
+    own = forward_arguments(branch)
+    chosen = strategy if statistics_of(branch, strategy) in ("gram", "product") else None
+    return BranchExplanation(own.source, own.norm, branch.x.shape[1], branch.stride, chosen)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,116 @@
+"""A call of a model, seen from its tails, that leaves the model as it is."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from .. import functional
+from .._generators import generator_states, restore_generators
+from ..fusion.block import FusedBlock, refusal
+from ..nn import ResidualBlock
+from .describe import describe
+from .result import TailExplanation
+
+
+def recorded(model: nn.Module, inputs: tuple[Any, ...]) -> list[TailExplanation]:
+    """The tails of ``model(*inputs)``, in order, under the grad mode and autocast of the caller.
+
+    A copy of the model runs, on tensors that have shapes and no values. What needs values (control flow that depends
+    on them, operators without a version for shapes) fails there; then a copy runs on copies of the inputs.
+    """
+    with _generators_kept(), _compilers_off():
+        try:
+            return _of_shapes(model, inputs)
+        except Exception:  # whatever a forward raises that looks for values
+            return _of_values(model, inputs)
+
+
+def _of_shapes(model: nn.Module, inputs: tuple[Any, ...]) -> list[TailExplanation]:
+    # What a forward reaches outside of the model is real.
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with FakeCopyMode(mode):
+        twin = copy.deepcopy(model)
+    with mode:
+        return _run(twin, tree_map_only(Tensor, mode.from_tensor, inputs))
+
+
+def _of_values(model: nn.Module, inputs: tuple[Any, ...]) -> list[TailExplanation]:
+    return _run(copy.deepcopy(model), tree_map_only(Tensor, _copied, inputs))
+
+
+def _copied(x: Tensor) -> Tensor:
+    return x.detach().clone().requires_grad_(x.requires_grad)
+
+
+def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[TailExplanation]:
+    recorder = _Recorder()
+    for name, module in model.named_modules():
+        if isinstance(module, (ResidualBlock, FusedBlock)):
+            module.register_forward_pre_hook(functools.partial(recorder.enter, name), with_kwargs=True)
+            module.register_forward_hook(recorder.leave, always_call=True)
+    with functional.listener.set(recorder.left_out), recorder:
+        model(*inputs)
+    return recorder.found
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the tails of a call: forward operators, and what runs in the place of one."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[TailExplanation] = []
+        self._blocks: list[str] = []
+
+    @property
+    def _block(self) -> str | None:
+        return self._blocks[-1] if self._blocks else None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "fused_resnet":
+            gradients = "forward" in func.overloadpacket.__name__
+            self.found.append(describe(self._block, args, gradients))
+        return func(*args, **(kwargs or {}))
+
+    def enter(self, name: str, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._blocks.append(name)
+        reason = refusal(block, args, kwargs) if isinstance(block, FusedBlock) else None
+        if isinstance(block, ResidualBlock):
+            reason = block.refusal()
+        if reason is not None:
+            self.left_out(reason)
+
+    def leave(self, *_: Any) -> None:
+        self._blocks.pop()
+
+    def left_out(self, reason: str) -> None:
+        self.found.append(TailExplanation(self._block, reason))
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    states = generator_states()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        restore_generators(states)
+
+
+def _compilers_off() -> AbstractContextManager[Any]:
+    """A compiled model runs as it is written: what was compiled has no blocks any more."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance

@@ -1,0 +1,37 @@
+"""Which kernels a tail's launches are, by the names of ``docs/kernels.md``, and how these compute products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .branches import Projection
+from .tail import Needs, Tail
+from .work import gradient_of, is_product, statistics_of
+
+
+def math_of(dtype: torch.dtype) -> str:
+    """How products of a dtype are computed: its name, or "tf32"."""
+    tf32 = dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+    return "tf32" if tf32 else str(dtype).removeprefix("torch.")
+
+
+def forward_kernel(tail: Tail) -> str:
+    """ "forward<n>", or where no norm is training "apply<n>", of n products where y is written."""
+    each = list(zip(tail.branches, tail.strategies, strict=True))
+    training = any(statistics_of(*of) is not None for of in each)
+    return f"{'forward' if training else 'apply'}<{sum(is_product(*of) for of in each)}>"
+
+
+def backward_kernel(tail: Tail, needs: Sequence[Needs]) -> str | None:
+    """ "backward<p>", p for whether there are projections; where one phase has work, its; None where none has."""
+    gradient = gradient_of(tail, needs)
+    folds = any(own.needs.x and isinstance(own.branch, Projection) for own in gradient.branches)
+    finishes = folds or any(own.has_vectors for own in gradient.branches)
+    applies = any(own.applies for own in gradient.branches)
+    if not finishes and not applies:
+        name = "grad_reduce" if gradient.reduces else None
+    else:
+        name = "grad_apply" if not gradient.reduces and not finishes else "backward"
+    return name and f"{name}<{int(any(isinstance(branch, Projection) for branch in tail.branches))}>"

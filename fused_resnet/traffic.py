@@ -1,0 +1,107 @@
+"""Bytes and operations of a tail as the kernels have them: the formulas of ``docs/design.md``, section 5.
+
+Bytes are those of activations, each tensor read or written whole and once a phase; weights, vectors and partial sums
+are left out. A multiply-add is two operations. What is done to each element by itself is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from .branches import Branch, Direct, Projection, output_shape
+from .strategy import StrategyChoice
+from .tail import Needs, Tail
+from .work import BranchGradient, gradient_of, statistics_of
+
+
+class Traffic(NamedTuple):
+    """What a direction moves and multiplies."""
+
+    bytes: int
+    operations: int
+
+
+class _Size:
+    """A branch's sizes: M rows, K input and C output channels; elements of x, as far as it is read, and of y."""
+
+    def __init__(self, branch: Branch) -> None:
+        n, c, h, w = output_shape(branch)
+        m, k = n * h * w, branch.x.shape[1]
+        self.x, self.y, self.dx = m * k, m * c, branch.x.numel()
+        self.product = 2 * m * k * c  # operations of x W^T, and of each product of these sizes
+        self.gram = 2 * m * k * k
+        self.matrices = 2 * c * k * k
+
+
+def forward(tail: Tail) -> Traffic:
+    """Of the launch that writes y."""
+    each = list(zip(tail.branches, tail.strategies, strict=True))
+    elements = sum(_forward_elements(*of) for of in each) + _Size(tail.branches[0]).y
+    return Traffic(elements * tail.branches[0].x.element_size(), sum(_forward_operations(*of) for of in each))
+
+
+def _forward_elements(branch: Branch, strategy: StrategyChoice) -> int:
+    """All but y."""
+    size, statistics = _Size(branch), statistics_of(branch, strategy)
+    if statistics is None:
+        return size.x
+    return size.x + 2 * size.y if statistics == "product" else 2 * size.x
+
+
+def _forward_operations(branch: Branch, strategy: StrategyChoice) -> int:
+    if not isinstance(branch, Projection):
+        return 0
+    size, gram = _Size(branch), statistics_of(branch, strategy) == "gram"
+    return size.product + (size.gram + size.matrices if gram else 0)
+
+
+def backward(tail: Tail, needs: Sequence[Needs]) -> Traffic:
+    """Of the launch that writes the gradients that are asked for, a `Needs` a branch."""
+    gradient = gradient_of(tail, needs)
+    y = _Size(tail.branches[0]).y
+    elements = 0
+    if gradient.reduces:
+        elements += y * (1 + gradient.relu + gradient.writes_masked)
+    elements += max(map(_applied_incoming, gradient.branches))  # where both read g, these are the same bytes
+    elements += sum(map(_backward_elements, gradient.branches))
+    operations = sum(count for own in gradient.branches for count in _backward_operations(own))
+    return Traffic(elements * tail.branches[0].x.element_size(), operations)
+
+
+def _applied_incoming(own: BranchGradient) -> int:
+    """Elements of g that the last phase reads for a branch."""
+    if not own.applies:
+        return 0
+    size, reads_all = _Size(own.branch), isinstance(own.branch, Direct | Projection)
+    return size.y if reads_all else size.x
+
+
+def _backward_elements(own: BranchGradient) -> int:
+    """All but dy, y and g."""
+    size = _Size(own.branch)
+    reduced = size.x if own.reduction is not None else 0
+    if own.is_recomputed:
+        dp_and_x = 2 * size.y + size.x  # written and read; x for p
+        return reduced + dp_and_x + (size.x if own.needs.weight else 0) + (size.dx if own.needs.x else 0)
+    if not own.applies:
+        return reduced
+    reads_input = own.branch.norm is not None and own.branch.norm.training
+    return reduced + (size.x if reads_input else 0) + size.dx
+
+
+def _backward_operations(own: BranchGradient) -> Iterator[int]:
+    """Of each product."""
+    if not isinstance(own.branch, Projection):
+        return
+    size = _Size(own.branch)
+    if own.reduction is not None:
+        yield size.product
+    if own.is_recomputed:
+        yield size.product * (1 + own.needs.weight + own.needs.x)
+        return
+    if own.needs.x:
+        yield size.product
+        yield (2 * size.gram + size.matrices) * own.has_gram  # x Q twice: Q is the sum of two matrices; Q itself
+    if own.needs.weight:
+        yield size.matrices * own.has_gram  # W Cov

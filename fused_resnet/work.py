@@ -1,0 +1,107 @@
+"""What the phases of the kernels have to do for each branch of a tail, as the binding decides it for a call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from .branches import Branch, Direct, Projection
+from .strategy import StrategyChoice
+from .tail import Needs, Tail, is_identity, takes_moments
+
+# Where a training norm's statistics come from: columns of a `Direct` source, x^T x, or p = x W^T, which is written.
+Statistics: TypeAlias = Literal["columns", "gram", "product"]
+# What backward sums over the rows before anything else is known, beside g: g z, g^T x, or g p with p computed again.
+Reduction: TypeAlias = Literal["dot", "product", "recomputed"]
+
+
+def statistics_of(branch: Branch, strategy: StrategyChoice) -> Statistics | None:
+    """Where a training norm takes its statistics from; None without one."""
+    if branch.norm is None or not branch.norm.training:
+        return None
+    if isinstance(branch, Direct):
+        return "columns"
+    return "gram" if takes_moments(branch, strategy) else "product"
+
+
+def is_product(branch: Branch, strategy: StrategyChoice) -> bool:
+    """Whether the branch is multiplied where y is written."""
+    return isinstance(branch, Projection) and statistics_of(branch, strategy) != "product"
+
+
+@dataclass(frozen=True)
+class BranchGradient:
+    """What backward does for one branch; `needs` are the gradients that it computes."""
+
+    branch: Branch
+    strategy: StrategyChoice
+    needs: Needs
+
+    @property
+    def reduction(self) -> Reduction | None:
+        of = self.branch
+        dots = self.needs.gamma or (of.norm is not None and of.norm.training and self.is_inner)
+        if not isinstance(of, Projection):
+            return "dot" if of.norm is not None and dots else None
+        if self._materialises:
+            return "recomputed" if dots else None
+        return "product" if dots or self.needs.weight else None
+
+    @property
+    def is_inner(self) -> bool:
+        """Whether the gradient of the pre-norm tensor, or what it would be, is needed."""
+        return self.needs.x or self.needs.weight
+
+    @property
+    def is_recomputed(self) -> bool:
+        """Whether p is computed again, and its gradient dp written."""
+        return self._materialises and self.is_inner
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether gradients of vectors are asked for, or needed for others."""
+        return self.reduction is not None or self.needs.beta or self.needs.bias
+
+    @property
+    def applies(self) -> bool:
+        """Whether the last phase has something to write; an identity's gradient is g, which the first one writes."""
+        return self.is_recomputed or (self.needs.x and not is_identity(self.branch))
+
+    @property
+    def has_gram(self) -> bool:
+        """Whether it follows moments."""
+        return statistics_of(self.branch, self.strategy) == "gram"
+
+    @property
+    def _materialises(self) -> bool:
+        return statistics_of(self.branch, self.strategy) == "product"
+
+
+@dataclass(frozen=True)
+class TailGradient:
+    """What backward does."""
+
+    relu: bool
+    branches: tuple[BranchGradient, ...]
+
+    @property
+    def reduces(self) -> bool:
+        """Whether the first phase has something to do."""
+        return self.writes_masked or any(own.has_vectors for own in self.branches)
+
+    @property
+    def writes_masked(self) -> bool:
+        """Whether g = dy [y > 0] is written, for later phases to read."""
+        return self.relu and any(own.needs.x or own.is_recomputed for own in self.branches)
+
+
+def gradient_of(tail: Tail, needs: Sequence[Needs]) -> TailGradient:
+    """The backward of a tail by the gradients that are asked for, a `Needs` a branch.
+
+    Without a relu an identity's gradient is dy, and nothing is computed for it.
+    """
+    each = zip(tail.branches, tail.strategies, needs, strict=True)
+    passed = [own._replace(x=own.x and (tail.relu or not is_identity(branch))) for branch, _, own in each]
+    parts = map(BranchGradient, tail.branches, tail.strategies, passed)
+    return TailGradient(tail.relu, tuple(parts))

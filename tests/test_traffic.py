@@ -1,0 +1,147 @@
+"""Counted bytes and operations of a tail and its kernels' names, against what the emulator counts of the launches."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from emulated import backward_call, forward_call, module_of, only_emulated, recorded_launches
+from samples import FUSED, Branch, Sample, build
+
+from fused_resnet import launches, traffic
+from fused_resnet.kernels import KernelComputation
+from fused_resnet.moments import ReferenceComputation
+from fused_resnet.strategy import Problem, cost, use_strategy
+from fused_resnet.tail import Needs, operands_of, settle
+
+INPUTS = ("main.x", "shortcut.x")
+PARTS = ("conv.weight", "conv.bias", "norm.weight", "norm.bias")
+PARAMETERS = tuple(f"{branch}.{part}" for branch in ("main", "shortcut") for part in PARTS)
+FROZEN = {
+    "nothing": (),
+    "inputs": INPUTS,
+    "parameters": PARAMETERS,
+    "all but the main input": ("shortcut.x", *PARAMETERS),
+    "all but the shortcut's input": ("main.x", *PARAMETERS),
+    "all but weights": (*INPUTS, *(name for name in PARAMETERS if not name.endswith("conv.weight"))),
+    "all but shifts": (*INPUTS, *(name for name in PARAMETERS if not name.endswith("norm.bias"))),
+    "weights": tuple(name for name in PARAMETERS if name.endswith("conv.weight")),
+}
+
+each_sample = pytest.mark.parametrize("sample", FUSED.values(), ids=FUSED)
+each_strategy = pytest.mark.parametrize("strategy", ["moments", "materialise"])
+
+
+def branches_of(module, inputs):
+    shortcut = None if module.shortcut is None else module.shortcut.described(inputs["shortcut.x"])
+    return module.main.described(inputs["main.x"]), shortcut
+
+
+def settled(sample, branches, backward):
+    present = [branch for branch in branches if branch is not None]
+    return settle(KernelComputation(module_of("emulated")), present, sample.activation == "relu", backward)
+
+
+def is_activation(buffer):
+    # Without a relu, g is dy: memory under two names.
+    return buffer in ("dy", "dy+dy", "y", "g") or buffer.endswith((".x", ".materialised", ".dx", ".dp"))
+
+
+def launched(call):
+    """The kernel's name, None where nothing was launched; distinct bytes of activations; multiply-adds of tiles."""
+    with recorded_launches() as found:
+        call.run()
+    if not found:
+        return None, 0, 0
+    (launch,) = found
+    touched = [traffic for phase in launch.phases for name, traffic in phase.buffers.items() if is_activation(name)]
+    distinct = sum(of.distinct_read + of.distinct_written for of in touched)
+    return launch.kernel, distinct, sum(phase.multiply_adds for phase in launch.phases)
+
+
+def family(kernel):
+    """A kernel's name without its number of products."""
+    return kernel and kernel.partition("<")[0]
+
+
+@only_emulated
+@each_sample
+@each_strategy
+def test_forward_is_counted_and_named_as_it_runs(sample, strategy, backend):
+    with use_strategy(strategy), torch.no_grad():
+        module, inputs, _ = build(sample)
+        branches = branches_of(module, inputs)
+        tail = settled(sample, branches, backward=False)
+        kernel, distinct, _ = launched(forward_call(backend, *branches, sample.activation)[0])
+    assert (family(launches.forward_kernel(tail)), traffic.forward(tail).bytes) == (kernel, distinct)
+
+
+@only_emulated
+@each_sample
+@each_strategy
+@pytest.mark.parametrize("frozen", FROZEN.values(), ids=FROZEN)
+def test_backward_is_counted_and_named_as_it_runs(sample, strategy, frozen, backend):
+    sample = replace(sample, frozen=frozenset(frozen))
+    module, inputs, dy = build(sample)
+    branches = branches_of(module, inputs)
+    with use_strategy(strategy):
+        tail = settled(sample, branches, backward=True)
+        kernel, distinct, _ = launched(backward_call(backend, *branches, sample.activation, dy)[0])
+    needs = [Needs(*(t is not None and t.requires_grad for t in operands_of(branch))) for branch in tail.branches]
+    assert (family(launches.backward_kernel(tail, needs)), traffic.backward(tail, needs).bytes) == (kernel, distinct)
+
+
+def whole_tiles(norm):
+    """A tail whose sizes are whole tiles: the tiles' multiply-adds are those of the matrices."""
+    branches = Branch("projection", norm, in_channels=128), Branch("projection", norm, in_channels=128)
+    return Sample(*branches, shape=(2, 256, 8, 8), dtype=torch.bfloat16)
+
+
+@only_emulated
+@each_strategy
+@pytest.mark.parametrize("norm", ["training", "eval", None])
+def test_operations_are_two_for_each_multiply_add_of_the_launches(norm, strategy, backend):
+    sample = whole_tiles(norm)
+    module, inputs, dy = build(sample)
+    branches = branches_of(module, inputs)
+    needs = [Needs(*(t is not None for t in operands_of(branch))) for branch in branches]
+    with use_strategy(strategy):
+        tail = settled(sample, branches, backward=True)
+        forward = launched(forward_call(backend, *branches, sample.activation)[0])[2]
+        backward = launched(backward_call(backend, *branches, sample.activation, dy)[0])[2]
+    # Products of matrices of channels are float32, outside of the tiles: W Cov W^T; in backward W Cov and Q. Of x^T x,
+    # which is symmetric, a quarter of a tile on the diagonal is left out.
+    of_moments = 2 if norm == "training" and strategy == "moments" else 0
+    matrices, left_out = of_moments * 256 * 128**2, of_moments * 128**3 // 4
+    assert traffic.forward(tail).operations == 2 * (forward + left_out + matrices)
+    assert traffic.backward(tail, needs).operations == 2 * (backward + 2 * matrices)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_strategies_differ_by_what_they_cost(backward):
+    """By which they are chosen."""
+    sample = whole_tiles("training")
+    branches = branches_of(*build(sample)[:2])
+    needs = [Needs(*(t is not None for t in operands_of(branch))) for branch in branches]
+
+    def counted(strategy):
+        with use_strategy(strategy):
+            tail = settle(ReferenceComputation(), branches, True, backward)
+        each = [traffic.forward(tail), *([traffic.backward(tail, needs)] if backward else [])]
+        return sum(of.bytes for of in each), sum(of.operations for of in each)
+
+    def costs(strategy):
+        own = cost(strategy, Problem(128, 128, 256, 2, backward))
+        return 2 * own.bytes, 2 * (own.operations + own.matrix_operations)
+
+    both = zip(*map(counted, ("moments", "materialise")), *map(costs, ("moments", "materialise")), strict=True)
+    assert all(a - b == c - d for a, b, c, d in both)
+
+
+@only_emulated
+def test_kernels_names_are_those_that_a_build_has(backend):
+    known = module_of(backend).launch_needs()
+    for sample in FUSED.values():
+        module, inputs, _ = build(sample)
+        tail = settled(sample, branches_of(module, inputs), backward=True)
+        needs = [Needs(*(t is not None for t in operands_of(branch))) for branch in tail.branches]
+        assert {launches.forward_kernel(tail), launches.backward_kernel(tail, needs)} <= known.keys()
