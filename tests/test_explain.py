@@ -16,8 +16,8 @@ import fused_resnet
 from fused_resnet import explain, kernels, models
 from fused_resnet.explanation import TailExplanation
 from fused_resnet.functional import Direct, Norm, residual_tail
-from fused_resnet.moments import ReferenceComputation
 from fused_resnet.nn import BasicBlock, Bottleneck, PreActBasicBlock
+from fused_resnet.plain import ReferenceComputation
 from fused_resnet.strategy import use_strategy
 
 NOT_FLOAT64 = "torch.float64 is computed by plain PyTorch"
@@ -185,16 +185,11 @@ def child_of_another_kind(block):
     block.downsample[0] = nn.Conv2d(6, 8, 3, 2, padding=1)
 
 
-def synchronised(block):
-    block.bn2 = nn.SyncBatchNorm(8)
-
-
 CHANGES = {
     hooked: "bn2: BatchNorm2d has hooks",
     exchanged: "Block has changed: its children",
     attribute: "Block has changed: extra",
     child_of_another_kind: "downsample.0: 3x3 convolution",
-    synchronised: "Block has changed: its children",
 }
 
 

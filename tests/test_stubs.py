@@ -42,6 +42,8 @@ def in_stub(path):
             for member in node.body:
                 is_property = any(ast.unparse(decorator) == "property" for decorator in member.decorator_list)
                 found[f"{node.name}.{member.name}"] = "property" if is_property else signature(member)
+        elif isinstance(node, ast.AnnAssign):
+            found[ast.unparse(node.target)] = ast.unparse(node.annotation)
         elif isinstance(node, ast.ImportFrom) and node.module == "_C":
             found |= in_stub(path.with_name("_C.pyi"))
     return found
@@ -59,6 +61,9 @@ def in_module(module):
     found = {}
     for name, value in vars(module).items():
         if name.startswith("_"):
+            continue
+        if isinstance(value, tuple):
+            found[name] = f"tuple[{', '.join(type(part).__name__ for part in value)}]"
             continue
         if not inspect.isclass(value):
             found[name] = documented(value)

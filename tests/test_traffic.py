@@ -9,7 +9,7 @@ from samples import FUSED, Branch, Sample, build
 
 from fused_resnet import launches, traffic
 from fused_resnet.kernels import KernelComputation
-from fused_resnet.moments import ReferenceComputation
+from fused_resnet.plain import ReferenceComputation
 from fused_resnet.strategy import Problem, cost, use_strategy
 from fused_resnet.tail import Needs, operands_of, settle
 
