@@ -15,6 +15,7 @@ from torch.nn.modules import module as _nn_module
 
 from . import functional
 from .branches import Activation, Branch, Direct, Norm, Projection
+from .requirement import require_kernels
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = tuple(f"_global{hooks}" for hooks in _HOOKS)
@@ -111,5 +112,6 @@ def residual_tail_or(
     except (TypeError, ValueError) as error:
         if functional.listener.value is not None:
             functional.listener.value(str(error))
+        require_kernels(str(error))
         return unfused()
     return functional.compute(main, shortcut, activation)

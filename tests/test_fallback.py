@@ -8,11 +8,13 @@ import warnings
 import pytest
 import torch
 from installations import OTHER_TORCH, THIS_TORCH
+from user_blocks import Block
 
 import fused_resnet
 from fused_resnet import backend, use_backend
 from fused_resnet._architectures import runs_on
 from fused_resnet.functional import Direct, Norm, residual_tail
+from fused_resnet.nn import BasicBlock
 from fused_resnet.requirement import kernels_required, require_kernels
 
 
@@ -173,3 +175,30 @@ def test_requirement_is_read_at_each_call(monkeypatch):
         require_kernels("float64 has none")
     monkeypatch.setenv("FUSED_RESNET_REQUIRE", "")
     assert kernels_required() is False
+
+
+class TestRequiredOfBlocks:
+    """A fused block that runs PyTorch's operations is a fallback, too; one that was never fused is none."""
+
+    @pytest.fixture(autouse=True)
+    def _required(self, monkeypatch):
+        monkeypatch.setenv("FUSED_RESNET_REQUIRE", "cuda")
+
+    @pytest.fixture(params=["own", "fused"])
+    def block(self, request):
+        block = BasicBlock(6, 8, 2) if request.param == "own" else Block().float()
+        fused_resnet.fuse(block)
+        return block
+
+    def test_hook_that_keeps_a_tail_from_being_fused_is_an_error(self, block):
+        block.bn2.register_forward_hook(lambda *_: None)
+        with pytest.raises(RuntimeError, match=r"FUSED_RESNET_REQUIRE=cuda.*bn2: BatchNorm2d has hooks"):
+            block(torch.randn(2, 6, 8, 8))
+
+    def test_operands_that_no_tail_takes_are_an_error(self, block):
+        block.bn2.double()
+        with pytest.raises(RuntimeError, match=r"FUSED_RESNET_REQUIRE=cuda.*float64"):
+            block(torch.randn(2, 6, 8, 8))
+
+    def test_unfused_block_runs(self, block):
+        fused_resnet.unfuse(block)(torch.randn(2, 6, 8, 8))

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from torch import Tensor, fx, nn
 
 from .._tracers import refuse_scripting
+from ..requirement import require_kernels
 from .leaves import FusedForward, unfused_class
 from .plan import plan
 from .program import PROGRAM, Program, StaleProgram
@@ -54,8 +55,6 @@ def refusal(block: FusedBlock, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     program = block._fused_program
     if not isinstance(program, Program):
         return "fuse was called on another instance"
-    if any(isinstance(argument, fx.Proxy) for argument in args):
-        return "it is being traced"
     return "it is called with keyword arguments" if kwargs else program.refusal(block, args)
 
 
@@ -101,7 +100,12 @@ def _make_fused_class(cls: type[nn.Module]) -> type[nn.Module]:
     @functools.wraps(cls.forward)
     def forward(self: FusedBlock, *args: Any, **kwargs: Any) -> Any:
         program = self._fused_program
-        if not isinstance(program, Program) or refusal(self, args, kwargs) is not None:
+        if any(isinstance(argument, fx.Proxy) for argument in args):
+            return cls.forward(self, *args, **kwargs)
+        reason = refusal(self, args, kwargs)
+        if reason is not None:
+            require_kernels(reason)
+        if reason is not None or not isinstance(program, Program):
             return cls.forward(self, *args, **kwargs)
         return program.forward(self, *args)
 

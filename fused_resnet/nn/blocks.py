@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from .._tracers import refuse_scripting
 from ..branches import Activation
 from ..modules import branch_of, hooks_for_all, refusal, residual_tail_or
+from ..requirement import require_kernels
 from .shortcuts import IdentityShortcut, Shortcut, ShortcutModule, make_shortcut
 
 Roles: TypeAlias = dict[str, type[nn.Module]]
@@ -85,8 +86,12 @@ class ResidualBlock(nn.Module):
             return z if relu is None else relu(z)
 
         shortcut = self.downsample
-        traced = isinstance(x, fx.Proxy)
-        if traced or not isinstance(shortcut, ShortcutModule) or self.refusal() is not None:
+        if isinstance(x, fx.Proxy) or not self.fused:
+            return unfused()
+        reason = self.refusal()
+        if reason is not None:
+            require_kernels(reason)
+        if reason is not None or not isinstance(shortcut, ShortcutModule):
             return unfused()
         activation: Activation = None if relu is None else "relu"
         return residual_tail_or(unfused, branch_of(x, conv, norm), shortcut.branch(shortcut_input), activation)
