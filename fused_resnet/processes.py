@@ -15,6 +15,9 @@ from torch import Tensor
 from .branches import Branch, Norm, Projection, output_shape
 from .tail import Needs, Statistics, Tail, shares_statistics
 
+# The group of this process and no other, which needs no `torch.distributed`: all that several processes do, by itself.
+ALONE = ""
+
 
 def combine_statistics(tail: Tail, own: Sequence[Statistics]) -> list[Statistics]:
     """With the means and variances of all processes' rows where these are shared, and running statistics updated.
@@ -56,7 +59,8 @@ def add_up(tail: Tail, needs: Sequence[Needs], sums: Sequence[Tensor | None]) ->
         vectors = torch.stack([part for part in (sums[i] for i in indices) if part is not None])
         rows = vectors.new_full((1,), _rows(tail), dtype=torch.float64)
         total = torch.cat((rows, vectors.double().flatten()))
-        torch.distributed.all_reduce(total, group=_resolved(group))
+        if group != ALONE:
+            torch.distributed.all_reduce(total, group=_resolved(group))
         share = rows / total[0]
         for i, part in zip(indices, (total[1:] * share).view_as(vectors).to(vectors.dtype), strict=True):
             added[i] = part
@@ -95,17 +99,24 @@ def _combined(group: str, own: Tensor, rows: int) -> tuple[list[Tensor], Tensor]
     cancel.
     """
     part = torch.cat((own.new_full((1,), rows, dtype=torch.float64), own.double().flatten()))
-    processes = _resolved(group)
-    parts = [torch.empty_like(part) for _ in range(torch.distributed.get_world_size(processes))]
-    torch.distributed.all_gather(parts, part, group=processes)
-    stacked = torch.stack(parts)
-    counts, vectors = stacked[:, 0], stacked[:, 1:].view(-1, *own.shape)
+    parts = _gathered(group, part)
+    counts, vectors = parts[:, 0], parts[:, 1:].view(-1, *own.shape)
     count = counts.sum()
     shares = (counts / count)[:, None, None]
     means, variances = vectors.unbind(2)
     mean = (shares * means).sum(0)
     var = (shares * (variances + (means - mean).square())).sum(0)
     return list(torch.stack((mean, var), 1).to(own.dtype)), count
+
+
+def _gathered(group: str, part: Tensor) -> Tensor:
+    """A row of each process, in their order."""
+    if group == ALONE:
+        return part[None]
+    processes = _resolved(group)
+    parts = [torch.empty_like(part) for _ in range(torch.distributed.get_world_size(processes))]
+    torch.distributed.all_gather(parts, part, group=processes)
+    return torch.stack(parts)
 
 
 def _update_running_statistics(branch: Branch, mean: Tensor, var: Tensor, count: Tensor) -> None:

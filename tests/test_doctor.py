@@ -150,7 +150,7 @@ def test_requirement_that_fails_every_tail_is_a_problem(installation, self_tests
 
 def test_cases_are_each_math_number_of_products_and_mode():
     found = list(cases())
-    assert len(found) == len(set(found)) == len(MATHS) * (2 + 3 + 3)
+    assert len(found) == len(set(found)) == len(MATHS) * (3 + 5 + 5)
     assert {case.math for case in found} == {"float32", "tf32", "bfloat16", "float16"}
 
 
@@ -158,7 +158,8 @@ def test_cases_are_each_math_number_of_products_and_mode():
 def test_every_kernel_of_a_tail_is_launched(only_float32, backend):
     with recorded_launches() as launches:
         assert all(check.problem is None for check in selftest.run_checks("emulated", CPU))
-    assert {launch.kernel for launch in launches} == {"forward", "apply", "backward"}
+    shared = {"summarise", "apply", "grad_summarise", "grad_complete", "grad_apply"}
+    assert {launch.kernel for launch in launches} == {"forward", "backward"} | shared
 
 
 WRONG_TAILS = {
@@ -198,6 +199,14 @@ class Spoilt:
         self._call.run()
         self._written.mul_(1.01)
 
+    def apply(self):
+        self._call.apply()
+        self._written.mul_(1.01)
+
+    def complete(self):
+        self._call.complete()
+        self._written.mul_(1.01)
+
     def __getattr__(self, name):
         return getattr(self._call, name)
 
@@ -220,8 +229,8 @@ def test_forward_that_writes_wrong_numbers_is_found(only_float32, module, tested
     monkeypatch.setattr(module, "Forward", lambda *, y, **rest: Spoilt(forward(y=y, **rest), y))
     status, text = run_doctor(capsys)
     assert status == 1
-    assert f"{backend} on {tested}, 0 of 8 checks passed" in text
-    assert "reference on cpu, 8 of 8 checks passed" in text
+    assert f"{backend} on {tested}, 0 of 13 checks passed" in text
+    assert "reference on cpu, 13 of 13 checks passed" in text
     assert f"PROBLEM: self-test: {backend} on {tested}, float32, 1 product, moments: output is off by" in text
 
 
@@ -238,7 +247,7 @@ def test_backward_that_writes_wrong_numbers_is_found(only_float32, module, teste
     monkeypatch.setattr(module, "Backward", lambda **call: Spoilt(backward(**call), written[-1]))
     status, text = run_doctor(capsys)
     assert status == 1
-    assert f"{backend} on {tested}, 0 of 8 checks passed" in text
+    assert f"{backend} on {tested}, 0 of 13 checks passed" in text
     assert "gradient of shortcut.x is off by" in text
 
 
@@ -251,7 +260,7 @@ def test_module_that_raises_is_found_in_each_check(only_float32, module, tested,
     status, text = run_doctor(capsys)
     assert status == 1
     assert text.count("moments: RuntimeError: no kernel image is available for execution on the device\n") == 2
-    assert f"{backend} on {tested}, 0 of 8 checks passed" in text
+    assert f"{backend} on {tested}, 0 of 13 checks passed" in text
 
 
 @pytest.mark.parametrize("allowed", [False, True])
@@ -266,7 +275,7 @@ def test_self_test_sets_tf32_and_restores_it(allowed, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
     monkeypatch.setattr(selftest, "residual_tail", recording)
     monkeypatch.setattr(selftest, "use_backend", lambda name: fused_resnet.use_backend("reference"))
-    assert len(list(selftest.run_checks("emulated", CPU))) == 32
+    assert len(list(selftest.run_checks("emulated", CPU))) == 52
     assert seen == {torch.float32: {False, True}, torch.bfloat16: {False}, torch.float16: {False}}
     assert torch.backends.cudnn.allow_tf32 is allowed
 

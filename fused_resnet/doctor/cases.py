@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..branches import Branch, Direct, Norm, Projection, ZeroPad
+from ..processes import ALONE
 from .accuracy import FLOORS
 
 MATHS = ("float32", "tf32", "bfloat16", "float16")
@@ -31,11 +32,13 @@ class Case:
         math: one of MATHS, how products are computed.
         products: how many branches are projections.
         mode: "training", or the strategy in training where there are projections; "evaluation".
+        shared: statistics are those of several processes (of which this is the only one).
     """
 
     math: str
     products: int
     mode: str
+    shared: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -49,7 +52,8 @@ class Case:
         return _TF32_FLOOR if self.math == "tf32" else FLOORS[self.dtype]
 
     def __str__(self) -> str:
-        return f"{self.math}, {self.products} product{'' if self.products == 1 else 's'}, {self.mode}"
+        products = "1 product" if self.products == 1 else f"{self.products} products"
+        return f"{self.math}, {products}, {self.mode}" + (", shared" if self.shared else "")
 
 
 def cases(maths: tuple[str, ...] = MATHS) -> Iterator[Case]:
@@ -58,6 +62,8 @@ def cases(maths: tuple[str, ...] = MATHS) -> Iterator[Case]:
         for products in (0, 1, 2):
             for mode in ("training", "evaluation") if products == 0 else ("moments", "materialise", "evaluation"):
                 yield Case(name, products, mode)
+                if mode != "evaluation":
+                    yield Case(name, products, mode, shared=True)
 
 
 def make(case: Case, device: torch.device) -> tuple[Branch, Branch, Tensor]:
@@ -77,8 +83,9 @@ def make(case: Case, device: torch.device) -> tuple[Branch, Branch, Tensor]:
 
     def norm() -> Norm:
         gamma, beta, mean, var = torch.rand(4, _CHANNELS, generator=random, dtype=torch.float32)
-        training = case.mode != "evaluation"
-        return Norm(gamma + 0.5, beta, mean, var + 0.5, torch.tensor(2), momentum=0.5, training=training)
+        training, group = case.mode != "evaluation", ALONE if case.shared else None
+        tracked = mean, var + 0.5, torch.tensor(2)
+        return Norm(gamma + 0.5, beta, *tracked, momentum=0.5, training=training, process_group=group)
 
     sizes = (_HEIGHT, _WIDTH)
     main: Branch
