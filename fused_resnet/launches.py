@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from .branches import Projection
-from .tail import Needs, Tail
+from .tail import Needs, Tail, shares_statistics
 from .work import gradient_of, is_product, statistics_of
 
 
@@ -18,15 +18,27 @@ def math_of(dtype: torch.dtype) -> str:
 
 
 def forward_kernel(tail: Tail) -> str:
-    """ "forward<n>", or where no norm is training "apply<n>", of n products where y is written."""
+    """ "forward<n>", or where no norm is training "apply<n>", of n products where y is written.
+
+    Where processes share statistics, "summarise + apply<n>".
+    """
     each = list(zip(tail.branches, tail.strategies, strict=True))
+    products = sum(is_product(*of) for of in each)
+    if any(map(shares_statistics, tail.branches)):
+        return f"summarise + apply<{products}>"
     training = any(statistics_of(*of) is not None for of in each)
-    return f"{'forward' if training else 'apply'}<{sum(is_product(*of) for of in each)}>"
+    return f"{'forward' if training else 'apply'}<{products}>"
 
 
 def backward_kernel(tail: Tail, needs: Sequence[Needs]) -> str | None:
-    """ "backward<p>", p for whether there are projections; where one phase has work, its; None where none has."""
+    """ "backward<p>", p for whether there are projections; where one phase has work, its; None where none has.
+
+    Where processes share statistics, "grad_summarise<p> + grad_complete<p>", or without projections grad_apply.
+    """
+    projections = int(any(isinstance(branch, Projection) for branch in tail.branches))
     gradient = gradient_of(tail, needs)
+    if any(map(shares_statistics, tail.branches)):
+        return f"grad_summarise<{projections}> + grad_{'complete' if projections else 'apply'}<{projections}>"
     folds = any(own.needs.x and isinstance(own.branch, Projection) for own in gradient.branches)
     finishes = folds or any(own.has_vectors for own in gradient.branches)
     applies = any(own.applies for own in gradient.branches)
@@ -34,4 +46,4 @@ def backward_kernel(tail: Tail, needs: Sequence[Needs]) -> str | None:
         name = "grad_reduce" if gradient.reduces else None
     else:
         name = "grad_apply" if not gradient.reduces and not finishes else "backward"
-    return name and f"{name}<{int(any(isinstance(branch, Projection) for branch in tail.branches))}>"
+    return name and f"{name}<{projections}>"

@@ -11,7 +11,8 @@ from small_nets import NETS, make_nets
 from user_blocks import WHOLE_TAIL, Block, copies
 
 import fused_resnet
-from fused_resnet import _availability, _kernels
+from fused_resnet import _availability, _kernels, kernels
+from fused_resnet.plain import ReferenceComputation
 
 hypothesis.settings.register_profile(
     "tails",
@@ -94,3 +95,21 @@ def pair():
 def nets(request, backend, device):
     """A small fused network and its unfused copy: float32 where kernels compute, float64 where PyTorch does."""
     return make_nets(request.param, torch.float64 if backend == "reference" else torch.float32, device)
+
+
+@pytest.fixture
+def computed_by(monkeypatch):
+    """Of each tail that is computed: "kernels" or "reference", and the strategies of its projections with norms."""
+    found = []
+
+    def noting(by, function, of):
+        def call(*args, **kwargs):
+            found.append((by, [s for s in of(*args).strategies if s != "auto"]))
+            return function(*args, **kwargs)
+
+        return call
+
+    forward = ReferenceComputation.forward
+    monkeypatch.setattr(ReferenceComputation, "forward", noting("reference", forward, lambda _, tail, *__: tail))
+    monkeypatch.setattr(kernels, "forward_call", noting("kernels", kernels.forward_call, lambda _, tail, *__: tail))
+    return found

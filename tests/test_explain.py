@@ -9,18 +9,17 @@ import numpy
 import pytest
 import torch
 from emulated import module_of, only_emulated, recorded_launches
+from explained import fused_block, images, small_resnet
 from torch import Tensor, nn
-from user_blocks import SHAPE, Block
+from user_blocks import SHAPE
 
 import fused_resnet
-from fused_resnet import explain, kernels, models
+from fused_resnet import explain, models
 from fused_resnet.explanation import TailExplanation
-from fused_resnet.functional import Direct, Norm, residual_tail
-from fused_resnet.nn import BasicBlock, Bottleneck, PreActBasicBlock
-from fused_resnet.plain import ReferenceComputation
+from fused_resnet.functional import Direct, Norm, Projection, residual_tail
+from fused_resnet.nn import BasicBlock, PreActBasicBlock
+from fused_resnet.processes import ALONE
 from fused_resnet.strategy import use_strategy
-
-NOT_FLOAT64 = "torch.float64 is computed by plain PyTorch"
 
 
 def torchvision_model(name: str, **options) -> nn.Module:
@@ -28,20 +27,6 @@ def torchvision_model(name: str, **options) -> nn.Module:
     model = getattr(pytest.importorskip("torchvision").models, name)(num_classes=10, **options)
     fused_resnet.fuse(model)
     return model
-
-
-def images(batch: int = 2, size: int = 32) -> Tensor:
-    return torch.randn(batch, 3, size, size)
-
-
-def fused_block() -> Block:
-    block = Block()
-    fused_resnet.fuse(block)
-    return block
-
-
-def small_resnet(block: type[nn.Module] = Bottleneck, **options) -> nn.Module:
-    return models.ResNet(block, (2, 1), num_classes=10, width=8, small_images=True, **options)
 
 
 NETWORKS = {
@@ -53,24 +38,6 @@ NETWORKS = {
     "torchvision's resnet18, fused": lambda: torchvision_model("resnet18"),
 }
 each_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
-
-
-@pytest.fixture
-def computed(monkeypatch):
-    """Of each tail that is computed: "kernels" or "reference", and the strategies of its projections with norms."""
-    found = []
-
-    def noting(by, function, of):
-        def call(*args, **kwargs):
-            found.append((by, [s for s in of(*args).strategies if s != "auto"]))
-            return function(*args, **kwargs)
-
-        return call
-
-    forward = ReferenceComputation.forward
-    monkeypatch.setattr(ReferenceComputation, "forward", noting("reference", forward, lambda _, tail, *__: tail))
-    monkeypatch.setattr(kernels, "forward_call", noting("kernels", kernels.forward_call, lambda _, tail, *__: tail))
-    return found
 
 
 def claimed(tail: TailExplanation) -> tuple[str, list[str]]:
@@ -88,14 +55,14 @@ def without_running_norms(found: list[tuple[str, list[str]]], training: bool) ->
 @each_network
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
-def test_explanation_is_what_the_call_takes(network, training, autocast, backend, computed):
+def test_explanation_is_what_the_call_takes(network, training, autocast, backend, computed_by):
     model, x = network().train(training), images()
     with torch.set_grad_enabled(training), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         explanation = explain(model, x)
-        assert computed == []
+        assert computed_by == []
         model(x)
     one_operation = [tail for tail in explanation.tails if tail.forward is not None]
-    assert [claimed(tail) for tail in one_operation] == without_running_norms(computed, training)
+    assert [claimed(tail) for tail in one_operation] == without_running_norms(computed_by, training)
     assert all((tail.backward is None) != training for tail in one_operation)
     left_out = [tail.reason for tail in explanation.tails if tail.forward is None]
     assert one_operation
@@ -118,6 +85,26 @@ def test_kernels_are_those_that_are_launched(training, strategy, backend):
     assert sorted(own.kernel.partition("<")[0] for own in passes) == sorted(launch.kernel for launch in launches)
     assert {own.kernel for own in passes} <= module_of(backend).launch_needs().keys()
     assert explanation.tile == module_of(backend).tile
+
+
+@only_emulated
+@pytest.mark.parametrize("projects", [True, False])
+def test_kernels_of_shared_statistics_are_those_that_are_launched(projects, backend):
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(6, 6, 1, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            norm = Norm(process_group=ALONE)
+            return residual_tail(Projection(x, self.conv.weight, norm) if projects else Direct(x, norm), Direct(x))
+
+    model, x = Shared(), torch.randn(SHAPE, requires_grad=True)
+    (tail,) = explain(model, x).tails
+    with recorded_launches() as launches:
+        model(x).sum().backward()
+    told = f"{tail.forward.kernel} + {tail.backward.kernel}".split(" + ")
+    assert [name.partition("<")[0] for name in told] == [launch.kernel for launch in launches]
 
 
 def test_tail_is_told_with_its_sizes():
@@ -165,172 +152,6 @@ def test_gradients_that_nobody_asks_for_are_not_counted():
     assert explanation.total("backward").bytes < whole.bytes
     with torch.no_grad():
         assert all(tail.backward is None for tail in explain(model, x).tails)
-
-
-def hooked(block):
-    block.bn2.register_forward_hook(lambda *_: None)
-
-
-def exchanged(block):
-    block.bn2 = nn.GroupNorm(2, 8)
-
-
-def attribute(block):
-    block.extra = 1
-    fused_resnet.fuse(block)
-    block.extra = 2
-
-
-def child_of_another_kind(block):
-    block.downsample[0] = nn.Conv2d(6, 8, 3, 2, padding=1)
-
-
-CHANGES = {
-    hooked: "bn2: BatchNorm2d has hooks",
-    exchanged: "Block has changed: its children",
-    attribute: "Block has changed: extra",
-    child_of_another_kind: "downsample.0: 3x3 convolution",
-}
-
-
-@pytest.mark.parametrize(("change", "reason"), CHANGES.items(), ids=[change.__name__ for change in CHANGES])
-def test_changed_block_tells_why_it_runs_unfused(change, reason, computed):
-    block, x = fused_block().eval(), torch.randn(SHAPE)
-    change(block)
-    assert explain(nn.Sequential(block), x).tails == [TailExplanation("0", reason)]
-    block(x)
-    assert not computed
-
-
-def test_hooks_for_all_modules_are_told():
-    block = fused_block()
-    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
-    try:
-        (tail,) = explain(block, torch.randn(SHAPE)).tails
-    finally:
-        handle.remove()
-    assert tail.reason == "hooks are registered for all modules of the process"
-    assert explain(block, torch.randn(SHAPE)).tails[0].reason is None
-
-
-def test_another_instance_of_a_fused_class_is_told():
-    (tail,) = explain(type(fused_block())(), torch.randn(SHAPE)).tails
-    assert tail.reason == "fuse was called on another instance"
-
-
-def test_calls_that_were_not_traced_are_told():
-    class Scaled(Block):
-        def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
-            return super().forward(x) * scale
-
-    class Calls(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.block = Scaled()
-
-        def forward(self, x: Tensor) -> list[Tensor]:
-            return [self.block(x), self.block(x, 2.0), self.block(x, scale=2.0)]
-
-    model = Calls()
-    fused_resnet.fuse(model)
-    reasons = [tail.reason for tail in explain(model, torch.randn(SHAPE)).tails]
-    assert reasons == [
-        None,
-        "it is called with 2 arguments, and was traced with 1",
-        "it is called with keyword arguments",
-    ]
-
-
-def test_own_block_tells_why_it_runs_unfused():
-    block, x = Bottleneck(6, 4, 2), torch.randn(SHAPE)
-    block.bn3.register_forward_hook(lambda *_: None)
-    assert explain(block, x).tails == [TailExplanation("", "bn3: BatchNorm2d has hooks")]
-    fused_resnet.unfuse(block)
-    assert explain(block, x).tails == [TailExplanation("", "fused is False")]
-
-
-def test_unfused_model_is_told_what_fuse_would_do():
-    model = nn.Sequential(Block(), nn.ReLU())
-    explanation = explain(model, torch.randn(SHAPE))
-    assert explanation.note == "not fused: call fused_resnet.fuse(model)"
-    assert explanation.tails == [
-        TailExplanation("0", "fuse would take conv2 + bn2 + downsample.0 + downsample.1 + relu")
-    ]
-    assert type(model[0]) is Block
-    model[0].bn2.register_forward_hook(lambda *_: None)
-    reasons = {tail.block: tail.reason for tail in explain(model, torch.randn(SHAPE)).tails}
-    assert reasons["0.bn2"] == "fuse would leave it: BatchNorm2d has hooks"
-
-
-def test_model_without_tails_has_nothing_to_tell():
-    assert explain(nn.Linear(3, 3), torch.randn(2, 3)).tails == []
-
-
-@only_emulated
-def test_kernels_tell_what_they_do_not_take(backend):
-    block = fused_block().double()
-    (tail,) = explain(block, torch.randn(SHAPE).double()).tails
-    assert (tail.backend, tail.forward.kernel, tail.reason) == ("reference", "plain PyTorch", NOT_FLOAT64)
-    assert tail.backward.kernel == "plain PyTorch"
-
-
-@only_emulated
-def test_norms_that_share_their_buffers_are_told(backend):
-    """Their backward updates nothing, and is the kernels'."""
-    block = fused_block()
-    block.downsample[1].running_mean = block.bn2.running_mean
-    (tail,) = explain(block, torch.randn(SHAPE)).tails
-    assert tail.reason == "both norms update the same running statistics"
-    assert (tail.forward.kernel, tail.backward.kernel) == ("plain PyTorch", "backward<1>")
-    with recorded_launches() as launches:
-        block(torch.randn(SHAPE)).sum().backward()
-    assert [launch.kernel for launch in launches] == ["backward"]
-
-
-def test_empty_batch_is_told():
-    (tail,) = explain(fused_block().eval(), torch.randn(0, 6, 8, 8)).tails
-    assert (tail.block, tail.reason, tail.forward) == ("", "the batch is empty", None)
-
-
-def test_plain_addition_is_told():
-    class Plain(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(6, 6, 3, padding=1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.relu(self.conv(x) + x)
-
-    block = Plain()
-    assert fused_resnet.fuse(block).fused
-    (tail,) = explain(block, torch.randn(SHAPE)).tails
-    assert tail.reason == "a plain addition is left to autograd"
-    with torch.no_grad():
-        (tail,) = explain(block, torch.randn(SHAPE)).tails
-    assert tail.reason is None
-
-
-def test_operands_that_are_refused_are_told():
-    class Broadcasting(Block):
-        def forward(self, x: Tensor) -> Tensor:
-            out, shortcut = self.branches(x)
-            return self.relu(out + shortcut.mean((2, 3), keepdim=True))
-
-    block = Broadcasting()
-    fused_resnet.fuse(block)
-    (tail,) = explain(block, torch.randn(SHAPE)).tails
-    assert (tail.block, tail.forward) == ("", None)
-    assert tail.reason.startswith("shortcut gives shape (4, 8, 1, 1), expected main's (4, 8, 4, 4)")
-
-
-def test_tails_outside_of_blocks_are_told():
-    class Direct1(nn.Module):
-        def forward(self, a: Tensor, b: Tensor) -> Tensor:
-            return residual_tail(Direct(a, Norm()), Direct(b))
-
-    explanation = explain(Direct1(), torch.randn(SHAPE), torch.randn(SHAPE))
-    assert [tail.block for tail in explanation.tails] == [None]
-    assert "(outside of a block)" in str(explanation)
 
 
 class Marked(nn.Module):

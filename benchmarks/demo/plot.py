@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -11,6 +10,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from ..style import STYLE
 from ..timing import Spread
 from .learning import Learning
 from .networks import Network
@@ -19,15 +19,8 @@ from .results import Results
 # Of Okabe and Ito's palette: told apart by every kind of colour vision, and by lightness alone.
 _COLOURS = {"unfused": "#56B4E9", "fused": "#D55E00"}
 _MIB = 2**20
-_STYLE: dict[Any, Any] = {
-    "font.size": 11,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "0.9",
+_STYLE = {
+    **STYLE,
     "legend.frameon": False,
 }
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from ..style import STYLE
 from .experiment import Results, Run
 
 # Of Okabe and Ito's palette: told apart by every kind of colour vision.
@@ -22,15 +22,8 @@ _LINES = {
     "B": ("#D55E00", "B: projection, trained"),
     "frozen": ("#009E73", "B, frozen"),
 }
-_STYLE: dict[Any, Any] = {
-    "font.size": 11,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "0.9",
+_STYLE = {
+    **STYLE,
     # An opaque page of its own, for light and dark surroundings.
     "savefig.facecolor": "white",
     "savefig.edgecolor": "0.82",
