@@ -36,10 +36,10 @@ def available_backends() -> dict[Backend, str | None]:
 def use_backend(name: BackendChoice) -> RestoredOnExit[BackendChoice]:
     """Chooses the backend of every later call, or, as a context manager, of those within.
 
-    The choice is made when a tail is computed; its backward stays with the same backend. "auto" (the default) takes
-    "cuda" for tensors on a GPU where it is available and "reference" otherwise. It warns, once a process, where the
-    kernels were built and cannot be used on the GPU; with FUSED_RESNET_REQUIRE=cuda in the environment, a tail that it
-    would leave to "reference" raises RuntimeError.
+    Forward and backward go by the choice at their own time: any backend can run the backward of another's forward.
+    "auto" (the default) takes "cuda" for tensors on a GPU where it is available and "reference" otherwise. It warns,
+    once a process, where the kernels were built and cannot be used on the GPU; with FUSED_RESNET_REQUIRE=cuda in the
+    environment, a tail that it would leave to "reference" raises RuntimeError.
 
     Raises:
         ValueError: there is no backend of that name.

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from compare import fused
+from emulated import only_emulated
 from samples import FUSED, build
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fused_resnet import use_backend
 from fused_resnet.signature import flat, forward_arguments
 from fused_resnet.strategy import use_strategy
 
@@ -72,3 +75,21 @@ def test_backward_operator_keeps_the_contract(sample, strategy, device):
         y.backward(dy)
     assert len(calls.arguments) == 1
     torch.library.opcheck(operator, calls.arguments[0])
+
+
+@only_emulated
+@pytest.mark.parametrize("direction", [("emulated", "reference"), ("reference", "emulated")], ids=" then ".join)
+@each_sample
+def test_a_backend_runs_the_backward_of_anothers_forward(sample, direction, backend):
+    """Statistics mean the same, whoever took them."""
+    tail, inputs, dy = build(sample)
+    first, second = direction
+    with use_backend(second):
+        expected = fused(tail, inputs, dy).gradients
+    sources = {n: t for n, t in (*inputs.items(), *tail.named_parameters()) if t.requires_grad}
+    with use_backend(first):
+        y = tail.fused(inputs)
+    with use_backend(second):
+        gradients = torch.autograd.grad(y, list(sources.values()), dy)
+    for name, gradient in zip(sources, gradients, strict=True):
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4, msg=name)
