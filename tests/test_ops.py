@@ -93,3 +93,15 @@ def test_a_backend_runs_the_backward_of_anothers_forward(sample, direction, back
         gradients = torch.autograd.grad(y, list(sources.values()), dy)
     for name, gradient in zip(sources, gradients, strict=True):
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_autocast_casts_a_projections_operands_and_no_others(device):
+    """Also where the operator itself is called."""
+    tail, inputs, _ = build(FUSED["bottleneck projection"], device)
+    operator, arguments = call_of(tail, inputs, "auto")
+    with torch.autocast(device, torch.bfloat16):
+        assert operator(*arguments).dtype == torch.bfloat16
+    tail, inputs, _ = build(FUSED["basic identity"], device)
+    operator, arguments = call_of(tail, inputs, "auto")
+    with torch.autocast(device, torch.bfloat16):
+        assert operator(*arguments).dtype == torch.float32
