@@ -16,7 +16,15 @@ from .errors import UserError, check_dependencies
 DEFAULT = "demo"
 BENCHMARKS = {
     "demo": "everything at once, in a few minutes: learning, time, saved activations and accuracy",
-    "shortcuts": "what a shortcut does: none, A, B and frozen B in one small network (docs/faq.md)",
+    "tail": "time of every tail of the ResNets against PyTorch's other ways, on a roofline",
+    "training": "whole ResNets: images a second, peak memory, the largest batch that fits",
+    "memory": "saved activations of blocks and models, exact",
+    "emulated": "bytes and launches of every tail as the kernels make them, against the formulas; needs no GPU",
+    "scaling": "time against rows, channels, batch and the number of processes",
+    "shortcuts": "the study: what a shortcut does to learning (docs/shortcuts.md)",
+    "compare": "two result files side by side",
+    "report": "one HTML page with all results",
+    "figures": "draws the pictures of all results again, and the README's tables",
 }
 
 

@@ -11,8 +11,8 @@ import torch
 
 import fused_resnet
 from benchmarks.gpu import checks
-from benchmarks.gpu.gradients import incoming_gradient
-from benchmarks.gpu.modes import Mode
+from benchmarks.gradients import incoming_gradient
+from benchmarks.modes import Mode
 from benchmarks.tails import RESNET18, RESNET50, Tail
 from fused_resnet import _kernels
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 import fused_resnet
+from benchmarks import clocks as timing
 from benchmarks.accuracy import relative_error
-from benchmarks.gpu import measure, process, times, timing
+from benchmarks.gpu import measure, process, times
 from benchmarks.gpu.record import Record
 from benchmarks.tails import RESNET18, RESNET50, Tail, TailShape, by_importance, counted_bytes
 from fused_resnet.strategy import Strategy

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 import fused_resnet
+from benchmarks.clocks import consecutive
 from benchmarks.gpu import process, train, train_side
-from benchmarks.gpu.peak import peak_bytes
 from benchmarks.gpu.record import Record
-from benchmarks.gpu.timing import consecutive
+from benchmarks.peak import peak_bytes
 
 MACHINE: dict[str, Any] = {"gpu": {"capability": "9.0"}, "torch": "2.11.0"}
 PLAN = train_side.Plan("cpu", batch=4, size=32, classes=10, first_steps=3, timed_steps=2)

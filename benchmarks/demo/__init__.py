@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from .. import data
-from ..errors import UserError
 from ..json_file import write
+from ..options import at_least, device_of
 from ..provenance import provenance
 from . import plot, settings
 from .blocks import measure_blocks
@@ -42,10 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="learn from this file instead of MNIST: images (N, H, W) or (N, H, W, C) uint8, labels (N,) from 0",
     )
     parser.add_argument(
-        "--batch-size", type=_at_least(1), metavar="N", help="of the timed networks; default: 16, 64 on a GPU"
+        "--batch-size", type=at_least(1), metavar="N", help="of the timed networks; default: 16, 64 on a GPU"
     )
-    parser.add_argument("--pairs", type=_at_least(2), metavar="N", help="timed pairs of each network")
-    parser.add_argument("--epochs", type=_at_least(1), metavar="N", help="of learning")
+    parser.add_argument("--pairs", type=at_least(2), metavar="N", help="timed pairs of each network")
+    parser.add_argument("--epochs", type=at_least(1), metavar="N", help="of learning")
     parser.add_argument(
         "--output",
         type=Path,
@@ -57,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the demo; the exit status is 1 where fused and unfused do not agree in float64."""
-    device = _device(arguments.device)
+    device = device_of(arguments.device)
     chosen = _settings(arguments, device)
     images = data.load(arguments.data, chosen.image_limit)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -78,29 +77,6 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"benchmarks: fused and unfused losses differ by more than {AGREEMENT_LIMIT:g}", file=sys.stderr)
         return 1
     return 0
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"is {text}, expected at least {least}")
-        return int(text)
-
-    return integer
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device is {name!r}, expected cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device is {name!r}, expected cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device is {name!r}, but PyTorch sees {torch.cuda.device_count()} GPUs")
-    return device
 
 
 def _settings(arguments: argparse.Namespace, device: torch.device) -> Settings:

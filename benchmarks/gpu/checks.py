@@ -21,9 +21,9 @@ import fused_resnet
 from fused_resnet.strategy import Strategy, use_strategy
 
 from ..accuracy import relative_error
+from ..gradients import incoming_gradient
+from ..modes import Mode
 from ..tails import RESNET18, RESNET50, Tail, TailShape
-from .gradients import incoming_gradient
-from .modes import Mode
 from .record import report
 
 # Of the norm of the difference from float64: about four times what one rounding of every operand gives.

@@ -21,12 +21,12 @@ from fused_resnet.modules import branch_of
 from fused_resnet.strategy import Strategy, StrategyChoice, use_strategy
 
 from ..accuracy import relative_error
+from ..clocks import Clock, CpuClock, GpuClock, Times, measure
+from ..gradients import incoming_gradient
+from ..modes import Mode
+from ..peak import peak_bytes
 from ..tails import Tail, TailShape, by_importance, counted_bytes
-from .gradients import incoming_gradient
-from .modes import Mode
-from .peak import peak_bytes
 from .record import report
-from .timing import Clock, CpuClock, GpuClock, Times, measure
 
 DTYPE = torch.bfloat16
 # Of what a side computes from what the eager operations do.

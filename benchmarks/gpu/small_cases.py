@@ -25,8 +25,8 @@ from fused_resnet.strategy import Strategy, use_strategy
 from fused_resnet.tail import Needs, operands_of, settle
 
 from ..accuracy import relative_error
+from ..gradients import incoming_gradient
 from .checks import TOLERANCES, arithmetic_of, dtype_of
-from .gradients import incoming_gradient
 
 # The parent counts them.
 CASE = "case "

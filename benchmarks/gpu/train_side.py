@@ -21,10 +21,10 @@ import fused_resnet
 from fused_resnet.models import ResNet, resnet50
 from fused_resnet.nn import Bottleneck
 
+from ..clocks import consecutive
+from ..peak import peak_bytes
 from ..timing import Spread
-from .peak import peak_bytes
 from .record import report
-from .timing import consecutive
 
 EAGER, FUSED, COMPILED = "eager", "fused", "torch.compile"
 # Of the first step's loss from that of the unfused network.

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from ..timing import Spread
+from .timing import Spread
 
 Call = Callable[[], object]
 

@@ -1,0 +1,98 @@
+"""The options that benchmarks share, and what is done with a finished result."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from . import pictures
+from .errors import UserError
+from .result import Result, provenance_line
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, quick: str) -> None:
+    """Adds ``--device``, ``--dtype``, ``--json``, ``--plot`` and ``--quick``; `quick` tells how long that takes."""
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, bfloat16 on a GPU")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help=f"draw the result: {', '.join(pictures.SUFFIXES)} by the name's end"
+    )
+    parser.add_argument("--quick", action="store_true", help=f"a smoke run, {quick}: its numbers mean nothing")
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device that is asked for, or the default.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device is {name!r}, expected cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device is {name!r}, expected cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device is {name!r}, but PyTorch sees {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def dtype_of(name: str | None, device: torch.device) -> torch.dtype:
+    """The dtype that is asked for, or the device's default."""
+    return DTYPES[name or ("bfloat16" if device.type == "cuda" else "float32")]
+
+
+def check_files(arguments: argparse.Namespace) -> None:
+    """Refuses, before anything is run, what could not be written at its end."""
+    if arguments.plot is not None and arguments.plot.suffix not in pictures.SUFFIXES:
+        raise UserError(f"--plot is '{arguments.plot}', expected a name that ends in {' or '.join(pictures.SUFFIXES)}")
+    for path in filter(None, (arguments.json, arguments.plot)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def finish(result: Result, arguments: argparse.Namespace, draw: Callable[[Result], Figure]) -> None:
+    """Prints the result and writes the files that are asked for."""
+    print(provenance_line(result))
+    print(f"\n{result.table()}\n")
+    for note in result.notes:
+        print(f"- {note}")
+    if arguments.json is not None:
+        result.write(arguments.json)
+    if arguments.plot is not None:
+        pictures.save(draw(result), arguments.plot)
+    written = [str(path) for path in (arguments.json, arguments.plot) if path is not None]
+    if written:
+        print(f"Written: {', '.join(written)}")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """An argument's type: an integer that is not below `least`."""
+
+    def integer(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"is {text}, expected at least {least}")
+        return int(text)
+
+    return integer
+
+
+def one_or_more_of(names: Sequence[str]) -> Callable[[str], list[str]]:
+    """An argument's type: names among `names`, separated by commas."""
+
+    def chosen(text: str) -> list[str]:
+        asked = text.split(",")
+        unknown = [name for name in asked if name not in names]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"is {', '.join(unknown)}, expected some of {', '.join(names)}")
+        return asked
+
+    return chosen

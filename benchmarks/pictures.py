@@ -1,0 +1,84 @@
+"""Pictures that are at home on light and on dark pages.
+
+An SVG is transparent, and its text and lines take their colour from a style sheet of its own, which follows the
+reader's preference, also within an ``<img>``. Other formats are for light pages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+SUFFIXES = (".svg", ".png", ".pdf")
+# Of Okabe and Ito's palette: told apart by every kind of colour vision. All of it shows on white and on near-black.
+COLOURS = {
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "blue": "#0072B2",
+    "red": "#D55E00",
+    "pink": "#CC79A7",
+    "grey": "#8A8F98",
+}
+# Of text, axes and whatever else must stand out from the page, and of what must not: for a picture's own elements, too.
+INK, FAINT = "#1B1F24", "#D9DDE2"
+_NAMES = {INK: "ink", FAINT: "faint"}
+_DARK = {INK: "#E6E9ED", FAINT: "#3A4049"}
+_STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    "grid.color": FAINT,
+    # The same file from the same numbers.
+    "svg.hashsalt": "fused_resnet",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Everything that is drawn within looks like the other pictures."""
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure that was drawn within `style`, in the format that the name ends in."""
+    with style():
+        if path.suffix == ".svg":
+            path.write_text(svg(figure), encoding="utf-8")
+        else:
+            figure.savefig(path, facecolor="white")
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG document."""
+    written = StringIO()
+    with style():
+        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
+    return _adapted(written.getvalue())
+
+
+def _adapted(document: str) -> str:
+    """With names for the colours that depend on the page."""
+    for light, name in _NAMES.items():
+        document = re.sub(rf"\b(fill|stroke): {light}", rf"\1: var(--{name})", document, flags=re.IGNORECASE)
+    dark = f"@media(prefers-color-scheme:dark){{:root{{{_rules(light=False)}}}}}"
+    sheet = f"<style>:root{{{_rules(light=True)}}}{dark}</style>"
+    return re.sub(r"(<svg [^>]*>)", rf"\1\n {sheet}", document, count=1)
+
+
+def _rules(light: bool) -> str:
+    return "".join(f"--{name}:{colour if light else _DARK[colour]};" for colour, name in _NAMES.items())

@@ -1,0 +1,161 @@
+"""What a benchmark finds out: a table whose columns say what they are, with where it comes from; a JSON file.
+
+The file describes itself, so that two of any benchmark can be compared and all of them shown on one page.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from . import json_file
+from .errors import UserError
+from .provenance import Provenance
+from .table import table
+from .timing import Spread
+
+Origin: TypeAlias = Literal["key", "measured", "counted"]
+Value: TypeAlias = str | int | float | bool | Spread | None
+Row: TypeAlias = dict[str, Value]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table.
+
+    Attributes:
+        name: of the values in the rows; a row without one has no such value.
+        origin: "key": it tells rows apart, as all keys together do; "measured": another run would give another number;
+            "counted": exact, the same in every run.
+        unit: such as "us" or "B"; empty for names and plain numbers.
+        better: which values are; None where neither is.
+        shown: whether `Result.table` has it; the file always has.
+    """
+
+    name: str
+    origin: Origin
+    unit: str = ""
+    better: Literal["lower", "higher"] | None = None
+    shown: bool = True
+
+    @property
+    def heading(self) -> str:
+        """The name and the unit."""
+        return f"{self.name} [{self.unit}]" if self.unit else self.name
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run of a benchmark; attributes are named as in the file.
+
+    Attributes:
+        benchmark: its name on the command line.
+        settings: what was run, where the command line's arguments do not say it.
+        rows: values by their columns' names.
+        notes: what a reader must know, a sentence each: what was left out and why, what a number is not.
+        details: whatever else the benchmark's own picture needs.
+    """
+
+    benchmark: str
+    provenance: Provenance
+    settings: dict[str, Any]
+    columns: list[Column]
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the columns that tell rows apart."""
+        return [column.name for column in self.columns if column.origin == "key"]
+
+    def key(self, row: Row) -> tuple[Value, ...]:
+        """What tells this row from all others."""
+        return tuple(row.get(name) for name in self.keys)
+
+    def table(self) -> str:
+        """All rows, for a terminal, without columns that are empty throughout."""
+        shown = [c for c in self.columns if c.shown and any(row.get(c.name) is not None for row in self.rows)]
+        return table([c.heading for c in shown], [[text(row.get(c.name)) for c in shown] for row in self.rows])
+
+    def write(self, path: Path) -> None:
+        """The JSON file; one that is there is replaced at once, so that a reader never meets half of one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        json_file.write(self, unfinished)
+        unfinished.replace(path)
+
+
+def read(path: Path) -> Result:
+    """The result in a file.
+
+    Raises:
+        UserError: there is none; the message says what was found and what was expected.
+    """
+    expected = "expected a JSON file that a benchmark has written with --json"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, {expected}")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return _result(found)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not JSON ({error}), {expected}") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a result ({type(error).__name__}: {error}), {expected}") from error
+
+
+def _result(found: dict[str, Any]) -> Result:
+    return Result(
+        **{
+            **found,
+            "provenance": Provenance(**found["provenance"]),
+            "columns": [Column(**column) for column in found["columns"]],
+            "rows": [{name: _value(value) for name, value in row.items()} for row in found["rows"]],
+        }
+    )
+
+
+def _value(value: Any) -> Value:
+    return Spread(**value) if isinstance(value, dict) else value
+
+
+def number(value: Value) -> float | None:
+    """A spread's median; None of what is no number."""
+    if isinstance(value, Spread):
+        return value.median
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def text(value: Value) -> str:
+    """For people: three or four digits of what is measured, all of what is counted; a spread with its quartiles."""
+    if value is None:
+        return ""
+    if isinstance(value, Spread):
+        return f"{text(value.median)} ({text(value.lower)} to {text(value.upper)})"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return value if isinstance(value, str) else _digits(value)
+
+
+def _digits(value: float) -> str:
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.{_places(value)}f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
+
+
+def _places(value: float) -> int:
+    return next((places for limit, places in ((100, 0), (10, 1), (1, 2)) if abs(value) >= limit), 3)
+
+
+def provenance_line(result: Result) -> str:
+    """Machine, versions, commit and date on one line."""
+    p = result.provenance
+    commit = "no git checkout" if p.commit is None else p.commit[:12] + (" with changes" if p.dirty else "")
+    return (
+        f"{p.device}, {p.cores} CPU cores, {p.threads} threads, PyTorch {p.torch},"
+        f" fused_resnet {p.fused_resnet} ({commit}, {p.backend} backend), {p.date[:10]}"
+    )
