@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import sqrt
 from statistics import stdev
 
 from ..table import table
@@ -51,7 +52,7 @@ class Contrast:
     @property
     def error(self) -> float:
         """Of the mean: the deviation of the differences over the root of their number."""
-        return stdev(self.differences) / len(self.differences) ** 0.5
+        return stdev(self.differences) / sqrt(len(self.differences))
 
 
 def contrasts(runs: Mapping[Job, Run], settings: Settings) -> list[Contrast]:

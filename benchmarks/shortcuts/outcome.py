@@ -81,8 +81,9 @@ def _notes(s: Settings, task: str, runs: Mapping[Job, Run]) -> list[str]:
     return [
         f"CIFAR ResNets learn {task}; training images: {drawn}; {s.steps} steps of {s.batch_size} images.",
         "Of accuracies, losses and gradients: medians over the seeds, with quartiles.",
-        f"Loss: mean training loss of the last {_LAST * WINDOW} steps. Gradient: norm of the loss's gradient at the output"
-        " of the first block over that of the last, ahead of training and after it.",
+        f"Loss: mean training loss of the last {_LAST * WINDOW} steps.",
+        "Gradient: norm of the loss's gradient at the output of the first block over that of the last,"
+        " ahead of training and after it.",
         f"Steps: a training step of {s.batch_size} images by itself; saved: activations that its forward keeps.",
         f"All trainings together took {minutes:.0f} minutes of processor time.",
     ]
