@@ -58,7 +58,7 @@ def sample(**changes):
 
 def draw(result):
     with pictures.style():
-        figure = Figure(figsize=(10, 4))
+        figure = Figure(figsize=(10, 4), layout="constrained")
         axes = figure.subplots()
         axes.barh([f"{r['tail']} {r['direction']}" for r in result.rows], [r["bytes"] for r in result.rows])
         axes.set_title("Bytes")
