@@ -12,7 +12,8 @@ from benchmarks.errors import EXTRA
 for dependency in EXTRA:
     pytest.importorskip(dependency)
 
-from browser import DESK, PHONE, browser, contrast  # noqa: E402
+from browser import DESK, PHONE, browser  # noqa: E402
+from contrast import contrast  # noqa: E402
 from documents import ROOT  # noqa: E402
 from sample_results import PROVENANCE, caption, row, sample, stand_in  # noqa: E402
 

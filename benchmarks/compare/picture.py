@@ -42,7 +42,7 @@ def draw(result: Result) -> Figure:
 def _title(panels: dict[str, list[Row]]) -> str:
     if not panels:
         return "Nothing differs."
-    return "B / A: blue is better, red is worse, hollow is within the spread"
+    return "B / A: blue is better, red is worse, hollow is the same or within the spread"
 
 
 def _panels(result: Result) -> dict[str, list[Row]]:
