@@ -1,4 +1,4 @@
-"""Compares two results of one benchmark: `python -m benchmarks compare A.json B.json`.
+"""Compares two results of one benchmark, number by number.
 
 Tells what differs in machine, versions and settings; then each number of A
 beside that of B with the ratio B / A and whether that is better or worse.

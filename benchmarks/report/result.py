@@ -62,8 +62,7 @@ def _origin(result: Result) -> dict[str, str]:
     }
     provenance = asdict(result.provenance)
     arguments = {name: v for name, v in provenance.pop("arguments").items() if name not in _ARGUMENTS_LEFT_OUT}
-    for name, value in provenance.items():
-        named[name.replace("_", " ")] = _said(value)
+    named |= {name: _said(value) for name, value in provenance.items()}
     named["arguments"] = _listed(arguments)
     named["settings"] = _listed(result.settings)
     return {name: what for name, what in named.items() if what}
