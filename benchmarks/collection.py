@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -76,10 +76,10 @@ def entry(path: Path) -> Entry:
         UserError: it is none, or of a benchmark that is not here.
     """
     result = read(path)
-    try:
-        benchmark = importlib.import_module(f"benchmarks.{result.benchmark}")
-    except ModuleNotFoundError as error:
-        raise UserError(f"{path}: of the benchmark {result.benchmark!r}, which is not here") from error
+    name = f"benchmarks.{result.benchmark}"
+    if not str(result.benchmark).isidentifier() or importlib.util.find_spec(name) is None:
+        raise UserError(f"{path}: of the benchmark {result.benchmark!r}, which is not here")
+    benchmark = importlib.import_module(name)
     if not all(hasattr(benchmark, name) for name in ("draw", "caption", "headline")):
         raise UserError(f"{path}: of the benchmark {result.benchmark!r}, which draws no results")
     return Entry(path, result, cast(Benchmark, benchmark))

@@ -136,11 +136,13 @@ def test_unusable_files_do_not_prevent_the_page(tmp_path, capsys):
     for name, text in {"demo-cpu": '{"provenance": 1}', "broken": "{", "of-nothing": "[]"}.items():
         (tmp_path / f"{name}.json").write_text(text)
     sample(benchmark="no_such").write(tmp_path / "foreign.json")
+    sample(benchmark="..os").write(tmp_path / "elsewhere.json")
     sample(benchmark="table").write(tmp_path / "undrawn.json")
     assert main(["report", "--results", str(tmp_path), "--output", str(tmp_path / "page.html")]) == 0
     said = capsys.readouterr().out
-    assert said.count("- not shown: ") == 5
+    assert said.count("- not shown: ") == 6
     assert "foreign.json: of the benchmark 'no_such', which is not here" in said
+    assert "elsewhere.json: of the benchmark '..os', which is not here" in said
     assert "undrawn.json: of the benchmark 'table', which draws no results" in said
     assert "There are no results." in (tmp_path / "page.html").read_text()
 

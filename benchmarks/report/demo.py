@@ -10,6 +10,7 @@ from ..demo.summary import summary
 from ..json_file import decoded
 from . import markup
 from .page import Section
+from .result import warning
 
 
 def section(path: Path) -> Section | None:
@@ -18,14 +19,15 @@ def section(path: Path) -> Section | None:
     try:
         results = decoded(Results, json.loads(path.read_text(encoding="utf-8")))
         image = picture.read_bytes()
-    except (ValueError, KeyError, TypeError, FileNotFoundError):
+    except (AttributeError, KeyError, TypeError, ValueError, FileNotFoundError):
         return None
     tables = markup.preformatted(summary(results), f"{path.stem}: all tables")
     content = [
+        warning(results.provenance),
         markup.figure(image, "image/png", _caption(results), opaque=True),
         markup.details("All tables, and where they come from", tables),
     ]
-    return Section(path.stem, "\n".join(content))
+    return Section(path.stem, "\n".join(filter(None, content)))
 
 
 def _caption(results: Results) -> str:

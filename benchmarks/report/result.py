@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import pictures
 from ..collection import Entry
+from ..provenance import Provenance
 from ..result import Column, Result, provenance_line, text
 from . import markup
 from .page import Section
@@ -23,7 +24,7 @@ def section(entry: Entry) -> Section:
     header, rows = benchmark.headline(result)
     parts = [
         _lead(benchmark.__doc__),
-        _warning(result),
+        warning(result.provenance),
         markup.figure(drawing, "image/svg+xml", benchmark.caption(result)),
         markup.table(header, rows, f"{entry.name}: main numbers"),
         markup.details(f"All {len(result.rows)} rows", _all_rows(entry)),
@@ -38,8 +39,9 @@ def _lead(doc: str | None) -> str:
     return f'<p class="lead">{escape(doc.strip().splitlines()[0])}</p>' if doc else ""
 
 
-def _warning(result: Result) -> str:
-    quick = result.provenance.arguments.get("quick")
+def warning(provenance: Provenance) -> str:
+    """What a reader must know ahead of all numbers; empty where there is nothing."""
+    quick = provenance.arguments.get("quick")
     return '<p class="warning">A smoke run: its measured numbers mean nothing.</p>' if quick else ""
 
 
