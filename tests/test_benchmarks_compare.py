@@ -13,7 +13,8 @@ from dataclasses import replace  # noqa: E402
 from sample_results import COLUMNS, PROVENANCE, row, sample  # noqa: E402
 
 from benchmarks.compare import caption, draw, headline  # noqa: E402
-from benchmarks.compare.comparison import Pair, compare, geometric_mean  # noqa: E402
+from benchmarks.compare.comparison import Pair, compare, geometric_mean, needed  # noqa: E402
+from benchmarks.compare.tables import result_of  # noqa: E402
 from benchmarks.result import Column, read  # noqa: E402
 from benchmarks.timing import Spread  # noqa: E402
 
@@ -87,6 +88,15 @@ def test_what_cannot_be_compared_is_named(change, message):
         compare(sample(), sample(**change))
 
 
+def test_keys_that_are_not_needed_to_tell_rows_apart_are_not_shown():
+    rows = [
+        {"tail": tail, "way": way, "kind": f"of {tail}", "batch": 8} for tail in ("1.0", "1.1") for way in ("a", "b")
+    ]
+    assert needed(["tail", "way", "kind", "batch"], rows) == ["tail", "way"]
+    assert needed(["batch", "tail"], rows[:1]) == ["batch"]
+    assert needed([], []) == []
+
+
 @pytest.fixture
 def files(tmp_path):
     """A and B: a time better, one within the spread; a number of bytes changed; from different machines."""
@@ -126,7 +136,7 @@ def test_report_begins_with_what_else_differs(files, capsys):
         assert line in lines
     assert not any("b.json" in line for line in lines)
     assert "- The machines differ (device): measured ratios compare them, too; counted numbers do not." in lines
-    assert "- B is a smoke run: its measured numbers mean nothing." in lines
+    assert "- B is a smoke run: its numbers say nothing of real sizes." in lines
     assert any(line.startswith("- B is of a checkout with changes") for line in lines)
 
 
@@ -172,6 +182,13 @@ def test_comparison_is_a_result_that_can_be_drawn(files, tmp_path, capsys):
     titles = [axes.get_title(loc="left") for axes in draw(result).axes]
     assert [title.splitlines()[0] for title in titles] == ["time [us]", "speed [images/s]", "bytes [B]"]
     assert (tmp_path / "c.svg").read_text().startswith("<?xml")
+
+
+def test_of_many_rows_those_that_differ_most_are_drawn():
+    rows = [row(f"tail {i}", "forward", 100.0, 1.0, 1) for i in range(60)]
+    later = [{**r, "time": 100.0 + i} for i, r in enumerate(rows)]
+    axes = draw(result_of(compare(sample(rows=rows), sample(rows=later)))).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"tail {i}" for i in range(20, 60)]
 
 
 def test_nothing_that_differs_can_be_drawn_too(files, tmp_path, capsys):

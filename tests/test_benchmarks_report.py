@@ -117,7 +117,7 @@ def test_texts_are_escaped(html):
 
 
 def test_a_smoke_run_says_so(html):
-    assert html.count("A smoke run: its measured numbers mean nothing.") == 1
+    assert html.count("A smoke run: its numbers say nothing of real sizes.") == 1
 
 
 def test_the_demos_tables_are_there(html):

@@ -158,3 +158,14 @@ def geometric_mean(pairs: Sequence[Pair]) -> float | None:
     """Of the ratios that there are."""
     logarithms = [log(pair.ratio) for pair in pairs if pair.ratio is not None]
     return exp(sum(logarithms) / len(logarithms)) if logarithms else None
+
+
+def needed(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """As many of the keys' names, the first of them rather than the last, as tell the rows apart."""
+    kept = list(names)
+    different = len({tuple(row.get(name) for name in names) for row in rows})
+    for name in reversed(names):
+        fewer = [other for other in kept if other != name]
+        if fewer and len({tuple(row.get(other) for other in fewer) for row in rows}) == different:
+            kept = fewer
+    return kept

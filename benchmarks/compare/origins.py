@@ -29,7 +29,7 @@ def warnings(a: Result, b: Result) -> list[str]:
         )
     for name, result in (("A", a), ("B", b)):
         if result.provenance.arguments.get("quick"):
-            found.append(f"{name} is a smoke run: its measured numbers mean nothing.")
+            found.append(f"{name} is a smoke run: its numbers say nothing of real sizes.")
         if result.provenance.dirty:
             found.append(f"{name} is of a checkout with changes: its commit does not say what was measured.")
     return found

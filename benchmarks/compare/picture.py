@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, log
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,16 +12,18 @@ from .. import pictures
 from ..pictures import COLOURS, FAINT, INK
 from ..result import Result, Row, Value, number, text
 from ..timing import Spread
+from .comparison import needed
 
 _COLOURS = {"better": COLOURS["blue"], "worse": COLOURS["red"], "changed": COLOURS["pink"]}
 _UNCHANGED = COLOURS["grey"]
 _ACROSS = 3
+_MOST_ROWS = 40
 
 
 def draw(result: Result) -> Figure:
     """A panel for each column in which anything differs, a dot for each row, a line for what the spreads allow."""
     panels = _panels(result)
-    labels = list(dict.fromkeys(_label(result, row) for rows in panels.values() for row in rows))
+    labels = _labels(panels)
     across = min(_ACROSS, max(1, len(panels)))
     down = max(1, ceil(len(panels) / across))
     with pictures.style():
@@ -29,33 +31,42 @@ def draw(result: Result) -> Figure:
         axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
         for own, (name, rows) in zip(axes, panels.items(), strict=False):
             own.set_title(_heading(result.details["columns"][name]), fontsize=10, fontweight="normal")
-            _draw_panel(own, {labels.index(_label(result, row)): row for row in rows})
+            _draw_panel(own, {labels.index(label): row for label, row in rows.items() if label in labels})
         for unused in axes[len(panels) :]:
             unused.set_axis_off()
         _scale(axes[0], panels)
         axes[0].set_yticks(range(len(labels)), labels)
         axes[0].set_ylim(max(1, len(labels)) - 0.5, -0.5)
-        figure.suptitle(_title(panels), x=0.01, ha="left", fontsize=12)
+        figure.suptitle(_title(panels, labels), x=0.01, ha="left", fontsize=12)
         return figure
 
 
-def _title(panels: dict[str, list[Row]]) -> str:
+def _title(panels: dict[str, dict[str, Row]], labels: list[str]) -> str:
     if not panels:
         return "Nothing differs."
-    return "B / A: blue is better, red is worse, hollow is the same or within the spread"
+    rows = {label for own in panels.values() for label in own}
+    some = f"\n{len(labels)} of {len(rows)} rows: those that differ most" if len(labels) < len(rows) else ""
+    return f"B / A: blue is better, red is worse, hollow is the same or within the spread{some}"
 
 
-def _panels(result: Result) -> dict[str, list[Row]]:
-    """By column: rows with a ratio, where at least one of them differs."""
-    found = {
-        name: [row for row in result.rows if row["compared"] == name and row["B / A"] is not None]
-        for name in result.details["columns"]
-    }
-    return {name: rows for name, rows in found.items() if any(row["verdict"] != "same" for row in rows)}
+def _panels(result: Result) -> dict[str, dict[str, Row]]:
+    """By column: rows with a ratio, by their labels, where at least one of them differs."""
+    keys = needed([name for name in result.keys if name != "compared"], result.rows)
+    found: dict[str, dict[str, Row]] = {str(name): {} for name in result.details["columns"]}
+    for row in result.rows:
+        if row["B / A"] is not None:
+            found[str(row["compared"])][" ".join(text(row[name]) for name in keys)] = row
+    return {name: rows for name, rows in found.items() if any(row["verdict"] != "same" for row in rows.values())}
 
 
-def _label(result: Result, row: Row) -> str:
-    return " ".join(text(row[name]) for name in result.keys if name != "compared")
+def _labels(panels: dict[str, dict[str, Row]]) -> list[str]:
+    """Of the rows that are drawn, in their order."""
+    distances: dict[str, float] = {}
+    for rows in panels.values():
+        for label, row in rows.items():
+            distances[label] = max(distances.get(label, 0), abs(log(number(row["B / A"]) or 1)))
+    farthest = sorted(distances, key=lambda label: -distances[label])[:_MOST_ROWS]
+    return [label for label in distances if label in farthest]
 
 
 def _draw_panel(axes: Axes, rows: dict[int, Row]) -> None:
@@ -82,9 +93,9 @@ def _heading(name: str) -> str:
     return name.replace(" (", "\n").replace(", ", "\n").rstrip(")")
 
 
-def _scale(axes: Axes, panels: dict[str, list[Row]]) -> None:
+def _scale(axes: Axes, panels: dict[str, dict[str, Row]]) -> None:
     """Half as much is as far from 1 as twice as much, and all panels have one scale."""
-    ends = [end for rows in panels.values() for row in rows for end in _allowed(row["A"], row["B"])]
+    ends = [end for rows in panels.values() for row in rows.values() for end in _allowed(row["A"], row["B"])]
     widest = 1.05 * max([1.05, *ends, *(1 / end for end in ends)])
     axes.set_xscale("log")
     axes.set_xlim(1 / widest, widest)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from ..result import Column, Result, Row, Value, provenance_line, text
 from ..table import table
-from .comparison import UNCHANGED, VERDICTS, Comparison, Key, Pair, geometric_mean
+from .comparison import UNCHANGED, VERDICTS, Comparison, Key, Pair, geometric_mean, needed
 from .origins import differences, warnings
 
 
@@ -32,12 +32,14 @@ def _column(comparison: Comparison, column: Column, only_changed: bool) -> str:
     heading = f"{_name(column)}: {_summary(pairs)}"
     if not shown:
         return heading
-    header = [*comparison.a.keys, "A", "B", "B / A", "verdict"]
-    return f"{heading}\n\n{table(header, [_cells(pair) for pair in shown])}"
+    keys = needed(comparison.a.keys, comparison.a.rows)
+    places = [comparison.a.keys.index(name) for name in keys]
+    cells = [[*(text(pair.key[place]) for place in places), *_cells(pair)] for pair in shown]
+    return f"{heading}\n\n{table([*keys, 'A', 'B', 'B / A', 'verdict'], cells)}"
 
 
 def _cells(pair: Pair) -> list[str]:
-    return [*map(text, pair.key), text(pair.a), text(pair.b), _ratio(pair.ratio), pair.verdict]
+    return [text(pair.a), text(pair.b), _ratio(pair.ratio), pair.verdict]
 
 
 def _summary(pairs: list[Pair]) -> str:

@@ -42,7 +42,7 @@ def _lead(doc: str | None) -> str:
 def warning(provenance: Provenance) -> str:
     """What a reader must know ahead of all numbers; empty where there is nothing."""
     quick = provenance.arguments.get("quick")
-    return '<p class="warning">A smoke run: its measured numbers mean nothing.</p>' if quick else ""
+    return '<p class="warning">A smoke run: its numbers say nothing of real sizes.</p>' if quick else ""
 
 
 def _all_rows(entry: Entry) -> str:
