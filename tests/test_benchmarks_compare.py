@@ -160,6 +160,14 @@ def test_unchanged_rows_are_left_out_on_request(files, capsys):
     assert not any(line.startswith("speed") for line in lines)
 
 
+def test_of_many_rows_that_one_alone_has_a_few_are_named(files, tmp_path, capsys):
+    sample(rows=[row(f"tail {i}", "forward", 1.0, 1.0, 1) for i in range(5)]).write(tmp_path / "more.json")
+    lines = words(said(capsys, files[0], str(tmp_path / "more.json")))
+    assert "- Only A has 3 rows: layer1.0 forward; layer1.0 backward; layer2.0 forward." in lines
+    assert "- Only B has 5 rows: tail 0 forward; tail 1 forward; tail 2 forward; and 2 more." in lines
+    assert "time [us] (measured, lower is better): no values" in lines
+
+
 def test_result_beside_itself_is_the_same(files, capsys):
     text = said(capsys, files[0], files[0])
     assert "Machine, versions, commit and settings are the same." in text

@@ -99,7 +99,8 @@ def _scale(axes: Axes, panels: dict[str, dict[str, Row]]) -> None:
     widest = 1.05 * max([1.05, *ends, *(1 / end for end in ends)])
     axes.set_xscale("log")
     axes.set_xlim(1 / widest, widest)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]) if widest < 3 else LogLocator(2, numticks=6))
+    near = MaxNLocator(6, steps=[1, 2, 5, 10])
+    axes.xaxis.set_major_locator(near if widest < 3 else LogLocator(10 if widest > 50 else 2, numticks=5))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
 

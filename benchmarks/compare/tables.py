@@ -10,6 +10,8 @@ from ..table import table
 from .comparison import UNCHANGED, VERDICTS, Comparison, Key, Pair, geometric_mean, needed
 from .origins import differences, warnings
 
+_NAMED_ROWS = 3
+
 
 def report(comparison: Comparison, *, only_changed: bool) -> str:
     """What differs around the numbers, then column by column, then what was not compared."""
@@ -63,15 +65,19 @@ def _ratio(ratio: float | None) -> str:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    rows = [(key, "A") for key in comparison.only_a] + [(key, "B") for key in comparison.only_b]
+    alone = {"A": comparison.only_a, "B": comparison.only_b}
     return [
-        *(f"Only {side} has the row {_key(key)}." for key, side in rows),
+        *(f"Only {side} has {_rows(keys)}." for side, keys in alone.items() if keys),
         *(f"Not compared: {name} ({why})." for name, why in comparison.left_out.items()),
     ]
 
 
-def _key(key: Key) -> str:
-    return " ".join(map(text, key))
+def _rows(keys: list[Key]) -> str:
+    named = "; ".join(" ".join(map(text, key)) for key in keys[:_NAMED_ROWS])
+    if len(keys) == 1:
+        return f"the row {named}"
+    more = len(keys) - _NAMED_ROWS
+    return f"{len(keys)} rows: {named}{f'; and {more} more' if more > 0 else ''}"
 
 
 def result_of(comparison: Comparison) -> Result:
