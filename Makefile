@@ -22,10 +22,12 @@ SANITIZE_OPTIONS = ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:pri
 
 CPP_FILES = $(shell find csrc tests/emulator -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
-.PHONY: help demo build wheel test resources sanitize gpu check format clean
+.PHONY: help demo report figures build wheel test resources sanitize gpu check format clean
 
 help:
 	@echo "make demo       train and measure on real images, unfused against fused (under 10 minutes on 2 cores)"
+	@echo "make report     write build/report.html, one page with all results of benchmarks/results"
+	@echo "make figures    draw the pictures of these results again, and the tables of README.md and docs/"
 	@echo "make build      build the CUDA kernels for all usual GPUs; make build ARCH=9.0 for one (under 2 minutes)"
 	@echo "make wheel      build an sdist and, from it, a wheel into dist/, with the kernels where there is nvcc; ARCH=9.0"
 	@echo "make test       build what can be tested here, the kernels for the CPU included, and run the test suite"
@@ -37,6 +39,12 @@ help:
 
 demo: $(VENV)/ready
 	$(RUN) -m benchmarks
+
+report: $(VENV)/ready
+	$(RUN) -m benchmarks report
+
+figures: $(VENV)/ready
+	$(RUN) -m benchmarks figures
 
 build: $(VENV)/ready
 	FUSED_RESNET_CUDA=1 TORCH_CUDA_ARCH_LIST="$(ARCH)" $(BUILD)

@@ -20,11 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser, *, quick: str) -> None:
     """Adds ``--device``, ``--dtype``, ``--json``, ``--plot`` and ``--quick``; `quick` tells how long that takes."""
     parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU where there is one")
     parser.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, bfloat16 on a GPU")
+    add_file_arguments(parser)
+    parser.add_argument("--quick", action="store_true", help=f"a smoke run, {quick}: its numbers mean nothing")
+
+
+def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--json`` and ``--plot`` alone."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help=f"draw the result: {', '.join(pictures.SUFFIXES)} by the name's end"
     )
-    parser.add_argument("--quick", action="store_true", help=f"a smoke run, {quick}: its numbers mean nothing")
 
 
 def device_of(name: str | None) -> torch.device:
@@ -65,6 +70,11 @@ def finish(result: Result, arguments: argparse.Namespace, draw: Callable[[Result
     print(f"\n{result.table()}\n")
     for note in result.notes:
         print(f"- {note}")
+    write(result, arguments, draw)
+
+
+def write(result: Result, arguments: argparse.Namespace, draw: Callable[[Result], Figure]) -> None:
+    """Writes the files that are asked for."""
     if arguments.json is not None:
         result.write(arguments.json)
     if arguments.plot is not None:

@@ -1,0 +1,120 @@
+"""A comparison's ratios as dots."""
+
+from __future__ import annotations
+
+from math import ceil, log
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+from .. import pictures
+from ..pictures import COLOURS, FAINT, INK
+from ..result import Result, Row, Value, number, text
+from ..timing import Spread
+from .comparison import needed
+
+_COLOURS = {"better": COLOURS["blue"], "worse": COLOURS["red"], "changed": COLOURS["pink"]}
+_UNCHANGED = COLOURS["grey"]
+_ACROSS = 3
+_MOST_ROWS = 40
+
+
+def draw(result: Result) -> Figure:
+    """A panel for each column in which anything differs, a dot for each row, a line for what the spreads allow."""
+    panels = _panels(result)
+    labels = _labels(panels)
+    across = min(_ACROSS, max(1, len(panels)))
+    down = max(1, ceil(len(panels) / across))
+    with pictures.style():
+        figure = Figure(figsize=(10, down * (1.6 + 0.26 * len(labels))), layout="constrained")
+        axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
+        for own, (name, rows) in zip(axes, panels.items(), strict=False):
+            own.set_title(_heading(result.details["columns"][name]), fontsize=10, fontweight="normal")
+            _draw_panel(own, {labels.index(label): row for label, row in rows.items() if label in labels})
+        for unused in axes[len(panels) :]:
+            unused.set_axis_off()
+        _scale(axes[0], panels)
+        axes[0].set_yticks(range(len(labels)), labels)
+        axes[0].set_ylim(max(1, len(labels)) - 0.5, -0.5)
+        figure.suptitle(_title(panels, labels), x=0.01, ha="left", fontsize=12)
+        return figure
+
+
+def _title(panels: dict[str, dict[str, Row]], labels: list[str]) -> str:
+    if not panels:
+        return "Nothing differs."
+    rows = {label for own in panels.values() for label in own}
+    some = f"\n{len(labels)} of {len(rows)} rows: those that differ most" if len(labels) < len(rows) else ""
+    return f"B / A: blue is better, red is worse, hollow is the same or within the spread{some}"
+
+
+def _panels(result: Result) -> dict[str, dict[str, Row]]:
+    """By column: rows with a ratio, by their labels, where at least one of them differs."""
+    keys = needed([name for name in result.keys if name != "compared"], result.rows)
+    found: dict[str, dict[str, Row]] = {str(name): {} for name in result.details["columns"]}
+    for row in result.rows:
+        if row["B / A"] is not None:
+            found[str(row["compared"])][" ".join(text(row[name]) for name in keys)] = row
+    return {name: rows for name, rows in found.items() if any(row["verdict"] != "same" for row in rows.values())}
+
+
+def _labels(panels: dict[str, dict[str, Row]]) -> list[str]:
+    """Of the rows that are drawn, in their order."""
+    distances: dict[str, float] = {}
+    for rows in panels.values():
+        for label, row in rows.items():
+            distances[label] = max(distances.get(label, 0), abs(log(number(row["B / A"]) or 1)))
+    farthest = sorted(distances, key=lambda label: -distances[label])[:_MOST_ROWS]
+    return [label for label in distances if label in farthest]
+
+
+def _draw_panel(axes: Axes, rows: dict[int, Row]) -> None:
+    axes.axvline(1, color=INK, linewidth=1, zorder=1)
+    for place, row in rows.items():
+        colour = _COLOURS.get(str(row["verdict"]), _UNCHANGED)
+        lower, upper = _allowed(row["A"], row["B"])
+        axes.plot([lower, upper], [place] * 2, color=colour, linewidth=2, alpha=0.6)
+        axes.plot(
+            [number(row["B / A"]) or 1],
+            [place],
+            "o",
+            color=colour,
+            markersize=7,
+            markerfacecolor=colour if colour != _UNCHANGED else "none",
+        )
+    axes.grid(axis="both", color=FAINT)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("B / A")
+
+
+def _heading(name: str) -> str:
+    """Such as "time [us] (measured, lower is better)", in lines that are short enough for a panel."""
+    return name.replace(" (", "\n").replace(", ", "\n").rstrip(")")
+
+
+def _scale(axes: Axes, panels: dict[str, dict[str, Row]]) -> None:
+    """Half as much is as far from 1 as twice as much, and all panels have one scale."""
+    ends = [end for rows in panels.values() for row in rows.values() for end in _allowed(row["A"], row["B"])]
+    widest = 1.05 * max([1.05, *ends, *(1 / end for end in ends)])
+    axes.set_xscale("log")
+    axes.set_xlim(1 / widest, widest)
+    near = MaxNLocator(6, steps=[1, 2, 5, 10])
+    axes.xaxis.set_major_locator(near if widest < 3 else LogLocator(10 if widest > 50 else 2, numticks=5))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _allowed(a: Value, b: Value) -> tuple[float, float]:
+    """The least and the largest ratio of a value between B's quartiles to one between A's."""
+    (a_lower, a_upper), (b_lower, b_upper) = _quartiles(a), _quartiles(b)
+    return b_lower / a_upper, b_upper / a_lower
+
+
+def _quartiles(value: Value) -> tuple[float, float]:
+    if isinstance(value, Spread):
+        # Zero has no place on a logarithmic scale.
+        return max(value.lower, value.median / 100), value.upper
+    only = number(value)
+    assert only is not None
+    return only, only
