@@ -11,6 +11,7 @@ from functools import partial
 from torch import nn
 
 from fused_resnet import models
+from fused_resnet.nn import Bottleneck
 
 _CIFAR = ("resnet20", "resnet56", "resnet110")
 _LIBRARIES = ("torchvision", "timm")
@@ -29,6 +30,9 @@ OWN: dict[str, Maker] = {
         for shortcut in ("A", "B")
     },
 }
+# Of smoke runs: a block of each kind.
+TINY = "tiny"
+OWN[TINY] = partial(models.ResNet, Bottleneck, (1, 1, 1, 1), width=16, num_classes=10, fused=False)
 EXPECTED = f"{', '.join(OWN)}, or one of {' or '.join(f'{library}:NAME' for library in _LIBRARIES)}"
 
 

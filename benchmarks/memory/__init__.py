@@ -24,7 +24,12 @@ from .summary import REST, WHOLE, caption, headline
 
 __all__ = ["add_arguments", "caption", "draw", "headline", "run", "saved_bytes", "saved_bytes_by_module"]
 
-_MODELS = [*networks.OWN, "torchvision:resnet50", "timm:resnet50d", "timm:seresnet50"]
+_MODELS = [
+    *(name for name in networks.OWN if name != networks.TINY),
+    "torchvision:resnet50",
+    "timm:resnet50d",
+    "timm:seresnet50",
+]
 _QUICK_MODELS = ["resnet18", "resnet50", "resnet20-A", "torchvision:resnet50"]
 _BLOCKS = ["resnet50"]
 # Tracing a network for torch.compile takes long.
