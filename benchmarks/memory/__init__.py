@@ -24,12 +24,8 @@ from .summary import REST, WHOLE, caption, headline
 
 __all__ = ["add_arguments", "caption", "draw", "headline", "run", "saved_bytes", "saved_bytes_by_module"]
 
-_MODELS = [
-    *(name for name in networks.OWN if name != networks.TINY),
-    "torchvision:resnet50",
-    "timm:resnet50d",
-    "timm:seresnet50",
-]
+_OWN = [name for name in networks.OWN if name != networks.TINY]
+_MODELS = [*_OWN, "torchvision:resnet50", "timm:resnet50d", "timm:seresnet50"]
 _QUICK_MODELS = ["resnet18", "resnet50", "resnet20-A", "torchvision:resnet50"]
 _BLOCKS = ["resnet50"]
 # Tracing a network for torch.compile takes long.

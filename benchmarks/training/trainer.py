@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import network_ways, networks
-from ..options import DTYPES
 from .job import Job
 
 _CLASSES = 10
@@ -72,7 +71,7 @@ class Batch:
         images = torch.randn(batch, 3, job.size, job.size, generator=generator)
         self.images = images.contiguous(memory_format=torch.channels_last).to(job.device)
         self.labels = torch.randint(_CLASSES, (batch,), generator=generator).to(job.device)
-        self._device, self._dtype = job.device, DTYPES[job.dtype]
+        self._device, self._dtype = job.device, getattr(torch, job.dtype)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
