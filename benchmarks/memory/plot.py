@@ -38,7 +38,7 @@ def _draw_networks(axes: Axes, networks: dict[str, dict[str, Row]]) -> None:
         eager, fused = megabytes(rows[EAGER]), megabytes(rows[FUSED])
         axes.barh(place, 1, _BAR, color=FAINT)
         axes.barh(place, fused / eager, _BAR, color=PALETTE[COLOURS[FUSED]])
-        axes.text(fused / eager - 0.01, place, f"{fused / eager:.1%}", color="white", ha="right", va="center")
+        axes.text(0.01, place, f"{fused / eager:.1%}", color="white", va="center")
         axes.text(1.02, place, f"{_short(fused)} of {_short(eager)} MB an image", va="center", fontsize=10)
         for way in _TICKED:
             if way in rows:
@@ -80,6 +80,7 @@ def _draw_blocks(axes: Axes, model: str, ways: dict[str, dict[str, float]]) -> N
     axes.set_xticks(range(len(names)), shown)
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.margins(y=0.1)
     axes.set_xlabel("block: stage.index")
     axes.set_ylabel("MB an image")
     axes.grid(axis="y")

@@ -40,7 +40,11 @@ def megabytes(row: Row) -> float:
 
 def conditions(result: Result) -> str:
     """In a few words."""
-    size = f"{result.settings['size']}x{result.settings['size']}" if result.settings["size"] else "the usual size"
+    size = (
+        f"{result.settings['size']}x{result.settings['size']}"
+        if result.settings["size"]
+        else "224x224 (CIFAR networks: 32x32)"
+    )
     return f"batches of {result.settings['batch']} images of {size}, {result.settings['dtype']}"
 
 
