@@ -71,9 +71,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Trains, prints and writes what is asked for; the JSON file is written again after every network and batch."""
     options.check_files(arguments)
     device = options.device_of(arguments.device)
-    if device.type == "cuda":
-        # What processes of their own are given, too.
-        torch.cuda.set_device(device)
     jobs = plan.jobs(arguments, device)
     collected = Collected(_empty(arguments, device, jobs), device.type)
     deadline = time.monotonic() + plan.seconds(arguments, device)

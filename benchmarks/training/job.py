@@ -19,6 +19,7 @@ class Job:
         steps: timed, of each way.
         in_a_row: steps of a way before the next way's turn.
         seconds: no turn begins later.
+        index: of the GPU.
         search_from: the largest batch that fits is searched from here; 0 where it is not.
     """
 
@@ -32,6 +33,7 @@ class Job:
     steps: int
     in_a_row: int
     seconds: float
+    index: int = 0
     search_from: int = 0
 
     def without(self, way: str) -> Job:

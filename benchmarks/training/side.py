@@ -116,6 +116,8 @@ def _kind(way: str, error: Exception) -> str:
 
 def main() -> None:
     job = Job.of_command_line()
+    if job.device == "cuda":
+        torch.cuda.set_device(job.index)
     # As whoever trains a network of fixed sizes has it.
     torch.backends.cudnn.benchmark = True
     with fused_resnet.use_backend(job.backend):  # type: ignore[arg-type]
