@@ -42,7 +42,7 @@ class Graphs:
 
 
 def torchvision_model(name: str, **options) -> nn.Module:
-    pytest.importorskip("torchvision_operators")
+    pytest.importorskip("benchmarks.torchvision_operators")
     model = getattr(pytest.importorskip("torchvision").models, name)(**options)
     fused_resnet.fuse(model)
     return model

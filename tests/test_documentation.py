@@ -18,7 +18,7 @@ import fused_resnet
 from fused_resnet import strategy
 
 if importlib.util.find_spec("torchvision"):
-    import torchvision_operators  # noqa: F401 - before torchvision
+    import benchmarks.torchvision_operators  # noqa: F401 - before torchvision
 
 DOCUMENTS = documents()
 WITH_CODE = ["README.md", *(f"docs/{name}.md" for name in ("quickstart", "shortcut-options", "faq", "moving"))]

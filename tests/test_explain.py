@@ -23,7 +23,7 @@ from fused_resnet.strategy import use_strategy
 
 
 def torchvision_model(name: str, **options) -> nn.Module:
-    pytest.importorskip("torchvision_operators")
+    pytest.importorskip("benchmarks.torchvision_operators")
     model = getattr(pytest.importorskip("torchvision").models, name)(num_classes=10, **options)
     fused_resnet.fuse(model)
     return model

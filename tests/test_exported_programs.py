@@ -18,7 +18,7 @@ def fused_tails(program) -> int:
 
 
 def torchvision_resnet18():
-    pytest.importorskip("torchvision_operators")
+    pytest.importorskip("benchmarks.torchvision_operators")
     model = pytest.importorskip("torchvision").models.resnet18(num_classes=10)
     fused_resnet.fuse(model)
     return model

@@ -3,10 +3,10 @@
 import itertools
 
 import pytest
-import torchvision_operators  # noqa: F401 - before torchvision and all that imports it
 from torch import Tensor, nn
 from user_blocks import assert_trains_alike, copies
 
+import benchmarks.torchvision_operators  # noqa: F401 - before torchvision and all that imports it
 import fused_resnet
 
 timm = pytest.importorskip("timm")

@@ -26,7 +26,7 @@ CIFAR = {"resnet20": 20, "resnet32": 32, "resnet44": 44, "resnet56": 56, "resnet
 
 @pytest.fixture(scope="module")
 def torchvision_models():
-    pytest.importorskip("torchvision_operators", reason="torchvision is not installed", exc_type=ImportError)
+    pytest.importorskip("benchmarks.torchvision_operators", reason="torchvision is not installed", exc_type=ImportError)
     return pytest.importorskip("torchvision.models")
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-import torchvision_operators  # noqa: F401 - before torchvision
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 
+import benchmarks.torchvision_operators  # noqa: F401 - before torchvision
 import fused_resnet
 from fused_resnet import models
 

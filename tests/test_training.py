@@ -21,7 +21,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-pytest.importorskip("torchvision_operators", reason="torchvision is not installed", exc_type=ImportError)
+pytest.importorskip("benchmarks.torchvision_operators", reason="torchvision is not installed", exc_type=ImportError)
 
 from compare import FLOORS, assert_accurate, assert_statistics_accurate
 from relu_masks import given_masks, recorded_masks

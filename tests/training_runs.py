@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-import torchvision_operators  # noqa: F401 - before torchvision
 from compare import Outcome
 from torch import Tensor, nn
 from torchvision import models
+
+import benchmarks.torchvision_operators  # noqa: F401 - before torchvision
 
 CLASSES = 10
 BATCHES, IMAGES = 2, (4, 3, 64, 64)

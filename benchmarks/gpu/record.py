@@ -17,7 +17,8 @@ def report(**item: Any) -> None:
     print(f"{_ITEM}{json.dumps(item)}", flush=True)
 
 
-def _item_of(line: str) -> dict[str, Any] | None:
+def item_of(line: str) -> dict[str, Any] | None:
+    """What `report` has printed, None where the line is something else."""
     try:
         return dict(json.loads(line.removeprefix(_ITEM))) if line.startswith(_ITEM) else None
     except ValueError:  # another thread of the process has written into it
@@ -29,6 +30,7 @@ class Record:
 
     def __init__(self, folder: Path, stage: str, machine: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self.stage = stage
         self.machine = machine
         self.items: list[dict[str, Any]] = []
@@ -81,7 +83,7 @@ class Record:
 
     def take(self, line: str) -> None:
         """A line of a process: an item of `report`'s, or text for the log."""
-        item = _item_of(line)
+        item = item_of(line)
         if item is None:
             self.log(line)
         else:

@@ -5,6 +5,8 @@ beside a CPU-only torch. Its ResNets use none of them, so declaring their names 
 nothing is declared. Import this before torchvision; raises ImportError where torchvision is not installed.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import pathlib
 import re
@@ -12,21 +14,21 @@ import re
 import torch
 
 
-def _declare_missing_operators():
+def _declare_missing_operators() -> torch.library.Library | None:
     spec = importlib.util.find_spec("torchvision")
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise ImportError("torchvision is not installed")
     folder = pathlib.Path(spec.submodule_search_locations[0])
     for library in folder.glob("_C*"):
         try:
-            torch.ops.load_library(library)
+            torch.ops.load_library(library)  # type: ignore[no-untyped-call]
         except OSError:
             continue
         return None
     names = set(re.findall(r"torchvision::(\w+)", (folder / "_meta_registrations.py").read_text()))
-    fragment = torch.library.Library("torchvision", "FRAGMENT")
+    fragment = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in sorted(names):
-        fragment.define(f"{name}(Tensor x) -> Tensor")
+        fragment.define(f"{name}(Tensor x) -> Tensor")  # type: ignore[no-untyped-call]
     return fragment
 
 

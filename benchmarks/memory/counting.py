@@ -14,13 +14,13 @@ class SavedActivations(torch.autograd.graph.saved_tensors_hooks):
     """Within the ``with`` block, counts the bytes that autograd saves.
 
     Each storage counts once and as a whole, however many saved tensors view it: it is what stays allocated. The
-    model's parameters and buffers do not count; its input does, where it is saved.
+    model's parameters and buffers do not count; its input does, where it is saved. Fake tensors count as real ones.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(self._pack, lambda tensor: tensor)
-        self._state = {_address(tensor) for tensor in chain(model.parameters(), model.buffers())}
-        # Held, not only measured: a storage freed meanwhile would leave its address to another one.
+        self._state = {_identity(tensor) for tensor in chain(model.parameters(), model.buffers())}
+        # Held, not only measured: a storage freed meanwhile would leave its place to another one.
         self._storages: dict[int, torch.UntypedStorage] = {}
 
     @property
@@ -29,20 +29,22 @@ class SavedActivations(torch.autograd.graph.saved_tensors_hooks):
         return sum(storage.nbytes() for storage in self._storages.values())
 
     def _pack(self, tensor: Tensor) -> Tensor:
-        if _address(tensor) not in self._state:
-            self._storages[_address(tensor)] = tensor.untyped_storage()
+        if _identity(tensor) not in self._state:
+            self._storages[_identity(tensor)] = tensor.untyped_storage()
         return tensor
 
 
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def _identity(tensor: Tensor) -> int:
+    """Of the storage; not its address, which fake tensors have not."""
+    identity: int = tensor.untyped_storage()._cdata
+    return identity
 
 
-def saved_bytes(model: nn.Module, x: Tensor) -> int:
-    """Bytes saved by ``model(x)``, parameters and buffers aside."""
+def saved_bytes(model: nn.Module, x: Tensor, forward: Callable[[Tensor], object] | None = None) -> int:
+    """Bytes saved by ``model(x)``, parameters and buffers aside; `forward` computes that in another way."""
     saved = SavedActivations(model)
     with saved:
-        model(x)
+        (model if forward is None else forward)(x)
     return saved.nbytes
 
 

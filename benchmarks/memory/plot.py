@@ -1,0 +1,95 @@
+"""The saved activations as a picture."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..network_ways import COLOURS, COMPILE, EAGER, FUSED, FUSED_COMPILE
+from ..pictures import COLOURS as PALETTE
+from ..pictures import FAINT, INK, style
+from ..result import Result, Row
+from .summary import REST, conditions, megabytes, models_with_parts, parts, whole
+
+_BAR = 0.7
+# A tick across the bar, in the way's colour.
+_TICKED = (COMPILE, FUSED_COMPILE)
+
+
+def draw(result: Result) -> Figure:
+    """What of each network's saved activations is left, then bytes block by block where they were counted."""
+    networks = {name: rows for name, rows in whole(result).items() if EAGER in rows and FUSED in rows}
+    by_block = models_with_parts(result)[:1]
+    height = 1.6 + 0.3 * len(networks)
+    with style():
+        figure = Figure(figsize=(10, height + 3.6 * len(by_block)), dpi=120, layout="constrained")
+        heights = [height, *[3.6] * len(by_block)]
+        axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        _draw_networks(axes[0], networks)
+        for model, below in zip(by_block, axes[1:], strict=True):
+            _draw_blocks(below, model, parts(result, model))
+        figure.supxlabel(f"Counted: {conditions(result)}", x=0.01, ha="left", fontsize=9)
+    return figure
+
+
+def _draw_networks(axes: Axes, networks: dict[str, dict[str, Row]]) -> None:
+    axes.set_title("Saved for backward by a whole network, fused / eager")
+    for place, rows in enumerate(networks.values()):
+        eager, fused = megabytes(rows[EAGER]), megabytes(rows[FUSED])
+        axes.barh(place, 1, _BAR, color=FAINT)
+        axes.barh(place, fused / eager, _BAR, color=PALETTE[COLOURS[FUSED]])
+        axes.text(0.01, place, f"{fused / eager:.1%}", color="white", va="center")
+        axes.text(1.02, place, f"{_short(fused)} of {_short(eager)} MB an image", va="center", fontsize=10)
+        for way in _TICKED:
+            if way in rows:
+                _tick(axes, megabytes(rows[way]) / eager, place, way)
+    if any(way in rows for rows in networks.values() for way in _TICKED):
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1)
+    axes.set_yticks(range(len(networks)), list(networks))
+    axes.set_ylim(len(networks) - 0.4, -0.6)
+    axes.set_xlim(0, 1.32)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.spines["bottom"].set_bounds(0, 1)
+
+
+def _short(megabytes: float) -> str:
+    return f"{megabytes:.1f}" if megabytes >= 10 else f"{megabytes:.2f}"
+
+
+def _tick(axes: Axes, ratio: float, place: int, way: str) -> None:
+    """Across the network's bar; the first has the label."""
+    ends = [place - 0.45, place + 0.45]
+    labelled = way in axes.get_legend_handles_labels()[1]
+    axes.plot([ratio] * 2, ends, color=INK, linewidth=4.5, solid_capstyle="butt")
+    colour = PALETTE[COLOURS[way]]
+    axes.plot([ratio] * 2, ends, color=colour, linewidth=2.5, label="" if labelled else way, solid_capstyle="butt")
+
+
+def _draw_blocks(axes: Axes, model: str, ways: dict[str, dict[str, float]]) -> None:
+    axes.set_title(f"{model}, block by block")
+    names = list(next(iter(ways.values())))
+    width = 0.8 / len(ways)
+    for i, (way, blocks) in enumerate(ways.items()):
+        places = [place + (i - (len(ways) - 1) / 2) * width for place in range(len(names))]
+        axes.bar(places, [blocks[name] for name in names], width, color=PALETTE[COLOURS[way]], label=way)
+    if EAGER in ways and FUSED in ways:
+        _write_ratios(axes, ways[EAGER], ways[FUSED])
+    shown = ["stem,\nhead" if name == REST else name.removeprefix("layer") for name in names]
+    axes.set_xticks(range(len(names)), shown)
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.margins(y=0.1)
+    axes.set_xlabel("block: stage.index")
+    axes.set_ylabel("MB an image")
+    axes.grid(axis="y")
+    axes.legend(loc="upper right", ncols=2)
+
+
+def _write_ratios(axes: Axes, eager: dict[str, float], fused: dict[str, float]) -> None:
+    """Above the bars."""
+    for place, name in enumerate(eager):
+        top = (place, max(eager[name], fused[name]))
+        text = f"{fused[name] / eager[name]:.0%}"
+        axes.annotate(text, top, (0, 2), textcoords="offset points", ha="center", fontsize=9)

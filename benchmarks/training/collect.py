@@ -1,0 +1,99 @@
+"""Rows and notes from what the processes report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..network_ways import EAGER
+from ..result import Column, Result, Row
+from ..timing import Spread
+from .job import Job
+from .largest import extrapolated
+from .processes import Item
+
+COLUMNS = [
+    Column("model", "key"),
+    Column("size", "key", "px"),
+    Column("batch", "key"),
+    Column("way", "key"),
+    Column("step", "measured", "ms", "lower"),
+    Column("images/s", "measured", "", "higher"),
+    Column("time / eager", "measured", "", "lower"),
+    Column("peak", "measured", "MB", "lower"),
+    Column("held", "measured", "MB", "lower", shown=False),
+    Column("largest batch", "measured", "images", "higher"),
+]
+
+
+class Collected:
+    """A result that grows."""
+
+    def __init__(self, result: Result, device: str) -> None:
+        self.result = result
+        self._on_cpu = device == "cpu"
+        result.details.update(losses=[], failures=[])
+        result.notes.append(
+            "Peak memory is what PyTorch's allocator had handed out at a step's height"
+            + (", by the profiler's record; libraries' own workspaces are not in it." if self._on_cpu else ".")
+        )
+
+    def take(self, job: Job, items: list[Item]) -> None:
+        """What a job's process reported."""
+        merged: dict[str, dict[str, Any]] = {}
+        for item in items:
+            merged.setdefault(item["way"], {}).update(item)
+        seconds = {way: item["seconds"] for way, item in merged.items() if len(item.get("seconds", ())) > 1}
+        for way, item in merged.items():
+            if "failed" in item or "left_out" in item:
+                self._fail(job, way, item)
+            if way in seconds:
+                self.result.rows.append(_row(job, way, item, seconds))
+                self.result.details["losses"].append(
+                    {"model": job.model, "batch": job.batch, "way": way, "losses": item["losses"]}
+                )
+            if item.get("largest") is not None:
+                self._set_largest(job.model, way, item["largest"])
+
+    def extrapolate(self, limit: int) -> None:
+        """On a CPU, the largest batch of every way whose peaks with two batches are known."""
+        self.result.notes.append(
+            f"The largest batch is what would fit into {limit / 2**30:.0f} GiB, computed from the peaks of two batches"
+            " and not tried; a way with one batch has none."
+        )
+        for model, way in dict.fromkeys((row["model"], row["way"]) for row in self.result.rows):
+            rows = [row for row in self.result.rows if (row["model"], row["way"]) == (model, way)]
+            peaks = {int(row["batch"]): int(row["peak"] * 1e6) for row in rows}  # type: ignore[arg-type, operator]
+            self._set_largest(model, way, extrapolated(peaks, limit))
+
+    def _set_largest(self, model: object, way: object, largest: int | None) -> None:
+        """In the row of the largest batch that was timed."""
+        rows = [row for row in self.result.rows if (row["model"], row["way"]) == (model, way)]
+        if rows and largest is not None:
+            rows[-1]["largest batch"] = largest
+
+    def _fail(self, job: Job, way: str, item: Item) -> None:
+        what = "its largest batch" if job.search_from else f"batch {job.batch}"
+        where = f"{job.model}, {what}, {way}"
+        if "left_out" in item:
+            self.result.notes.append(f"{where}: no time was left.")
+            return
+        self.result.notes.append(f"{where}: {item['failed']}")
+        self.result.details["failures"].append(
+            {"where": where, "way": way, "kind": item["kind"], "what": item["failed"]}
+        )
+
+
+def _row(job: Job, way: str, item: Item, seconds: dict[str, list[float]]) -> Row:
+    own = seconds[way]
+    eager = seconds.get(EAGER)
+    return {
+        "model": job.model,
+        "size": job.size,
+        "batch": job.batch,
+        "way": way,
+        "step": Spread.of([one * 1e3 for one in own]),
+        "images/s": Spread.of([job.batch / one for one in own]),
+        "time / eager": Spread.of([a / b for a, b in zip(own, eager, strict=True)]) if eager and way != EAGER else None,
+        "peak": item["peak_bytes"] / 1e6,
+        "held": item["held_bytes"] / 1e6,
+    }

@@ -1,0 +1,65 @@
+"""Runs jobs in processes of their own: one that crashes or hangs costs the way that it was at, not the others."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..gpu.process import Ended, run
+from ..gpu.record import item_of
+from .job import Job
+from .side import ERROR
+
+Item = dict[str, Any]
+# Of the time that is left: a process that hangs leaves the rest to the ways that have done nothing wrong.
+_SHARE = 0.6
+_LEAST_S = 30.0
+
+
+def items_of(job: Job, deadline: float, log: Callable[[str], object]) -> list[Item]:
+    """What the ways of a job report, each with its "way"; a way at which the process ended badly has "failed".
+
+    The job is then run again without that way, as long as there is time.
+    """
+    failed: list[Item] = []
+    while job.ways:
+        left_s = deadline - time.monotonic()
+        if left_s < _LEAST_S:
+            return [*failed, *({"way": way, "left_out": True} for way in job.ways)]
+        items, ended = _run(replace(job, seconds=min(job.seconds, left_s / 2)), left_s * _SHARE, log)
+        found = [item for item in items if "way" in item]
+        begun = [item["begun"] for item in items if "begun" in item]
+        if ended.problem is None or not begun or begun[-1] is None:
+            problem = [] if ended.problem is None else [_ended_badly(way, ended) for way in _unfinished(job, found)]
+            return [*failed, *found, *problem]
+        failed.append(_ended_badly(begun[-1], ended))
+        if begun[-1] not in job.ways:
+            return failed
+        job = job.without(begun[-1])
+    return failed
+
+
+def _run(job: Job, limit_s: float, log: Callable[[str], object]) -> tuple[list[Item], Ended]:
+    items: list[Item] = []
+
+    def take(line: str) -> None:
+        item = item_of(line)
+        if item is None:
+            log(line)
+        else:
+            items.append(item)
+
+    command = [sys.executable, "-m", "benchmarks.training.side", job.text()]
+    return items, run(command, limit_s=limit_s, on_line=take)
+
+
+def _unfinished(job: Job, found: list[Item]) -> list[str]:
+    done = {item["way"] for item in found if "seconds" in item or "failed" in item or "largest" in item}
+    return [way for way in job.ways if way not in done]
+
+
+def _ended_badly(way: str, ended: Ended) -> Item:
+    return {"way": way, "failed": ended.problem, "kind": ERROR}
