@@ -282,7 +282,7 @@ def cifar_folder(folder: Path) -> Path:
 
 
 def test_cifar_is_read_from_its_folder_padded_and_mirrored(tmp_path, monkeypatch):
-    pytest.importorskip("torchvision_operators")
+    pytest.importorskip("benchmarks.torchvision_operators")
     datasets = pytest.importorskip("torchvision.datasets")
     # Its files would have to be the real ones.
     monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
@@ -295,7 +295,7 @@ def test_cifar_is_read_from_its_folder_padded_and_mirrored(tmp_path, monkeypatch
 
 
 def test_folders_without_cifar_are_named(tmp_path):
-    pytest.importorskip("torchvision_operators")
+    pytest.importorskip("benchmarks.torchvision_operators")
     with pytest.raises(UserError, match="found 0 of the folders cifar-10-batches-py and cifar-100-python"):
         load(tmp_path, CPU)
     (tmp_path / "cifar-10-batches-py").mkdir()
