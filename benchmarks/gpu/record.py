@@ -29,6 +29,7 @@ class Record:
 
     def __init__(self, folder: Path, stage: str, machine: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self.stage = stage
         self.machine = machine
         self.items: list[dict[str, Any]] = []
