@@ -49,6 +49,8 @@ def draw(result: Result) -> Figure:
             _draw_panel(axes, result, mode)
         for axes in figure.axes[::columns]:
             axes.set_ylabel("achieved [TFLOP/s]")
+        # Room for the labels above the roof.
+        figure.axes[0].set_ylim(top=result.details["ceilings"]["operations_per_s"] / 1e12 * 6)
         _finish(figure, result)
     return figure
 
@@ -127,7 +129,7 @@ def _finish(figure: Figure, result: Result) -> None:
     ]
     roof = f"roof: {ceilings.bytes_per_s / 1e9:.3g} GB/s, {ceilings.operations_per_s / 1e12:.3g} TFLOP/s, measured"
     handles.append(Line2D([], [], color=INK, linewidth=1.8, label=roof))
-    figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=10)
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles) if len(handles) < 6 else 4, fontsize=10)
     figure.supxlabel(
         "operations a byte that the tail needs at least\n"
         f"{result.provenance.device}, {settings['dtype']}, batch {settings['batch']};"

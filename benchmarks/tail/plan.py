@@ -108,8 +108,10 @@ def plan_of(arguments: argparse.Namespace, device: torch.device, dtype: torch.dt
 
 def _small(tails: list[DistinctTail]) -> list[DistinctTail]:
     """One of each kind, shrunk."""
-    kinds = {tail.shape.kind: tail for tail in reversed(tails)}
-    return [replace(tail, shape=tail.shape.shrunk(2, 7, 16)) for tail in reversed(kinds.values())]
+    kinds: dict[str, DistinctTail] = {}
+    for tail in tails:
+        kinds.setdefault(tail.shape.kind, replace(tail, shape=tail.shape.shrunk(2, 7, 16)))
+    return list(kinds.values())
 
 
 def _clocks(on_gpu: bool) -> dict[Mode, Clock]:
