@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,7 @@ def test_a_run_is_all_tails_without_compilers_and_then_with_them() -> None:
         ("--peers", "fused", "is fused, expected some of eager,"),
         ("--runs", "1", "is 1, expected at least 2"),
         ("--batch", "0", "is 0, expected at least 1"),
+        ("--seconds", "0", "is 0, expected more than 0"),
     ],
 )
 def test_wrong_options_are_refused(option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -335,6 +337,33 @@ def test_a_wrong_peer_is_a_note_and_no_failure(monkeypatch: pytest.MonkeyPatch, 
     found = result.read(tmp_path / "tail.json")
     assert [row["way"] for row in found.rows] == ["fused", "eager"] * 2
     assert any(note.startswith("eager-contiguous differs from eager") for note in found.notes)
+
+
+def test_a_tail_that_cannot_be_measured_leaves_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    forward = Tail.forward
+
+    def too_large(self: Tail, x: Tensor, before: Tensor) -> Tensor:
+        if self.shape.block == "layer1.0":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x, before)
+
+    monkeypatch.setattr(Tail, "forward", too_large)
+    assert main([*SHORT, "--json", str(tmp_path / "tail.json")]) == 1
+    found = result.read(tmp_path / "tail.json")
+    assert found.details["problems"] == ["resnet18 layer1.0 eval: OutOfMemoryError: CUDA out of memory"]
+    assert [row["tail"] for row in found.rows] == ["resnet18 layer2.0"] * 2
+
+
+def test_measuring_needs_pytorch_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So that the GPU stages run on machines where nothing can be installed; drawing is refused before the run."""
+    for name in ("matplotlib", "mlxtend", "tqdm"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(SHORT) == 0
+    assert "resnet18 layer1.0" in capsys.readouterr().out
+    assert main([*SHORT, "--plot", str(tmp_path / "tail.png")]) == 2
+    assert capsys.readouterr().err.startswith("benchmarks: matplotlib, mlxtend, tqdm not installed: ")
 
 
 def test_what_there_was_no_time_for_is_noted(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-import fused_resnet
 from benchmarks import clocks as timing
 from benchmarks.__main__ import main
 from benchmarks.accuracy import relative_error
@@ -222,4 +221,3 @@ def test_stages_name_their_backend(record: Record, monkeypatch: pytest.MonkeyPat
         assert options[options.index("--backend") + 1] == backend
     command = ends_as("", monkeypatch, record)
     assert command[1:4] == ["-m", "benchmarks", "tail"]
-    assert fused_resnet.backend.chosen_for(torch.device("cpu")) == "reference"

@@ -26,7 +26,7 @@ from ..errors import UserError
 from ..result import Result
 from . import plan
 from .run import run_plan
-from .summary import caption, headline
+from .summary import caption, headline, tails_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,9 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--backend is {arguments.backend!r}: {error}") from error
     with backend:
         if device.type == "cuda":
+            device = torch.device("cuda", device.index or 0)
             torch.cuda.set_device(device)
             # As whoever trains a network of fixed sizes has it.
             torch.backends.cudnn.benchmark = True
-        result = run_plan(plan.plan_of(arguments, device, dtype), arguments)
+        planned = plan.plan_of(arguments, device, dtype)
+        print(f"{tails_table(planned.tails)}\n")
+        result = run_plan(planned, arguments)
     options.finish(result, arguments, draw)
     return 1 if result.details["problems"] else 0

@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--peers",
         type=peers,
-        help=f"{some} {', '.join(PEERS)}; {EAGER} is always there; default: {', '.join(_GPU_PEERS)}"
+        help=f"{some} {', '.join(f'{name} ({WAYS[name].explained})' for name in PEERS)};"
+        f" {EAGER} is always there; default: {', '.join(_GPU_PEERS)}"
         f" on a GPU, {', '.join(_USUAL_PEERS)} on a CPU",
     )
     parser.add_argument("--batch", type=at_least(1), help=f"images; default: {BATCH} on a GPU, {_CPU_BATCH} on a CPU")
@@ -47,13 +48,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=_positive,
         help="begin no tail after that long, and compile none that could take longer; default: no limit on a GPU,"
         f" {_CPU_SECONDS:.0f} on a CPU",
     )
     parser.add_argument(
         "--backend", choices=BACKENDS, default="auto", help="what computes the fused tails (fused_resnet.use_backend)"
     )
+
+
+def _positive(text: str) -> float:
+    """An argument's type."""
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"is {text}, expected more than 0")
+    return float(text)
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,11 @@ class Plan:
     items: list[Item]
     seconds: float
     conditions: Conditions
+
+    @property
+    def tails(self) -> list[DistinctTail]:
+        """Each once."""
+        return list({item.tail.shape.name: item.tail for item in self.items}.values())
 
 
 def plan_of(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Plan:

@@ -35,10 +35,15 @@ class Run:
         self._rows: dict[tuple[str, str], list[Row]] = {}
         self._outcomes: list[tuple[Item, Outcome]] = []
         self._left_out: list[Item] = []
+        self._broken: list[str] = []
 
     def measure(self, item: Item) -> None:
         """Measures an item in the place of what was known of it."""
-        outcome = measure_tail(item.tail.shape, item.mode, item.ways, self._plan.conditions)
+        try:
+            outcome = measure_tail(item.tail.shape, item.mode, item.ways, self._plan.conditions)
+        except Exception as error:  # such as too little memory: other tails may fit
+            self._broken.append(f"{_where(item)}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            return
         self._outcomes.append((item, outcome))
         self._rows[name_of(item.tail), item.mode.name] = [
             row_of(
@@ -85,8 +90,8 @@ class Run:
         )
 
     def _problems(self) -> list[str]:
-        """What is wrong with ways of the package's own, or with the standard."""
-        return self._wrong(ours=True)
+        """What is wrong with ways of the package's own, and tails that could not be measured at all."""
+        return [*self._wrong(ours=True), *self._broken]
 
     def _limits(self) -> list[str]:
         """What else was not timed, and why."""

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..result import Result, Row, number
+from ..table import table
+from ..tail_shapes import DistinctTail
 from .modes import MODES
+from .rows import name_of
 
 # Of whose times the fused tail's are a share of, in the small table.
 _RIVALS = ("eager", "compile", "compile-max-autotune", "cudnn-fused")
 _ByWay = dict[str, Row]
+
+
+def tails_table(tails: Sequence[DistinctTail]) -> str:
+    """What the tails are, and how many blocks of each network have them."""
+    rows = []
+    for tail in tails:
+        shape = tail.shape
+        blocks = ", ".join(f"{network.replace('resnet', '')}: {count}" for network, count in tail.blocks.items())
+        rows.append((name_of(tail), shape.kind, f"{shape.channels} x {shape.size} x {shape.size}", blocks))
+    return table(("tail", "main+shortcut", "output", "blocks of each ResNet"), rows)
 
 
 def caption(result: Result) -> str:
