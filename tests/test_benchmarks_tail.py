@@ -186,7 +186,7 @@ def conditions(dtype: torch.dtype = torch.float32) -> measure.Conditions:
 
 @each_mode
 def test_all_ways_compute_the_same(mode: Any) -> None:
-    names = [name for name, way in ways.WAYS.items() if not way.compiles]
+    names = [name for name, way in ways.WAYS.items() if not way.turn]
     outcome = measure.measure_tail(SMALL, mode, names, conditions())
     assert (outcome.wrong, outcome.failed) == ({}, {})
     expected = ["fused", "eager", "eager-contiguous", *(["moments", "materialise"] * mode.training), "conv3-apart"]
@@ -283,8 +283,11 @@ def parsed(*arguments: str) -> argparse.Namespace:
 
 
 def test_a_run_is_all_tails_without_compilers_and_then_with_them() -> None:
+    some = parsed("--networks", "resnet18", "--peers", "compile-max-autotune,compile,eager", "--modes", "eval")
+    turns = plan.plan_of(some, CPU, torch.float32).items[::7]
+    assert [item.ways[2:] for item in turns] == [(), ("compile",), ("compile-max-autotune", "compile")]
     items = plan.plan_of(parsed("--networks", "resnet18,resnet34", "--modes", "eval"), CPU, torch.float32).items
-    assert [item.compiles for item in items] == [False] * 7 + [True] * 7
+    assert [item.turn for item in items] == [0] * 7 + [1] * 7
     assert items[0].ways == ("fused", "eager", "eager-contiguous")
     assert items[7].ways == ("fused", "eager", "eager-contiguous", "compile")
     assert items[0].tail.shape.batch == 4
@@ -370,7 +373,7 @@ def test_what_there_was_no_time_for_is_noted(tmp_path: Path) -> None:
     main([*SHORT, "--seconds", "1e-9", "--json", str(tmp_path / "tail.json")])
     found = result.read(tmp_path / "tail.json")
     assert found.rows == []
-    assert found.details["left_out"] == ["resnet18 layer1.0 eval", "resnet18 layer2.0 eval"]
+    assert found.details["left_out"] == ["resnet18 layer1.0 eval: anything", "resnet18 layer2.0 eval: anything"]
     assert "No time was left for anything in 2 of 2 tails and modes, from resnet18 layer1.0 eval on." in found.notes
 
 

@@ -9,7 +9,8 @@ All ways get the same values and are compared before any is timed; a wrong one i
 tail are timed in turn, on inputs that no cache still holds. The ceilings of the roofline, a large copy and a large
 product of matrices, are measured in the same run.
 
-First all tails are timed without compilers, then again with them, for as long as there is time.
+First all tails are timed without compilers, then again with torch.compile, then with its max-autotune, for as long as
+there is time.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from ..tail_shapes import BATCH, NETWORKS, DistinctTail, distinct
 from .measure import Conditions
 from .modes import MODES
 from .rotation import cache_bytes
-from .ways import EAGER, FUSED, PEERS, WAYS
+from .ways import EAGER, FUSED, PEERS, TURNS, WAYS
 
 BACKENDS = ("auto", "cuda", "emulated", "reference")
 _USUAL_PEERS = (EAGER, "eager-contiguous", "compile")
@@ -23,8 +23,6 @@ _GPU_PEERS = (*_USUAL_PEERS, "compile-max-autotune", "cudnn-fused", "cudnn-graph
 _CPU_BATCH, _CPU_SECONDS, _CPU_RUNS, _GPU_RUNS = 4, 420.0, 11, 25
 # Longer than Python takes to queue a call.
 _BUSY_MS = {False: 2.0, True: 6.0}
-# What must be left for a tail to be compiled and timed in a mode.
-_COMPILE_SECONDS = 45.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,13 +71,13 @@ class Item:
     ways: tuple[str, ...]
 
     @property
-    def compiles(self) -> bool:
-        return any(WAYS[name].compiles for name in self.ways)
+    def turn(self) -> int:
+        return max(WAYS[name].turn for name in self.ways)
 
     @property
     def seconds(self) -> float:
         """What must be left for it to be begun."""
-        return _COMPILE_SECONDS if self.compiles else 0.0
+        return TURNS[self.turn][1]
 
 
 @dataclass(frozen=True)
@@ -110,11 +108,11 @@ def plan_of(arguments: argparse.Namespace, device: torch.device, dtype: torch.dt
     cache = cache_bytes(device)
     if arguments.quick:
         tails, runs, cache = _small(tails), 2, 2**16
-    quick_ways = tuple(name for name in ways if not WAYS[name].compiles)
-    items = [Item(tail, mode, quick_ways) for tail in tails for mode in modes]
-    if quick_ways != ways:
-        compiled = [Item(tail, mode, ways) for tail in tails for mode in modes]
-        items += compiled[-1:] if arguments.quick else compiled
+    items: list[Item] = []
+    for turn in sorted({WAYS[name].turn for name in ways}):
+        so_far = tuple(name for name in ways if WAYS[name].turn <= turn)
+        added = [Item(tail, mode, so_far) for tail in tails for mode in modes]
+        items += added[-1:] if arguments.quick and turn else added
     clocks = _clocks(on_gpu)
     return Plan(items, seconds, Conditions(device, dtype, clocks.__getitem__, cache, runs, max(1, runs // 5)))
 

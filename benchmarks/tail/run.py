@@ -18,7 +18,7 @@ from .measure import TOLERANCE, Outcome, measure_tail
 from .modes import MODES
 from .plan import Item, Plan
 from .rows import COLUMNS, name_of, row_of
-from .ways import WAYS
+from .ways import TURNS, WAYS
 
 
 class Run:
@@ -85,7 +85,7 @@ class Run:
             details={
                 "ceilings": asdict(self._ceilings),
                 "problems": self._problems(),
-                "left_out": [f"{_where(item)}{' by compilers' * item.compiles}" for item in self._left_out],
+                "left_out": [f"{_where(item)}: {TURNS[item.turn][0]}" for item in self._left_out],
             },
         )
 
@@ -121,9 +121,9 @@ class Run:
 
     def _without_time(self) -> list[str]:
         notes = []
-        for compiles, ways in ((False, "anything"), (True, "torch.compile")):
-            planned = [item for item in self._plan.items if item.compiles == compiles]
-            left = [item for item in self._left_out if item.compiles == compiles]
+        for turn, (ways, _) in enumerate(TURNS):
+            planned = [item for item in self._plan.items if item.turn == turn]
+            left = [item for item in self._left_out if item.turn == turn]
             if left:
                 notes.append(
                     f"No time was left for {ways} in {len(left)} of {len(planned)} tails and modes,"

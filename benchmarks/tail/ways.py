@@ -20,6 +20,10 @@ from .folded import fold
 Forward = Callable[[Tensor, Tensor], Tensor]
 
 
+# What is added to what is timed, turn by turn, and the seconds that must be left for a tail in a mode to be begun.
+TURNS = (("anything", 0.0), ("torch.compile", 45.0), ("torch.compile's max-autotune", 120.0))
+
+
 class ImpossibleError(Exception):
     """A way that there is not for a tail, a mode or a machine; its message says why."""
 
@@ -32,14 +36,14 @@ class Way:
         explained: for people.
         prepare: from a tail and a mode to what computes; whatever can be done ahead of time is done here.
         contiguous: whether its tensors are; all others' are channels_last.
-        compiles: whether that takes long, and is done where there is time left.
+        turn: when it is timed; what has to be compiled comes later, for as long as there is time (`TURNS`).
         ours: whether it is this package's, so that its failure is one of the run.
     """
 
     explained: str
     prepare: Callable[[Tail, Mode], Forward]
     contiguous: bool = False
-    compiles: bool = False
+    turn: int = 0
     ours: bool = False
 
 
@@ -122,10 +126,10 @@ WAYS = {
     FUSED: Way("the fused operation", _fused, ours=True),
     EAGER: Way("PyTorch's operations one by one, channels_last", _eager),
     "eager-contiguous": Way("the same, contiguous", _eager, contiguous=True),
-    "compile": Way("torch.compile", partial(_compiled, "default"), compiles=True),
+    "compile": Way("torch.compile", partial(_compiled, "default"), turn=1),
     # CUDA graphs, which plain max-autotune adds, would copy every call's inputs into their own.
     "compile-max-autotune": Way(
-        "torch.compile, max-autotune-no-cudagraphs", partial(_compiled, "max-autotune-no-cudagraphs"), compiles=True
+        "torch.compile, max-autotune-no-cudagraphs", partial(_compiled, "max-autotune-no-cudagraphs"), turn=2
     ),
     "cudnn-fused": Way("cudnn_convolution_add_relu, the norm folded into the weight", _cudnn_fused),
     "cudnn-graph": Way("a graph of nvidia-cudnn-frontend's", _cudnn_graph),
