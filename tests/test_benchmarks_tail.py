@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +20,7 @@ from benchmarks import options, result
 from benchmarks.__main__ import main
 from benchmarks.clocks import CpuClock, Sample
 from benchmarks.errors import EXTRA
-from benchmarks.tail import cudnn_graph, folded, measure, plan, ways
+from benchmarks.tail import cudnn_graph, folded, kernels, measure, plan, ways
 from benchmarks.tail.ceilings import Ceilings, measure_ceilings
 from benchmarks.tail.counts import counted
 from benchmarks.tail.modes import MODES
@@ -128,6 +131,22 @@ def test_eager_operators_are_those_that_run() -> None:
         count = counted("eager", SMALL, mode, torch.float32)
         assert count is not None
         assert (watched.elements * 4, watched.operators) == (count.bytes, count.launches)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"), [(["gemm", "Memcpy DtoD", "norm", "Memset"], 2), ([], None), (["Memset"], None)]
+)
+def test_launches_are_the_kernels_that_the_profiler_saw(
+    names: list[str], expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [SimpleNamespace(name=name, device_type=kernels.DeviceType.CUDA) for name in names]
+    events.append(SimpleNamespace(name="cudaLaunchKernel", device_type=kernels.DeviceType.CPU))
+    seen = nullcontext(SimpleNamespace(events=lambda: events))
+    monkeypatch.setattr(kernels, "profile", lambda **_: seen)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    calls: list[None] = []
+    assert kernels.launched_kernels(lambda: calls.append(None)) == expected
+    assert len(calls) == 1
 
 
 def test_compulsory_work_is_every_tensor_once() -> None:
@@ -270,6 +289,74 @@ def test_cudnn_frontend_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cudnn_graph, "load", missing)
     with pytest.raises(ways.ImpossibleError, match="nvidia-cudnn-frontend is not installed"):
         ways.WAYS["cudnn-graph"].prepare(Tail(SMALL, torch.float32).eval(), MODES["eval"])
+
+
+class FakeNode:
+    """A tensor of a graph: what it is, from the given ones."""
+
+    def __init__(self, value: Callable[[dict[Any, Tensor]], Tensor]) -> None:
+        self.value = value
+
+    def set_output(self, _: bool) -> FakeNode:
+        return self
+
+    def set_data_type(self, _: object) -> FakeNode:
+        return self
+
+
+class FakeGraph:
+    """As much of cuDNN's graphs as is used, computed by PyTorch when it is executed."""
+
+    def __init__(self, **_: object) -> None:
+        self.output: FakeNode
+
+    def tensor_like(self, tensor: Tensor) -> FakeNode:
+        node = FakeNode(lambda given: given[node])
+        return node
+
+    def conv_fprop(self, *, image: FakeNode, weight: FakeNode, **sizes: list[int]) -> FakeNode:
+        return FakeNode(lambda given: torch.conv2d(image.value(given), weight.value(given), None, **sizes))  # type: ignore[call-overload]
+
+    def mul(self, *, a: FakeNode, b: FakeNode) -> FakeNode:
+        return FakeNode(lambda given: a.value(given) * b.value(given))
+
+    def add(self, *, a: FakeNode, b: FakeNode) -> FakeNode:
+        return FakeNode(lambda given: a.value(given) + b.value(given))
+
+    def relu(self, *, input: FakeNode) -> FakeNode:
+        self.output = FakeNode(lambda given: input.value(given).relu())
+        return self.output
+
+    def build(self, _: object) -> None:
+        pass
+
+    def get_workspace_size(self) -> int:
+        return 0
+
+    def execute(self, given: dict[Any, Tensor], _: Tensor, *, handle: object) -> None:
+        given[self.output].copy_(self.output.value(given))
+
+
+@pytest.mark.parametrize("index", [1, 2])
+def test_cudnn_graph_is_the_tail(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its operations, as cuDNN itself needs a GPU."""
+    data_type = SimpleNamespace(FLOAT="float", HALF="half", BFLOAT16="bfloat16")
+    fake = SimpleNamespace(
+        create_handle=lambda: "handle",
+        set_stream=lambda **_: None,
+        pygraph=FakeGraph,
+        data_type=data_type,
+        heur_mode=SimpleNamespace(A="a", FALLBACK="fallback"),
+    )
+    monkeypatch.setattr(cudnn_graph, "load", lambda: fake)
+    monkeypatch.setattr(ways, "_check_cudnn", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=0))
+    tail = Tail(RESNET50[index].shrunk(2, 5, 16), torch.float32).eval()
+    inputs = tail.inputs("cpu", torch.float32)
+    with torch.no_grad():
+        forward = ways.WAYS["cudnn-graph"].prepare(tail, MODES["eval"])
+        for _ in range(2):  # built by the first call
+            torch.testing.assert_close(forward(*inputs), tail(*inputs))
 
 
 # The command
