@@ -68,8 +68,8 @@ def _ratios(tails: list[_ByWay], column: str, rival: str) -> str:
         ours, theirs = (number(ways.get(way, {}).get(column)) for way in ("fused", rival))
         if ours is not None and theirs:
             ratios.append(ours / theirs)
-    some = f"{len(ratios)} tails: " if 0 < len(ratios) < len(tails) else ""
-    return some + _spread(ratios, "{:.2f}".format)
+    some = f", of {len(ratios)}" if 0 < len(ratios) < len(tails) else ""
+    return _spread(ratios, "{:.2f}".format) + some
 
 
 def _shares(tails: list[_ByWay], way: str) -> str:
