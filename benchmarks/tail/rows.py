@@ -22,7 +22,7 @@ COLUMNS = [
     Column("computed", "measured", "TFLOP/s", better="higher"),
     Column("roofline", "measured", better="higher"),
     Column("peak memory", "measured", "B", better="lower"),
-    Column("error", "measured", better="lower"),
+    Column("error", "measured", better="lower", shown=False),
     Column("launches", "counted", better="lower"),
     Column("bytes", "counted", "B", better="lower"),
     Column("operations", "counted", better="lower", shown=False),
