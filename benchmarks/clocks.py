@@ -1,4 +1,4 @@
-"""Times calls on a GPU: each with an empty L2 cache and without the time in which Python queues it, or in a row."""
+"""Times calls: on a GPU each with an empty L2 cache and without the time in which Python queues it, or in a row."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class GpuClock:
 
 
 class CpuClock:
-    """For rehearsals."""
+    """Wall time: on a CPU, what was called has been computed when the call returns."""
 
     def __call__(self, call: Call) -> Sample:
         begun = time.perf_counter()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 
 from . import pictures
-from .errors import UserError
+from .errors import UserError, check_dependencies
 from .result import Result, provenance_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -58,6 +61,8 @@ def dtype_of(name: str | None, device: torch.device) -> torch.dtype:
 
 def check_files(arguments: argparse.Namespace) -> None:
     """Refuses, before anything is run, what could not be written at its end."""
+    if arguments.plot is not None:
+        check_dependencies()
     if arguments.plot is not None and arguments.plot.suffix not in pictures.SUFFIXES:
         raise UserError(f"--plot is '{arguments.plot}', expected a name that ends in {' or '.join(pictures.SUFFIXES)}")
     for path in filter(None, (arguments.json, arguments.plot)):

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SUFFIXES = (".svg", ".png", ".pdf")
 # Of Okabe and Ito's palette: told apart by every kind of colour vision. All of it shows on white and on near-black.
@@ -50,6 +50,8 @@ _STYLE: dict[Any, Any] = {
 @contextmanager
 def style() -> Iterator[None]:
     """Everything that is drawn within looks like the other pictures."""
+    import matplotlib as mpl  # where nothing is drawn, it need not be installed
+
     with mpl.rc_context(_STYLE):
         yield
 

@@ -1,103 +1,23 @@
-"""The tails of ResNet-50 and ResNet-18 at their real sizes: a table, modules, and the bytes that must be moved."""
+"""The ResNets' tails as modules, and what the kernels must move and multiply for them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fused_resnet import residual_tail, traffic
-from fused_resnet.branches import Branch, Direct, Projection
+from fused_resnet.branches import Branch, Direct, Projection, ZeroPad
 from fused_resnet.modules import branch_of
 from fused_resnet.strategy import Strategy, StrategyChoice
 from fused_resnet.tail import Needs, operands_of
 from fused_resnet.tail import Tail as DescribedTail
 
-BATCH = 256
+from .tail_shapes import RESNET18, RESNET50, TailShape
 
-
-@dataclass(frozen=True)
-class TailShape:
-    """One kind of tail of a network.
-
-    Attributes:
-        block: its first block, in torchvision's names.
-        blocks: how many blocks of the network have it.
-        size: height and width of the output.
-        inner: input channels of the projection that ends the main branch; None where a 3x3 convolution ends it, or
-            where the 1x1 convolution is left to cuDNN.
-        channels: of the output.
-        before: channels of the block's input where the shortcut is a projection, None where it is the identity.
-        stride: of that projection.
-    """
-
-    network: str
-    block: str
-    blocks: int
-    size: int
-    inner: int | None
-    channels: int
-    before: int | None = None
-    stride: int = 1
-    batch: int = BATCH
-
-    @property
-    def name(self) -> str:
-        main = "direct" if self.inner is None else "projection"
-        return f"{self.network} {self.block} {main}+{self.shortcut}"
-
-    @property
-    def shortcut(self) -> str:
-        return "identity" if self.before is None else "projection"
-
-    @property
-    def stage(self) -> str:
-        return self.block.partition(".")[0]
-
-    @property
-    def rows(self) -> int:
-        return self.batch * self.size**2
-
-    @property
-    def projections(self) -> list[int]:
-        """Input channels of each projection, the main branch's first."""
-        return [k for k in (self.inner, self.before) if k is not None]
-
-    def shrunk(self, batch: int, size: int, divisor: int) -> TailShape:
-        """The same kind of tail, small enough for a rehearsal."""
-        inner, before = (None if k is None else max(8, k // divisor) for k in (self.inner, self.before))
-        channels = max(8, self.channels // divisor)
-        return replace(self, batch=batch, size=size, inner=inner, channels=channels, before=before)
-
-
-RESNET50 = (
-    TailShape("resnet50", "layer1.0", 1, 56, 64, 256, before=64),
-    TailShape("resnet50", "layer1.1", 2, 56, 64, 256),
-    TailShape("resnet50", "layer2.0", 1, 28, 128, 512, before=256, stride=2),
-    TailShape("resnet50", "layer2.1", 3, 28, 128, 512),
-    TailShape("resnet50", "layer3.0", 1, 14, 256, 1024, before=512, stride=2),
-    TailShape("resnet50", "layer3.1", 5, 14, 256, 1024),
-    TailShape("resnet50", "layer4.0", 1, 7, 512, 2048, before=1024, stride=2),
-    TailShape("resnet50", "layer4.1", 2, 7, 512, 2048),
-)
-RESNET18 = (
-    TailShape("resnet18", "layer1.0", 2, 56, None, 64),
-    TailShape("resnet18", "layer2.0", 1, 28, None, 128, before=64, stride=2),
-    TailShape("resnet18", "layer2.1", 1, 28, None, 128),
-    TailShape("resnet18", "layer3.0", 1, 14, None, 256, before=128, stride=2),
-    TailShape("resnet18", "layer3.1", 1, 14, None, 256),
-    TailShape("resnet18", "layer4.0", 1, 7, None, 512, before=256, stride=2),
-    TailShape("resnet18", "layer4.1", 1, 7, None, 512),
-)
-
-
-def by_importance() -> list[TailShape]:
-    """All tails, those on the largest tensors first; of each stage, ResNet-50's with conv3 inside come ahead."""
-    apart = [replace(shape, inner=None) for shape in RESNET50]
-    return sorted([*RESNET50, *apart, *RESNET18], key=lambda shape: shape.stage)
+__all__ = ["RESNET18", "RESNET50", "Tail", "TailShape", "counted_bytes", "described", "every_gradient"]
 
 
 def counted_bytes(
@@ -110,13 +30,12 @@ def counted_bytes(
     `strategies` are those of `shape.projections`; in evaluation they make no difference. With `backward`, what both
     directions move, where all gradients are asked for.
     """
-    tail = _described(shape, training, strategies, {2: torch.bfloat16, 4: torch.float32}[element_size])
-    needs = [Needs(*(tensor is not None for tensor in operands_of(branch))) for branch in tail.branches]
-    return traffic.forward(tail).bytes + (traffic.backward(tail, needs).bytes if backward else 0)
+    tail = described(shape, training, strategies, {2: torch.bfloat16, 4: torch.float32}[element_size])
+    return traffic.forward(tail).bytes + (traffic.backward(tail, every_gradient(tail)).bytes if backward else 0)
 
 
-def _described(shape: TailShape, training: bool, strategies: Sequence[Strategy], dtype: torch.dtype) -> DescribedTail:
-    """The tail as the package's own formulas take it; its tensors have sizes alone."""
+def described(shape: TailShape, training: bool, strategies: Sequence[Strategy], dtype: torch.dtype) -> DescribedTail:
+    """The tail as the package's own formulas take it; its tensors have sizes alone. For `strategies`, see above."""
     with torch.device("meta"):
         tail = Tail(shape, dtype).train(training)
     branches = tail.branches(*tail.inputs("meta", dtype))
@@ -128,6 +47,11 @@ def _described(shape: TailShape, training: bool, strategies: Sequence[Strategy],
     return DescribedTail(branches, tuple(each), relu=True)
 
 
+def every_gradient(tail: DescribedTail) -> list[Needs]:
+    """That all gradients are asked for."""
+    return [Needs(*(tensor is not None for tensor in operands_of(branch))) for branch in tail.branches]
+
+
 class Tail(nn.Module):
     """A tail as standard modules, which it calls, or describes to `residual_tail`."""
 
@@ -137,8 +61,9 @@ class Tail(nn.Module):
         self.shape = shape
         self.conv = None if shape.inner is None else _projection(shape.inner, c, 1, dtype)
         self.norm = _norm(c)
-        self.shortcut_conv = None if shape.before is None else _projection(shape.before, c, shape.stride, dtype)
-        self.shortcut_norm = None if shape.before is None else _norm(c)
+        k = shape.before if shape.shortcut == "projection" else None
+        self.shortcut_conv = None if k is None else _projection(k, c, shape.stride, dtype)
+        self.shortcut_norm = None if k is None else _norm(c)
 
     def forward(self, x: Tensor, before: Tensor) -> Tensor:
         """The unfused operations, in place where torchvision's blocks are."""
@@ -147,10 +72,18 @@ class Tail(nn.Module):
     def sum(self, x: Tensor, before: Tensor) -> Tensor:
         """The unfused operations ahead of the relu."""
         y: Tensor = self.norm(x if self.conv is None else self.conv(x))
-        if self.shortcut_conv is not None and self.shortcut_norm is not None:
-            before = self.shortcut_norm(self.shortcut_conv(before))
-        y += before
+        y += self._shortcut(before)
         return y
+
+    def _shortcut(self, before: Tensor) -> Tensor:
+        shape = self.shape
+        if shape.shortcut == "padding":
+            subsampled = before[:, :, :: shape.stride, :: shape.stride]
+            return F.pad(subsampled, (0, 0, 0, 0, 0, shape.channels - before.shape[1]))
+        if self.shortcut_conv is None or self.shortcut_norm is None:
+            return before
+        projected: Tensor = self.shortcut_norm(self.shortcut_conv(before))
+        return projected
 
     def fused(self, x: Tensor, before: Tensor) -> Tensor:
         """One operation, the projections included."""
@@ -158,13 +91,18 @@ class Tail(nn.Module):
 
     def branches(self, x: Tensor, before: Tensor) -> tuple[Branch, Branch]:
         """What `fused` computes."""
-        return branch_of(x, self.conv, self.norm), branch_of(before, self.shortcut_conv, self.shortcut_norm)
+        return branch_of(x, self.conv, self.norm), self._shortcut_branch(before)
 
     def fused_behind_conv(self, x: Tensor, before: Tensor) -> Tensor:
         """The main branch's projection as a convolution of its own, the rest as one operation."""
         assert self.conv is not None
         main = Direct(self.conv(x), branch_of(x, None, self.norm).norm)
-        return residual_tail(main, branch_of(before, self.shortcut_conv, self.shortcut_norm))
+        return residual_tail(main, self._shortcut_branch(before))
+
+    def _shortcut_branch(self, before: Tensor) -> Branch:
+        if self.shape.shortcut == "padding":
+            return ZeroPad(before, self.shape.channels, self.shape.stride)
+        return branch_of(before, self.shortcut_conv, self.shortcut_norm)
 
     def gradients(self, y: Tensor, inputs: tuple[Tensor, Tensor], dy: Tensor) -> dict[str, Tensor]:
         """Backward from the output's gradient: the gradients of both inputs and of every parameter, by name."""

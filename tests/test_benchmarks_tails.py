@@ -1,24 +1,25 @@
-"""The tails that are timed on a GPU, and how their times are kept. No test looks at a time."""
+"""The tails that are timed: tables, values, counted bytes; and how the GPU stages keep times. No test looks at one."""
 
 from __future__ import annotations
 
 import copy
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-import fused_resnet
 from benchmarks import clocks as timing
+from benchmarks.__main__ import main
 from benchmarks.accuracy import relative_error
-from benchmarks.gpu import measure, process, times
+from benchmarks.gpu import process, times
 from benchmarks.gpu.record import Record
-from benchmarks.tails import RESNET18, RESNET50, Tail, TailShape, by_importance, counted_bytes
+from benchmarks.tail_shapes import NETWORKS, distinct
+from benchmarks.tails import RESNET50, Tail, TailShape, counted_bytes
+from fused_resnet import models
+from fused_resnet.nn import ResidualBlock
 from fused_resnet.strategy import Strategy
 
 MACHINE: dict[str, Any] = {"gpu": {"capability": "9.0"}, "torch": "2.11.0"}
@@ -33,12 +34,57 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def test_tails_are_those_of_the_networks() -> None:
-    assert sum(shape.blocks for shape in RESNET50) == 16
-    assert sum(shape.blocks for shape in RESNET18) == 8
-    stages = [shape.stage for shape in by_importance()]
-    assert stages == sorted(stages)
-    assert len({shape.name for shape in by_importance()}) == len(stages) == 23
+def tails_of(network: str) -> dict[str, tuple[object, ...]]:
+    """Of each block of the package's own model: sizes of the tail's inputs and output, and how its shortcut is made."""
+    name, _, option = network.partition("-")
+    cifar = name in ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
+    found: dict[str, tuple[object, ...]] = {}
+    with torch.device("meta"):
+        model = getattr(models, name)(fused=False, **({"shortcut": option} if option else {}))
+        images = torch.empty(1, 3, *([32] * 2 if cifar else [224] * 2))
+
+    def note(name: str, block: ResidualBlock) -> None:
+        def hook(_: object, inputs: tuple[torch.Tensor], y: torch.Tensor) -> None:
+            (before,) = inputs
+            conv3 = getattr(block, "conv3", None)
+            changes = before.shape != y.shape
+            kind = type(block.downsample).__name__
+            inner = conv3 and conv3.in_channels
+            stride = before.shape[2] // y.shape[2]
+            found[name] = (y.shape[2], inner, y.shape[1], before.shape[1] if changes else None, stride, kind)
+
+        block.register_forward_hook(hook)
+
+    for block_name, module in model.named_modules():
+        if isinstance(module, ResidualBlock):
+            note(block_name, module)
+    with torch.no_grad():
+        model(images)
+    return found
+
+
+SHORTCUTS = {"identity": "IdentityShortcut", "projection": "ProjectionShortcut", "padding": "ZeroPadShortcut"}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_tails_are_those_of_the_networks(network: str) -> None:
+    """Every block of the model is in the table, and every row of the table is a block."""
+    blocks = tails_of(network)
+    for shape in NETWORKS[network]:
+        expected = (shape.size, shape.inner, shape.channels, shape.before, shape.stride, SHORTCUTS[shape.shortcut])
+        assert blocks[shape.block] == expected
+        assert sum(tail == expected for tail in blocks.values()) == shape.blocks
+    assert sum(shape.blocks for shape in NETWORKS[network]) == len(blocks)
+
+
+def test_distinct_tails_tell_all_their_networks() -> None:
+    tails = distinct(NETWORKS)
+    assert len({tail.shape.name for tail in tails}) == len(tails) == 30
+    for network, shapes in NETWORKS.items():
+        assert sum(tail.blocks.get(network, 0) for tail in tails) == sum(shape.blocks for shape in shapes)
+    by_name = {tail.shape.name: tail.blocks for tail in tails}
+    assert by_name["resnet50 layer3.1 projection+identity"] == {"resnet50": 5, "resnet101": 22, "resnet152": 35}
+    assert by_name["resnet18 layer3.1 direct+identity"] == {"resnet18": 1, "resnet34": 5}
 
 
 def test_counted_bytes_are_each_tensor_once_and_what_the_strategy_adds() -> None:
@@ -94,139 +140,84 @@ def test_rounds_take_all_in_turn_and_warm_up_is_left_out() -> None:
     assert measured["b"].host.median == 0.5
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_strategies_are_those_that_the_paths_take(stride: int) -> None:
-    tail = Tail(TailShape("net", "layer1.0", 1, 4, 8, 16, before=8, stride=stride, batch=2), torch.bfloat16)
-    inputs = tail.inputs("cpu", torch.bfloat16)
-    for strategy in ("moments", "materialise"):
-        with fused_resnet.strategy.use_strategy(strategy):  # type: ignore[arg-type]
-            assert measure.strategies_of(tail, inputs) == [strategy] * 2
-        forward, both = (measure.bytes_of(tail, inputs, strategy, backward) for backward in (False, True))
-        assert forward is not None
-        assert both is not None
-        assert forward < both
-    assert measure.bytes_of(tail, inputs, "moments") != measure.bytes_of(tail, inputs, "materialise")
-    assert measure.bytes_of(tail, inputs, "eager") is None
+def test_option_a_is_computed_fused_as_by_its_modules() -> None:
+    shape = NETWORKS["resnet20"][1].shrunk(2, 5, 1)
+    assert shape.kind == "direct+padding"
+    tail = Tail(shape, torch.float32)
+    inputs = tail.inputs("cpu", torch.float32)
+    assert relative_error(tail.fused(*inputs).detach(), tail(*inputs).detach().double()) < 1e-5
 
 
-def items_of(output: str) -> list[dict[str, Any]]:
-    return [json.loads(line.removeprefix("@item ")) for line in output.splitlines() if line.startswith("@item ")]
+# The GPU stages
 
 
-def small_plan(shapes: list[TailShape]) -> measure.Plan:
-    return measure.Plan("cpu", measure.FORWARD, shapes, [], runs=2, warm_up=1)
+def result_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """A result of the benchmark, as a process would leave it."""
+    file = folder / "result.json"
+    options = ["--quick", "--networks", "resnet18", "--modes", "eval", "--peers", "eager", "--json", str(file)]
+    assert main(["tail", "--device", "cpu", *options]) == 0
+    capsys.readouterr()
+    return file.read_text()
 
 
-def backward_plan(shapes: list[TailShape]) -> measure.Plan:
-    return replace(small_plan(shapes), modes=measure.BACKWARD)
-
-
-def test_tails_are_timed_and_what_is_left_out_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    shapes = [RESNET50[0].shrunk(2, 5, 16), RESNET18[0].shrunk(2, 5, 16)]
-    measure.run(small_plan(shapes), timing.CpuClock(), deadline=float("inf"))
-    *timed, last = items_of(capsys.readouterr().out)
-    assert [(item["tail"], item["mode"]) for item in timed] == [
-        (shape.name, mode) for shape in shapes for mode in ("training", "eval")
-    ]
-    assert list(timed[0]["sides"]) == ["fused", "moments", "materialise", "conv3 apart", "eager"]
-    assert list(timed[3]["sides"]) == ["fused", "eager"]
-    assert timed[0]["sides"]["fused"]["bytes"] > 0
-    assert last == {"left_out": []}
-    measure.run(small_plan(shapes), timing.CpuClock(), deadline=0)
-    assert len(items_of(capsys.readouterr().out)[0]["left_out"]) == 4
-
-
-def test_a_wrong_side_is_not_timed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Tail, "fused", lambda self, *inputs: self(*inputs) * float("nan"))
-    measure.run(small_plan([RESNET18[0].shrunk(2, 5, 16)]), timing.CpuClock(), deadline=float("inf"))
-    wrong, timed, *_ = items_of(capsys.readouterr().out)
-    assert "differs from eager" in wrong["problem"]
-    assert list(timed["sides"]) == ["eager"]
-
-
-def test_backward_is_timed_with_its_forward(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gradients = Tail.gradients
-    computed: list[set[str]] = []
-
-    def recorded(self: Tail, *arguments: Any) -> dict[str, torch.Tensor]:
-        found = gradients(self, *arguments)
-        computed.append(set(found))
-        return found
-
-    monkeypatch.setattr(Tail, "gradients", recorded)
-    measure.run(backward_plan([RESNET50[3].shrunk(2, 5, 16)]), timing.CpuClock(), deadline=float("inf"))
-    timed, _ = items_of(capsys.readouterr().out)
-    assert timed["mode"] == "forward + backward"
-    assert list(timed["sides"]) == ["fused", "moments", "materialise", "conv3 apart", "eager"]
-    # Each is compared with eager (two calls), warmed up and called twice.
-    assert len(computed) == 5 * (2 + 1 + 2)
-    assert all(names == {"x", "before", "conv.weight", "norm.weight", "norm.bias"} for names in computed)
-    shape = backward_plan([RESNET50[3].shrunk(2, 5, 16)]).shapes[0]
-    assert timed["sides"]["materialise"]["bytes"] == counted_bytes(shape, True, ["materialise"], 2, backward=True)
-    assert timed["sides"]["eager"]["bytes"] is None
-
-
-def test_a_side_with_a_wrong_gradient_is_not_timed(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fused = Tail.fused
-
-    def wrong(self: Tail, x: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        return fused(self, x, before + 0.1 * (before - before.detach()))
-
-    monkeypatch.setattr(Tail, "fused", wrong)
-    measure.run(backward_plan([RESNET18[0].shrunk(2, 5, 16)]), timing.CpuClock(), deadline=float("inf"))
-    problem, timed, _ = items_of(capsys.readouterr().out)
-    assert "differs from eager" in problem["problem"]
-    assert list(timed["sides"]) == ["eager"]
-
-
-def test_compiler_that_fails_is_recorded(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_compiler(*_: object, **__: object) -> None:
-        raise RuntimeError("no C++ compiler")
-
-    monkeypatch.setattr(torch, "compile", no_compiler)
-    shapes = [RESNET18[0].shrunk(2, 5, 16)]
-    chosen = measure.Plan("cpu", measure.FORWARD, [], shapes, runs=2, warm_up=1)
-    measure.run(chosen, timing.CpuClock(), deadline=float("inf"))
-    assert items_of(capsys.readouterr().out)[0]["not_compiled"] == "RuntimeError: no C++ compiler"
-
-
-def test_table_of_times_has_ratios_of_neighbours() -> None:
-    def sides(**us: float) -> dict[str, Any]:
-        return {name.replace("_", "."): {"us": value, "gb_s": 1000.0} for name, value in us.items()}
-
-    items = [
-        {"tail": "a", "mode": "training", "compiled": False, "sides": sides(fused=50.0, eager=100.0)},
-        {"tail": "a", "mode": "training", "compiled": True, "sides": sides(fused=60.0, eager=90.0, torch_compile=80.0)},
-    ]
-    table = times.times_table(items)
-    assert table.splitlines()[-1].split() == ["a", "50.0", "100.0", "80.0", "1000", "0.50", "0.75"]
-    assert "GB/s" in table
-    assert times.one_line(items[0]) == "a training: fused 50.0 us, eager 100.0 us"
-    assert times.one_line({"left_out": []}) is None
-
-
-def test_table_of_memory_is_in_megabytes_and_empty_where_none_is_counted() -> None:
-    sides = {"fused": {"peak_bytes": 1_500_000}, "eager": {"peak_bytes": 2_000_000}}
-    items = [
-        {"tail": "a", "compiled": False, "sides": sides},
-        {"tail": "a", "compiled": True, "sides": {"torch.compile": {"peak_bytes": 1_000_000}}},
-        {"tail": "b", "compiled": False, "sides": {"fused": {"peak_bytes": None}}},
-    ]
-    *_, a, b = times.memory_table(items).splitlines()
-    assert a.split() == ["a", "1.5", "2.0", "1.0"]
-    assert b.split() == ["b"]
-
-
-def test_process_that_crashes_leaves_what_it_measured(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    item = {"tail": "a", "mode": "eval", "compiled": False, "sides": {"fused": {"us": 1.0, "gb_s": 1.0}}}
-    code = f"print('@item ' + {json.dumps(json.dumps(item))}, flush=True); import os; os.abort()"
-    monkeypatch.setattr(times, "sys", SimpleNamespace(executable=sys.executable))
+def ends_as(code: str, monkeypatch: pytest.MonkeyPatch, record: Record, content: str | None = None) -> list[str]:
+    """Runs the stage `time` with a process that leaves the content as its result and then runs the code."""
+    commands: list[list[str]] = []
     run = process.run
-    monkeypatch.setattr(times, "run", lambda _, **options: run(python(code), **options))
+
+    def instead(command: list[str], **options: Any) -> process.Ended:
+        commands.append(command)
+        if content is not None:
+            Path(command[command.index("--json") + 1]).write_text(content)
+        return run(python(code), **options)
+
+    monkeypatch.setattr(times, "run", instead)
     times.time_forward(record, rehearse=True)
-    assert record.items == [item]
+    return commands[0]
+
+
+def test_process_that_crashes_leaves_what_it_measured(
+    record: Record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    content = result_file(tmp_path, capsys)
+    ends_as("import os; os.abort()", monkeypatch, record, content)
     assert record.problems == ["measuring: ended by signal 6"]
+    assert [item["mode"] for item in record.items] == ["eval"] * 2
+    assert list(record.items[0]["ways"]) == ["fused", "eager"]
+    assert record.items[0]["ways"]["fused"]["time"].keys() == {"median", "lower", "upper"}
+    assert record.headline == "2 tails and modes timed, 0 by torch.compile"
+
+
+def test_process_that_hangs_is_stopped(
+    record: Record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(times, "LIMIT_S", 1.0)
+    ends_as("import time; time.sleep(60)", monkeypatch, record, result_file(tmp_path, capsys))
+    assert record.problems[0].startswith("measuring: stopped at its time limit")
+    assert len(record.items) == 2
+
+
+def test_results_of_an_earlier_stage_do_not_count(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    (record.folder / "gpu-stage-tails.json").write_text("{}")
+    ends_as("import sys; sys.exit(2)", monkeypatch, record)
+    assert record.problems == ["measuring: exit status 2", "nothing was timed"]
+
+
+def test_problems_of_the_result_are_the_stage_s(
+    record: Record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    content = json.loads(result_file(tmp_path, capsys))
+    content["details"]["problems"] = ["fused differs"]
+    content["notes"] = ["fused differs", "something else"]
+    ends_as("import sys; sys.exit(1)", monkeypatch, record, json.dumps(content))
+    assert record.problems == ["fused differs", "measuring: exit status 1"]
+    assert "something else" in record.notes
+
+
+def test_stages_name_their_backend(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the kernels' times are never those of a fallback."""
+    for rehearse, backend in ((False, "cuda"), (True, "emulated")):
+        options = times.options(["training"], rehearse)
+        assert options[options.index("--backend") + 1] == backend
+    command = ends_as("", monkeypatch, record)
+    assert command[1:4] == ["-m", "benchmarks", "tail"]

@@ -4,8 +4,8 @@
 build      builds the kernels for this GPU, compares forward and backward with float64, on streams and in graphs
 suite      runs the test suite
 sanitize   runs small cases of every kernel under compute-sanitizer's tools
-time       times the forward of the tails of ResNet-50 and ResNet-18: fused, eager and torch.compile
-backward   times forward and backward of the same as one, with the peak memory of each side
+time       times the forward of the tails of ResNet-50 and ResNet-18 (`python -m benchmarks tail`)
+backward   times forward and backward of the same as one, with the peak memory of each way
 train      times training steps of ResNet-50, with the peak memory of each side
 =========  ======================================================================================================
 

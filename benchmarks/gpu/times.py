@@ -1,128 +1,84 @@
-"""The stages ``time`` and ``backward``: the tails of ResNet-50 and ResNet-18 in bfloat16, channels_last."""
+"""The stages ``time`` and ``backward``: ``python -m benchmarks tail`` in a process of its own, in bfloat16."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import groupby
 from typing import Any
 
-from ..table import table
-from .measure import FORWARD
+from ..result import Result, Row, read
+from ..timing import Spread
 from .process import run
 from .record import Record
 
+NETWORKS = ("resnet50", "resnet18")
+PEERS = ("eager", "eager-contiguous", "moments", "materialise", "conv3-apart", "cudnn-fused", "cudnn-graph", "compile")
 SECONDS = 420.0
 # The process stops itself between two tails; one that hangs is stopped here.
 LIMIT_S = 450.0
-_EXPLAINED = "GB/s of the fused tail's counted bytes; ratios of fused time to others' time"
-COLUMNS = ("fused", "moments", "materialise", "conv3 apart", "eager", "torch.compile")
 
 
 def time_forward(record: Record, rehearse: bool) -> None:
     """In training and in evaluation."""
-    _measure(record, rehearse)
-    _summarise(record)
-    for mode in FORWARD:
-        record.log(f"\n{mode.name}, us; {_EXPLAINED}")
-        record.log(times_table([item for item in _timed(record) if item["mode"] == mode.name]))
+    _measure(record, rehearse, "training", "eval")
 
 
 def time_backward(record: Record, rehearse: bool) -> None:
-    """In training, forward and backward as one."""
-    _measure(record, rehearse, "--backward")
-    _summarise(record)
-    record.log(f"\nforward + backward, us; {_EXPLAINED}")
-    record.log(times_table(_timed(record)))
-    record.log("\npeak memory of forward + backward, MB beyond inputs, parameters and the output's gradient")
-    record.log(memory_table(_timed(record)))
+    """In training, forward and backward as one, with the peak memory of each way."""
+    _measure(record, rehearse, "training+backward")
 
 
-def _measure(record: Record, rehearse: bool, *options: str) -> None:
-    arguments = [*options, "--seconds", str(SECONDS), *(["--rehearse"] if rehearse else [])]
-    command = [sys.executable, "-m", "benchmarks.gpu.measure", *arguments]
+def _measure(record: Record, rehearse: bool, *modes: str) -> None:
     if rehearse:
         record.note("a rehearsal on the CPU: no time here means anything")
-
-    def take(line: str) -> None:
-        record.take(line)
-        if record.items and (shown := one_line(record.items[-1])) and line.startswith("@"):
-            record.log(shown)
-
-    ended = run(command, limit_s=LIMIT_S, on_line=take)
+    file = record.folder / f"gpu-{record.stage}-tails.json"
+    file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "benchmarks", "tail", *options(modes, rehearse), "--json", str(file)]
+    # A bar is for a terminal, and the threads for tensors that are not small.
+    environment = {"TQDM_DISABLE": "1", **({"OMP_NUM_THREADS": "1"} if rehearse else {})}
+    ended = run(command, limit_s=LIMIT_S, on_line=record.take, environment=environment)
+    result = read(file) if file.exists() else None
+    if result is not None:
+        _take(record, result)
     if ended.problem is not None:
         record.problem(f"measuring: {ended.problem}")
-    for item in record.items:
-        if "not_compiled" in item:
-            record.note(f"{item['tail']}, {item['mode']}: {item['not_compiled'][:200]}")
-        if item.get("left_out"):
-            record.note(f"no time was left for: {', '.join(map(_where, item['left_out']))}")
-
-
-def _where(item: Mapping[str, Any]) -> str:
-    return f"{item['tail']} {item['mode']}{' by torch.compile' if item['compiled'] else ''}"
-
-
-def one_line(item: Mapping[str, Any]) -> str | None:
-    """A tail's times as they come."""
-    if "sides" not in item:
-        return None
-    times = ", ".join(f"{name} {side['us']:.1f} us" for name, side in item["sides"].items())
-    return f"{item['tail']} {item['mode']}: {times}"
-
-
-def _timed(record: Record) -> list[dict[str, Any]]:
-    return [item for item in record.items if "sides" in item]
-
-
-def _summarise(record: Record) -> None:
-    timed = _timed(record)
-    tails = {(item["tail"], item["mode"]) for item in timed}
-    compiled = sum(item["compiled"] for item in timed)
-    record.headline = f"{len(tails)} tails and modes timed, {compiled} by torch.compile"
-    if not timed:
+    if result is None or not result.rows:
         record.problem("nothing was timed")
 
 
-def times_table(items: Iterable[Mapping[str, Any]]) -> str:
-    """A line a tail. Ratios are of times that were taken side by side."""
-    header = ("", *COLUMNS, "GB/s", "/eager", "/compile")
-    rows = []
-    for name, sides in _by_tail(items).items():
-        merged, eager, compiled = _merged(sides), sides.get(False, {}), sides.get(True, {})
-        times = [_cell(merged, column, "us", "{:.1f}") for column in COLUMNS]
-        speed = _cell(merged, "fused", "gb_s", "{:.0f}")
-        rows.append((name, *times, speed, _ratio(eager, "eager"), _ratio(compiled, "torch.compile")))
-    return table(header, rows)
+def options(modes: Sequence[str], rehearse: bool) -> list[str]:
+    """Of the command line. The backend is named, so that none takes the place of another."""
+    common = ["--networks", ",".join(NETWORKS), "--modes", ",".join(modes), "--peers", ",".join(PEERS)]
+    device, backend = ("cpu", "emulated") if rehearse else ("cuda", "cuda")
+    where = ["--device", device, "--backend", backend, "--dtype", "bfloat16", *(["--quick"] if rehearse else [])]
+    return [*common, *where, "--seconds", str(SECONDS)]
 
 
-def memory_table(items: Iterable[Mapping[str, Any]]) -> str:
-    """A line a tail, in MB."""
-    rows = []
-    for name, sides in _by_tail(items).items():
-        merged = _merged(sides)
-        rows.append((name, *(_cell(merged, column, "peak_bytes", "{:.1f}", 1e-6) for column in COLUMNS)))
-    return table(("", *COLUMNS), rows)
-
-
-def _by_tail(items: Iterable[Mapping[str, Any]]) -> dict[str, dict[bool, Mapping[str, Any]]]:
-    """Of each tail, the sides beside eager operations (False) and beside torch.compile (True)."""
-    by_tail: dict[str, dict[bool, Mapping[str, Any]]] = {}
+def _take(record: Record, result: Result) -> None:
+    """All that the process has found out."""
+    items = list(items_of(result.rows))
     for item in items:
-        by_tail.setdefault(item["tail"], {})[item["compiled"]] = item["sides"]
-    return by_tail
+        record.add(**item)
+    record.log(f"\n{result.table()}\n")
+    problems: list[str] = result.details["problems"]
+    for text in problems:
+        record.problem(text)
+    for text in result.notes:
+        if text not in problems:
+            record.note(text)
+    compiled = sum("compile" in item["ways"] for item in items)
+    record.headline = f"{len(items)} tails and modes timed, {compiled} by torch.compile"
 
 
-def _merged(sides: Mapping[bool, Mapping[str, Any]]) -> dict[str, Any]:
-    """What both have is taken from beside eager operations."""
-    return {**sides.get(True, {}), **sides.get(False, {})}
+def items_of(rows: Iterable[Row]) -> Iterable[dict[str, Any]]:
+    """An item a tail and mode, in it the ways."""
+    for (tail, mode), group in groupby(rows, lambda row: (row["tail"], row["mode"])):
+        yield {"tail": tail, "mode": mode, "ways": {str(row["way"]): _plain(row) for row in group}}
 
 
-def _cell(sides: Mapping[str, Any], side: str, key: str, form: str, factor: float = 1.0) -> str:
-    value = sides.get(side, {}).get(key)
-    return "" if value is None else form.format(value * factor)
-
-
-def _ratio(sides: Mapping[str, Any], other: str) -> str:
-    if "fused" not in sides or other not in sides:
-        return ""
-    return f"{sides['fused']['us'] / sides[other]['us']:.2f}"
+def _plain(row: Row) -> dict[str, Any]:
+    """What was measured and counted, as JSON has it."""
+    named = {name: value for name, value in row.items() if name not in ("tail", "mode", "way", "kind", "blocks")}
+    return {name: asdict(value) if isinstance(value, Spread) else value for name, value in named.items()}

@@ -1,0 +1,152 @@
+"""What each way moves, multiplies and launches, as far as that can be counted without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fused_resnet import launches, traffic
+from fused_resnet.branches import Projection
+from fused_resnet.kernels import KernelComputation
+from fused_resnet.strategy import StrategyChoice, use_strategy
+from fused_resnet.tail import Tail as DescribedTail
+
+from ..modes import Mode
+from ..tails import Tail, TailShape, described, every_gradient
+from .passes import Watched, watch
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Of one call, forward and what follows it.
+
+    Attributes:
+        bytes: of activations, read or written.
+        operations: of products; a multiply-add is two.
+        launches: of the package's kernels, or operators that PyTorch dispatches; None where it is not known.
+    """
+
+    bytes: int
+    operations: int
+    launches: int | None
+
+
+class _Setting(NamedTuple):
+    shape: TailShape
+    mode: Mode
+    dtype: torch.dtype
+
+
+def counted(way: str, shape: TailShape, mode: Mode, dtype: torch.dtype) -> Counted | None:
+    """Of one of `ways.WAYS`; None where nobody can say, as of what a compiler makes of it.
+
+    Of the fused ways it is what the kernels do, with the strategies that they choose, whoever computes.
+    """
+    count = _COUNTS.get(way)
+    return None if count is None else count(_Setting(shape, mode, dtype))
+
+
+def _eager(at: _Setting) -> Counted:
+    tail = _on_meta(at)
+    inputs = _inputs(tail, at)
+
+    def call() -> None:
+        y = tail(*inputs)
+        if at.mode.backward:
+            tail.gradients(y, inputs, torch.empty_like(y))
+
+    return _of(_watched(call, at), at)
+
+
+def _kernels(strategy: StrategyChoice) -> Callable[[_Setting], Counted]:
+    return lambda at: _of_kernels(_chosen(at, strategy), at)
+
+
+def _conv3_apart(at: _Setting) -> Counted:
+    """The convolution and, of a tail behind it, the kernels; its launches are not known."""
+    tail = _on_meta(at)
+    x, conv = _inputs(tail, at)[0], tail.conv
+    assert conv is not None
+
+    def call() -> None:
+        p = conv(x)
+        if at.mode.backward:
+            torch.autograd.grad(p, [x, conv.weight], torch.empty_like(p))
+
+    apart = _of(_watched(call, at), at)
+    behind = _of_kernels(_chosen(at._replace(shape=replace(at.shape, inner=None)), "auto"), at)
+    return Counted(apart.bytes + behind.bytes, apart.operations + behind.operations, None)
+
+
+def _cudnn(at: _Setting) -> Counted:
+    """The shortcut's projection writes what is added; one operator reads that and x and writes y."""
+    shape = at.shape
+    y = shape.rows * shape.channels
+    elements = shape.rows * (shape.inner or 0) + 2 * y
+    operations = 2 * y * (shape.inner or 0)
+    if shape.before is None:
+        return Counted(elements * at.dtype.itemsize, operations, 1)
+    elements += shape.rows * shape.before + y
+    return Counted(elements * at.dtype.itemsize, operations + 2 * y * shape.before, 2)
+
+
+_COUNTS: dict[str, Callable[[_Setting], Counted]] = {
+    "fused": _kernels("auto"),
+    "moments": _kernels("moments"),
+    "materialise": _kernels("materialise"),
+    "conv3-apart": _conv3_apart,
+    "eager": _eager,
+    "eager-contiguous": _eager,
+    "cudnn-fused": _cudnn,
+    "cudnn-graph": _cudnn,
+}
+
+
+def _on_meta(at: _Setting) -> Tail:
+    with torch.device("meta"):
+        return Tail(at.shape, at.dtype).train(at.mode.training)
+
+
+def _inputs(tail: Tail, at: _Setting) -> tuple[Tensor, Tensor]:
+    x, before = tail.inputs("meta", at.dtype)
+    return x.requires_grad_(at.mode.grad_enabled), before.requires_grad_(at.mode.grad_enabled)
+
+
+def _watched(call: Callable[[], object], at: _Setting) -> Watched:
+    with torch.set_grad_enabled(at.mode.grad_enabled):
+        return watch(call)
+
+
+def _of(watched: Watched, at: _Setting) -> Counted:
+    return Counted(watched.elements * at.dtype.itemsize, watched.operations, watched.operators)
+
+
+def _chosen(at: _Setting, strategy: StrategyChoice) -> DescribedTail:
+    """The tail with what the kernels choose for each of its projections."""
+    tail = described(at.shape, at.mode.training, ["moments"] * len(at.shape.projections), at.dtype)
+    kernels = KernelComputation(ModuleType("nothing is launched"))
+    with use_strategy(strategy):
+        each = [
+            kernels.strategy(branch, at.mode.grad_enabled) if isinstance(branch, Projection) else given
+            for branch, given in zip(tail.branches, tail.strategies, strict=True)
+        ]
+    return replace(tail, strategies=tuple(each))
+
+
+def _of_kernels(tail: DescribedTail, at: _Setting) -> Counted:
+    needs = every_gradient(tail)
+    directions = [traffic.forward(tail)]
+    names: list[str | None] = [launches.forward_kernel(tail)]
+    if at.mode.backward:
+        directions.append(traffic.backward(tail, needs))
+        names.append(launches.backward_kernel(tail, needs))
+    return Counted(
+        sum(direction.bytes for direction in directions),
+        sum(direction.operations for direction in directions),
+        sum(len(name.split(" + ")) for name in names if name is not None),
+    )

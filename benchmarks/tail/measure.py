@@ -1,0 +1,165 @@
+"""One tail in one mode: every way checked against eager operations, then all timed in turn."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..accuracy import relative_error
+from ..clocks import Clock, Times, measure
+from ..gradients import incoming_gradient
+from ..modes import Mode
+from ..peak import peak_bytes
+from ..tail_shapes import TailShape
+from ..tails import Tail
+from .counts import Counted, counted
+from .kernels import launched_kernels
+from .rotation import Case, Rotation, copies_for
+from .ways import EAGER, WAYS, Forward, ImpossibleError
+
+# Of the relative error of what a way computes, against what eager operations do in the same dtype; float32 on a GPU may
+# be tf32.
+TOLERANCE = {torch.float32: 2e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
+# What is computed, by name.
+Values = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one way.
+
+    Attributes:
+        error: the largest relative error of the output and the gradients, against the eager ones.
+        counted: None where nobody can say.
+        launches: kernels on a GPU; elsewhere what can be counted (`counts.Counted`).
+        peak_bytes: of memory during a call; None on a CPU.
+    """
+
+    times: Times
+    error: float
+    counted: Counted | None
+    launches: int | None
+    peak_bytes: int | None
+
+
+@dataclass
+class Outcome:
+    """Of one tail in one mode: what was measured, by way, and what was not and why."""
+
+    measured: dict[str, Measured] = field(default_factory=dict)
+    wrong: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    impossible: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What every tail is measured under; `cache_bytes` is what the inputs of a rotation must not fit."""
+
+    device: torch.device
+    dtype: torch.dtype
+    clock_of: Callable[[Mode], Clock]
+    cache_bytes: int
+    runs: int
+    warm_up: int
+
+
+class _Runner:
+    """Calls a way on the next inputs."""
+
+    def __init__(self, forward: Forward, tail: Tail, rotation: Rotation, mode: Mode) -> None:
+        self._forward, self._tail, self._rotation, self._mode = forward, tail, rotation, mode
+
+    def __call__(self) -> Values:
+        case = self._rotation()
+        with torch.set_grad_enabled(self._mode.grad_enabled):
+            y = self._forward(*case.inputs)
+            if case.dy is None:
+                return {"output": y}
+            return {"output": y, **self._tail.gradients(y, case.inputs, case.dy)}
+
+
+def measure_tail(shape: TailShape, mode: Mode, ways: Sequence[str], conditions: Conditions) -> Outcome:
+    """Every way that there is, eager operations among them. What is wrong or fails is told, and not timed."""
+    outcome = Outcome()
+    runners = _prepare(shape, mode, ways, conditions, outcome)
+    errors = _check(runners, conditions.dtype, outcome)
+    right = {name: runners[name] for name in errors}
+    if not right:
+        return outcome
+    times = measure(right, conditions.clock_of(mode), runs=conditions.runs, warm_up=conditions.warm_up)
+    for name, runner in right.items():
+        count = counted(name, shape, mode, conditions.dtype)
+        on_gpu = conditions.device.type == "cuda"
+        outcome.measured[name] = Measured(
+            times[name],
+            errors[name],
+            count,
+            launched_kernels(runner) if on_gpu else None if count is None else count.launches,
+            peak_bytes(runner, conditions.device.type),
+        )
+    return outcome
+
+
+def _prepare(
+    shape: TailShape, mode: Mode, ways: Sequence[str], conditions: Conditions, outcome: Outcome
+) -> dict[str, _Runner]:
+    """In the order of the ways, eager operations among them."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    formats = {False: torch.channels_last, True: torch.contiguous_format}
+    original = Tail(shape, conditions.dtype).to(conditions.device).train(mode.training)
+    case = _case(original, mode, conditions)
+    copies = copies_for(case.nbytes, conditions.cache_bytes)
+    rotations = {c: Rotation(case, formats[c], copies) for c in {WAYS[name].contiguous for name in ways} | {False}}
+    runners = {}
+    for name in ways:
+        contiguous = WAYS[name].contiguous
+        tail = copy.deepcopy(original).to(memory_format=formats[contiguous])  # type: ignore[call-overload]
+        try:
+            forward = WAYS[name].prepare(tail, mode)
+        except ImpossibleError as reason:
+            outcome.impossible[name] = str(reason)
+        except Exception as error:
+            outcome.failed[name] = _said(error)
+        else:
+            runners[name] = _Runner(forward, tail, rotations[contiguous], mode)
+    return runners
+
+
+def _case(tail: Tail, mode: Mode, conditions: Conditions) -> Case:
+    x, before = tail.inputs(conditions.device, conditions.dtype)
+    with torch.no_grad():
+        dy = incoming_gradient(tail.sum(x, before)) if mode.backward else None
+    return Case(x.requires_grad_(mode.grad_enabled), before.requires_grad_(mode.grad_enabled), dy)
+
+
+def _check(runners: Mapping[str, _Runner], dtype: torch.dtype, outcome: Outcome) -> dict[str, float]:
+    """Errors of those that are right."""
+    exact = {name: value.detach().double() for name, value in runners[EAGER]().items()}
+    right = {}
+    for name, runner in runners.items():
+        try:
+            error = _largest(relative_error(value.detach(), exact[key]) for key, value in runner().items())
+        except Exception as raised:
+            outcome.failed[name] = _said(raised)
+            continue
+        if error <= TOLERANCE[dtype]:
+            right[name] = error
+        else:
+            outcome.wrong[name] = error
+    return right
+
+
+def _largest(errors: Iterable[float]) -> float:
+    """NaN before all."""
+    return max(errors, key=lambda error: (math.isnan(error), error))
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

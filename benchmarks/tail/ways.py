@@ -1,0 +1,140 @@
+"""The ways to a tail's output: the fused operation, PyTorch's others, and cuDNN's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fused_resnet.strategy import StrategyChoice, use_strategy
+
+from ..modes import Mode
+from ..tails import Tail
+from . import cudnn_graph
+from .folded import fold
+
+Forward = Callable[[Tensor, Tensor], Tensor]
+
+
+# What is added to what is timed, turn by turn, and the seconds that must be left for a tail in a mode to be begun.
+TURNS = (("anything", 0.0), ("torch.compile", 45.0), ("torch.compile's max-autotune", 120.0))
+
+
+class ImpossibleError(Exception):
+    """A way that there is not for a tail, a mode or a machine; its message says why."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way.
+
+    Attributes:
+        explained: for people.
+        prepare: from a tail and a mode to what computes; whatever can be done ahead of time is done here.
+        contiguous: whether its tensors are; all others' are channels_last.
+        turn: when it is timed; what has to be compiled comes later, for as long as there is time (`TURNS`).
+        ours: whether it is this package's, so that its failure is one of the run.
+    """
+
+    explained: str
+    prepare: Callable[[Tail, Mode], Forward]
+    contiguous: bool = False
+    turn: int = 0
+    ours: bool = False
+
+
+def _fused(tail: Tail, _: Mode) -> Forward:
+    return tail.fused
+
+
+def _eager(tail: Tail, _: Mode) -> Forward:
+    return tail
+
+
+def _forced(strategy: StrategyChoice, tail: Tail, mode: Mode) -> Forward:
+    if not mode.training:
+        raise ImpossibleError("a strategy makes no difference in evaluation")
+    if not tail.shape.projections:
+        raise ImpossibleError("a strategy makes no difference without a projection")
+
+    def forward(x: Tensor, before: Tensor) -> Tensor:
+        with use_strategy(strategy):
+            return tail.fused(x, before)
+
+    return forward
+
+
+def _conv3_apart(tail: Tail, _: Mode) -> Forward:
+    if tail.conv is None:
+        raise ImpossibleError("no projection ends the main branch")
+    return tail.fused_behind_conv
+
+
+def _compiled(mode_of_compiler: str, tail: Tail, _: Mode) -> Forward:
+    # The sizes of a network do not change.
+    compiled: Forward = torch.compile(tail, dynamic=False, mode=mode_of_compiler)
+    return compiled
+
+
+def _check_cudnn(tail: Tail, mode: Mode) -> None:
+    if mode.training or mode.backward:
+        raise ImpossibleError("a norm can be folded into its convolution in evaluation alone, and without backward")
+    if tail.conv is None:
+        raise ImpossibleError("no projection ends the main branch, whose convolution is not part of the tail")
+    if not tail.conv.weight.is_cuda:
+        raise ImpossibleError("cuDNN needs a GPU")
+
+
+def _addend(tail: Tail) -> Callable[[Tensor], Tensor]:
+    """What is added: a shortcut's projection is a convolution of its own, its norm folded into it."""
+    if tail.shortcut_conv is None or tail.shortcut_norm is None:
+        return lambda before: before
+    weight, bias = fold(tail.shortcut_conv, tail.shortcut_norm)
+    return partial(F.conv2d, weight=weight, bias=bias, stride=tail.shape.stride)
+
+
+def _cudnn_fused(tail: Tail, mode: Mode) -> Forward:
+    _check_cudnn(tail, mode)
+    assert tail.conv is not None
+    weight, bias = fold(tail.conv, tail.norm)
+    addend = _addend(tail)
+
+    def forward(x: Tensor, before: Tensor) -> Tensor:
+        y: Tensor = torch.cudnn_convolution_add_relu(x, weight, addend(before), 1.0, bias, (1, 1), (0, 0), (1, 1), 1)
+        return y
+
+    return forward
+
+
+def _cudnn_graph(tail: Tail, mode: Mode) -> Forward:
+    _check_cudnn(tail, mode)
+    assert tail.conv is not None
+    try:
+        graph = cudnn_graph.Graph(tail.conv, tail.norm)
+    except ImportError as error:
+        raise ImpossibleError("nvidia-cudnn-frontend is not installed") from error
+    addend = _addend(tail)
+    return lambda x, before: graph(x, addend(before))
+
+
+FUSED, EAGER = "fused", "eager"
+WAYS = {
+    FUSED: Way("the fused operation", _fused, ours=True),
+    EAGER: Way("PyTorch's operations one by one, channels_last", _eager),
+    "eager-contiguous": Way("the same, contiguous", _eager, contiguous=True),
+    "compile": Way("torch.compile", partial(_compiled, "default"), turn=1),
+    # CUDA graphs, which plain max-autotune adds, would copy every call's inputs into their own.
+    "compile-max-autotune": Way(
+        "torch.compile, max-autotune-no-cudagraphs", partial(_compiled, "max-autotune-no-cudagraphs"), turn=2
+    ),
+    "cudnn-fused": Way("cudnn_convolution_add_relu, the norm folded into the weight", _cudnn_fused),
+    "cudnn-graph": Way("a graph of nvidia-cudnn-frontend's", _cudnn_graph),
+    "moments": Way("fused, by the strategy moments", partial(_forced, "moments"), ours=True),
+    "materialise": Way("fused, by the strategy materialise", partial(_forced, "materialise"), ours=True),
+    "conv3-apart": Way("the main branch's projection as a convolution, the rest fused", _conv3_apart, ours=True),
+}
+PEERS = tuple(name for name in WAYS if name != FUSED)
