@@ -20,7 +20,6 @@ cores, which one tail needs.
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from .. import options
 from ..emulator import missing
 from ..errors import UserError
 from ..progress import progress
-from ..provenance import provenance
+from ..provenance import available_cores, provenance
 from ..result import Result, Row
 from .picture import draw
 from .rows import COLUMNS
@@ -60,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"the emulator cannot be used ({missing()}); to build it: FUSED_RESNET_EMULATOR=1 pip install"
             " --no-build-isolation -e ."
         )
-    jobs = arguments.jobs or (1 if arguments.quick else len(os.sched_getaffinity(0)))
+    jobs = arguments.jobs or (1 if arguments.quick else available_cores())
     result = _count(cases(arguments.quick), dtype, jobs, arguments)
     options.finish(result, arguments, draw)
     return int(any(row.get("differs") for row in result.rows))
