@@ -66,6 +66,7 @@ def _draw_group(axes: Axes, title: str, tails: dict[str, _Rows]) -> None:
     axes.set_xticks(range(len(tails)), list(tails))
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.5, max(7, len(tails)) - 0.5)
+    axes.margins(y=0.1)
     axes.set_ylabel("passes over y")
     axes.set_title(title)
     axes.grid(axis="y")

@@ -51,11 +51,14 @@ def _label(result: Result) -> str:
 
 def _draw_sweep(axes: Axes, sweep: str, rows: list[Row]) -> None:
     for side in (EAGER, COMPILED, FUSED):
-        _draw_line(axes, side, [row for row in rows if side in row])
+        timed = [row for row in rows if row.get(side) is not None]
+        if timed:
+            _draw_line(axes, side, timed)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     _plain_ticks(axes, [int(str(row["value"])) for row in rows])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.margins(x=0.12)
     axes.set_title(f"against {sweep}")
     axes.grid()
     _mark_strategies(axes, rows)
@@ -93,7 +96,7 @@ def _plain_ticks(axes: Axes, values: Sequence[int]) -> None:
 def _draw_rates(axes: Axes, rows: list[Row], result: Result) -> None:
     for side in SIDES:
         _draw_line(axes, side, rows, f"{side} rate")
-    axes.set_title(f"{result.settings['network']} in several processes")
+    axes.set_title(f"{result.settings['network'].replace('resnet', 'ResNet-')} in several processes")
     axes.set_ylabel("images a second and process")
     _finish_ranks(axes, rows)
 
@@ -115,6 +118,6 @@ def _finish_ranks(axes: Axes, rows: list[Row]) -> None:
     else:
         axes.set_xscale("log", base=2)
         _plain_ticks(axes, [int(str(row["value"])) for row in rows])
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
     axes.set_xlabel("processes")
     axes.grid(color=FAINT)

@@ -15,7 +15,7 @@ def caption(result: Result) -> str:
     return (
         f"Measured on {result.provenance.device}: time of forward and backward of one tail ({of['shortcut']} shortcut,"
         f" {of['dtype']}) against rows, channels and batch, fused and eager, and images a second of each of several"
-        f" processes that train {of['network']}."
+        f" processes that train {of['network'].replace('resnet', 'ResNet-')}."
     )
 
 
