@@ -76,8 +76,9 @@ class Result:
         return tuple(row.get(name) for name in self.keys)
 
     def table(self) -> str:
-        """All rows, for a terminal, without columns that are empty throughout."""
-        shown = [c for c in self.columns if c.shown and any(row.get(c.name) is not None for row in self.rows)]
+        """All rows, for a terminal, without columns other than keys that are empty throughout."""
+        filled = {name for row in self.rows for name, value in row.items() if value is not None}
+        shown = [c for c in self.columns if c.shown and (c.origin == "key" or c.name in filled)]
         return table([c.heading for c in shown], [[text(row.get(c.name)) for c in shown] for row in self.rows])
 
     def write(self, path: Path) -> None:
