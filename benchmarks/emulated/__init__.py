@@ -9,8 +9,9 @@ fused_resnet.launches and fused_resnet.traffic say. y is the tail's output:
 bytes in its units are passes over it, for any number of rows. Bytes outside
 the formulas are those of weights, vectors and partial sums; few rows have more
 of them. Requested bytes are those of all accesses, most of which the L2 cache
-answers. Backward computes all gradients. MACs are multiply-adds of tiles; x^T x
-makes about half of the formula's, as it is symmetric.
+answers. Backward computes all gradients. MACs are the tensor cores' multiply-adds
+(none in float32, which is not rounded to tf32 here): x^T x makes about half of the
+formula's, as it is symmetric, and products of matrices of channels none.
 
 Where a count differs from its formula, the row says so, and the exit status
 is 1. The default dtype is a GPU's, bfloat16. Takes about three minutes on two
@@ -90,11 +91,11 @@ def _write(result: Result, path: Path | None) -> None:
 
 def _notes(result: Result) -> list[str]:
     different = sum(1 for row in result.rows if row.get("differs"))
-    equal = (
-        "All counts are those of the formulas" if different == 0 else f"{different} counts differ from their formula"
-    )
+    equal = "No count differs from its formula" if different == 0 else f"{different} rows differ from their formulas"
+    float32 = ["Products of float32 are the CUDA cores', whose multiply-adds are not counted."]
     return [
         f"{equal}: launches, bytes of activations, multiply-adds.",
         "Counted in the emulator, for large and small batches alike; outside the formulas: for"
         f" {result.settings['rows']} rows.",
+        *(float32 if result.settings["dtype"] == "float32" else []),
     ]

@@ -25,7 +25,7 @@ class Counted:
         cooperative: whether all launches were.
         read, written, requested: of activations.
         outside: read or written, of weights, vectors and partial sums.
-        multiply_adds: of the products of tiles.
+        multiply_adds: of tensor cores.
     """
 
     kernels: list[str]

@@ -28,7 +28,7 @@ class Expected:
         cooperative: whether the phases have barriers of the grid between them.
         bytes: of activations, distinct ones of each phase.
         operations: two for each multiply-add.
-        multiply_adds: those of `operations` that the kernels make in tiles.
+        multiply_adds: those of `operations` that tensor cores make; none in float32.
     """
 
     kernel: str
@@ -48,16 +48,18 @@ def expected(case: Case, dtype: torch.dtype) -> tuple[Expected, Expected]:
     halved = sum(gram.left_out for gram in grams)
     name = launches.backward_kernel(tail, needs)
     assert name is not None
+    on_tensor_cores = dtype != torch.float32
     return (
-        _expected(launches.forward_kernel(tail), forward, matrices + halved),
+        _expected(launches.forward_kernel(tail), forward, on_tensor_cores, elsewhere=matrices + halved),
         # W Cov and Q.
-        _expected(name, backward, 2 * matrices),
+        _expected(name, backward, on_tensor_cores, elsewhere=2 * matrices),
     )
 
 
-def _expected(kernel: str, of: traffic.Traffic, without_tiles: int) -> Expected:
+def _expected(kernel: str, of: traffic.Traffic, on_tensor_cores: bool, elsewhere: int) -> Expected:
     cooperative = kernel.startswith(("forward", "backward"))
-    return Expected(kernel, cooperative, of.bytes, of.operations, of.operations // 2 - without_tiles)
+    multiply_adds = (of.operations // 2 - elsewhere) * on_tensor_cores
+    return Expected(kernel, cooperative, of.bytes, of.operations, multiply_adds)
 
 
 def _settled(case: Case, dtype: torch.dtype) -> SettledTail:

@@ -101,7 +101,7 @@ def _network(plan: Training, fused: bool, device: torch.device) -> nn.Module:
 
 
 def _synchronise_tails(model: nn.Module) -> None:
-    """Norms within fused tails share their statistics on a CPU, too; only DistributedDataParallel refuses to wrap them."""
+    """Norms within fused tails share statistics on a CPU, too, where DistributedDataParallel refuses to wrap them."""
     for block in [module for module in model.modules() if isinstance(module, fused_resnet.nn.BasicBlock)]:
         for name in ("bn2", "downsample"):
             own = getattr(block, name)
