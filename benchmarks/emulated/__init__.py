@@ -15,7 +15,7 @@ formula's, as it is symmetric, and products of matrices of channels none.
 
 Where a count differs from its formula, the row says so, and the exit status
 is 1. The default dtype is a GPU's, bfloat16. Takes about three minutes on two
-cores, which one tail needs.
+free cores, most of it for W Cov W^T of the two widest tails.
 """
 
 from __future__ import annotations

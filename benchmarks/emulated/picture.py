@@ -89,7 +89,7 @@ def _legend(figure: Figure, result: Result) -> None:
     modes = [mode for mode in _MODES if mode in present]
     handles: list[Patch | Line2D] = [Patch(color=COLOURS[_MODES[mode]], label=_LABELS[mode]) for mode in modes]
     handles += [
-        Patch(color=COLOURS["grey"], alpha=_BACKWARD_ALPHA, label="pale: backward"),
+        Patch(color=COLOURS["grey"], alpha=_BACKWARD_ALPHA, label="faded: backward"),
         Line2D([], [], color=INK, linewidth=1.6, label="by formula"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)

@@ -13,6 +13,7 @@ from fused_resnet.tail import settle
 
 from ..accuracy import relative_error
 from ..clocks import Clock, CpuClock, GpuClock, measure
+from ..errors import UserError
 from ..gradients import incoming_gradient
 from ..result import Row
 from ..tails import Tail
@@ -41,6 +42,7 @@ def row_of(point: Point, plan: Plan, device: torch.device, dtype: torch.dtype, c
 
     Raises:
         DiffersError: a side's values are not those of eager operations.
+        UserError: torch.compile, if asked for, does not work here.
     """
     torch.manual_seed(0)
     shape = point.shape
@@ -52,8 +54,7 @@ def row_of(point: Point, plan: Plan, device: torch.device, dtype: torch.dtype, c
         x.requires_grad_(True)
     ways: dict[str, Forward] = {FUSED: tail.fused, EAGER: tail}
     if compiled:
-        torch._dynamo.reset()
-        ways[COMPILED] = torch.compile(tail, dynamic=False)
+        ways[COMPILED] = _compiled(tail, inputs)
     sides = {name: partial(_both_directions, way, tail, inputs, dy) for name, way in ways.items()}
     _check({name: side() for name, side in sides.items()}, dtype)
     times = measure(sides, clock, runs=plan.runs, warm_up=plan.warm_up)
@@ -67,6 +68,17 @@ def row_of(point: Point, plan: Plan, device: torch.device, dtype: torch.dtype, c
         **{name: _milliseconds(taken.device) for name, taken in times.items()},
         "fused / eager": times[FUSED].device.median / times[EAGER].device.median,
     }
+
+
+def _compiled(tail: Tail, inputs: Inputs) -> Forward:
+    torch._dynamo.reset()
+    compiled: Forward = torch.compile(tail, dynamic=False)
+    try:
+        compiled(*inputs)
+    except Exception as error:
+        # Of the machine's compiler more often than of the tail.
+        raise UserError(f"--compile: torch.compile fails with {type(error).__name__}: {str(error)[:200]}") from error
+    return compiled
 
 
 def strategy_of(tail: Tail, inputs: Inputs) -> str:
