@@ -58,7 +58,7 @@ def provenance(device: torch.device, arguments: argparse.Namespace) -> Provenanc
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
         cpu=cpu,
-        cores=_cores(),
+        cores=available_cores(),
         threads=torch.get_num_threads(),
         load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         system=_system(),
@@ -83,7 +83,8 @@ def _cpu_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _cores() -> int:
+def available_cores() -> int:
+    """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,16 +1,8 @@
-"""The compiled kernels under test: which can be used here, one call phase by phase, and what the emulator tells of it.
+"""The compiled kernels under test: which can be used here, one call of them, and what tests choose of the emulator."""
 
-The emulator is the CPU's stand-in for a GPU (``tests/emulator/README.md``). Its module exports what tests choose and
-the counters that they read as plain C functions.
-"""
-
-import ctypes
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +10,7 @@ from samples import Tail
 from torch import Tensor
 
 import fused_resnet
+from benchmarks.emulator import library, missing
 from fused_resnet import _kernels
 from fused_resnet.branches import Branch, output_shape
 from fused_resnet.kernels import KernelComputation
@@ -27,7 +20,7 @@ from fused_resnet.memory import empty_gradients
 from fused_resnet.tail import Gradients, Needs, is_identity, operands_of, settle
 from fused_resnet.tail import Tail as SettledTail
 
-_MISSING = _kernels.load("_emulated")[1]
+_MISSING = missing()
 # Of tests that cannot do without the emulator.
 needs_emulator = [pytest.mark.emulated, pytest.mark.skipif(_MISSING is not None, reason=f"_emulated: {_MISSING}")]
 _ON_GPU = [] if fused_resnet.available_backends()["cuda"] is not None else ["cuda"]
@@ -37,79 +30,24 @@ on_kernels = pytest.mark.parametrize("backend", [_EMULATED, *_ON_GPU], indirect=
 only_emulated = pytest.mark.parametrize("backend", [_EMULATED], indirect=True)
 
 
-class Traffic(NamedTuple):
-    """Bytes of a buffer in one phase: how many different ones were touched, and how many all accesses asked for."""
-
-    distinct_read: int
-    distinct_written: int
-    requested_read: int
-    requested_written: int
-
-
-@dataclass(frozen=True)
-class Phase:
-    """What happened between two barriers of the grid; buffers are named as in ``csrc/bindings/forward_call.h``."""
-
-    multiply_adds: int
-    buffers: dict[str, Traffic]
-
-
-@dataclass(frozen=True)
-class Launch:
-    kernel: str
-    cooperative: bool
-    blocks: int
-    phases: list[Phase]
-
-
-@cache
-def _library() -> ctypes.CDLL:
-    module, reason = _kernels.load("_emulated")
-    assert module is not None, reason
-    library = ctypes.CDLL(module.__file__)
-    library.emulator_counters_json.restype = ctypes.c_char_p
-    return library
-
-
-@contextmanager
-def recorded_launches() -> Iterator[list[Launch]]:
-    """A list that holds the emulated launches made within, once the context has ended."""
-    launches: list[Launch] = []
-    _library().emulator_reset_counters()
-    _library().emulator_set_counting(1)
-    try:
-        yield launches
-    finally:
-        _library().emulator_set_counting(0)
-        launches += map(_launch, json.loads(_library().emulator_counters_json()))
-
-
-def _launch(record: dict[str, Any]) -> Launch:
-    phases = [
-        Phase(phase["multiply_adds"], {name: Traffic(**traffic) for name, traffic in phase["buffers"].items()})
-        for phase in record["phases"]
-    ]
-    return Launch(record["kernel"], record["cooperative"], record["blocks"], phases)
-
-
 @contextmanager
 def thread_order(seed: int) -> Iterator[None]:
     """Lets the emulator run threads in the order that the seed gives."""
-    _library().emulator_set_seed(seed)
+    library().emulator_set_seed(seed)
     try:
         yield
     finally:
-        _library().emulator_set_seed(0)
+        library().emulator_set_seed(0)
 
 
 @contextmanager
 def multiprocessors(count: int) -> Iterator[None]:
     """Lets the emulator be a GPU of that size: grids are as large as fits."""
-    _library().emulator_set_multiprocessors(count)
+    library().emulator_set_multiprocessors(count)
     try:
         yield
     finally:
-        _library().emulator_set_multiprocessors(4)
+        library().emulator_set_multiprocessors(4)
 
 
 def module_of(backend: str) -> Any:

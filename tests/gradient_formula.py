@@ -13,7 +13,6 @@ All gradients are asked for, there is a relu, and the layouts are dense. With T(
 
 from fractions import Fraction
 
-from emulated import Traffic
 from tile_formula import (
     BLOCK_THREADS,
     FLOAT,
@@ -26,6 +25,8 @@ from tile_formula import (
     tiles,
     written,
 )
+
+from benchmarks.emulator import Traffic, is_activation
 
 Touched = dict[str, Traffic]
 
@@ -278,10 +279,6 @@ class GradientSizes:
     def in_outputs(self) -> Fraction:
         """Distinct bytes of all activations in all phases, in units of y's."""
         return Fraction(sum(map(self.distinct, self.phases)), self.y)
-
-
-def is_activation(buffer: str) -> bool:
-    return buffer in ("dy", "y", "g") or buffer.endswith((".x", ".dx", ".dp"))
 
 
 def joined(*parts: Touched) -> Touched:

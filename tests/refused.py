@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from emulated import module_of, recorded_launches
+from emulated import module_of
+
+from benchmarks.emulator import recorded_launches
 
 
 class Call:

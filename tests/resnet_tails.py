@@ -6,9 +6,10 @@ Neither rows nor the last tile of them are a multiple of the tile.
 from dataclasses import replace
 
 import pytest
-from emulated import Traffic, needs_emulator
+from emulated import needs_emulator
 from tile_formula import BranchSizes, TailSizes
 
+from benchmarks.emulator import Traffic
 from benchmarks.tails import RESNET18, RESNET50, TailShape
 
 BEHIND_CONV = [replace(shape, inner=None) for shape in RESNET50]

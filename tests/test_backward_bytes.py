@@ -11,8 +11,8 @@ from functools import cache
 
 import pytest
 import torch
-from emulated import Launch, only_emulated, recorded_launches
-from gradient_formula import GradientSizes, is_activation
+from emulated import only_emulated
+from gradient_formula import GradientSizes
 from resnet_tails import (
     BEHIND_CONV,
     SHAPES,
@@ -25,6 +25,7 @@ from resnet_tails import (
     touched,
 )
 
+from benchmarks.emulator import Launch, is_activation, recorded_launches
 from benchmarks.tails import RESNET50, Tail, TailShape, counted_bytes
 from fused_resnet import use_backend
 from fused_resnet.strategy import Problem, cost, use_strategy

@@ -7,10 +7,11 @@ import pytest
 import torch
 from compare import fused
 from dispatched import Operators
-from emulated import on_kernels, only_emulated, recorded_launches
+from emulated import on_kernels, only_emulated
 from kernel_samples import EVALUATED, SMALL, each, each_strategy
 from samples import FUSED, SAMPLES, Branch, Sample, build
 
+from benchmarks.emulator import recorded_launches
 from fused_resnet.strategy import use_strategy
 
 FUSED_EVALUATED = {name: sample for name, sample in FUSED.items() if name in EVALUATED}

@@ -7,10 +7,11 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from emulated import module_of, on_kernels, only_emulated, recorded_launches
+from emulated import module_of, on_kernels, only_emulated
 from installations import OTHER_TORCH, THIS_TORCH
 
 import fused_resnet
+from benchmarks.emulator import recorded_launches
 from fused_resnet import _kernels
 from fused_resnet.backend import available_backends
 from fused_resnet.doctor import diagnosis, selftest

@@ -8,12 +8,13 @@ import random
 import numpy
 import pytest
 import torch
-from emulated import module_of, only_emulated, recorded_launches
+from emulated import module_of, only_emulated
 from explained import fused_block, images, small_resnet
 from torch import Tensor, nn
 from user_blocks import SHAPE
 
 import fused_resnet
+from benchmarks.emulator import recorded_launches
 from fused_resnet import explain, models
 from fused_resnet.explanation import TailExplanation
 from fused_resnet.functional import Direct, Norm, Projection, residual_tail

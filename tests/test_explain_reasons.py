@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from emulated import only_emulated, recorded_launches
+from emulated import only_emulated
 from explained import fused_block
 from torch import Tensor, nn
 from user_blocks import SHAPE, Block
 
 import fused_resnet
+from benchmarks.emulator import recorded_launches
 from fused_resnet import explain
 from fused_resnet.explanation import TailExplanation
 from fused_resnet.functional import Direct, Norm, residual_tail

@@ -8,9 +8,9 @@ from functools import cache
 
 import pytest
 import torch
-from emulated import Launch, recorded_launches
 from resnet_tails import BEHIND_CONV, SHAPES, cases, each_mode, each_real_shape, is_weight, sizes_of, touched
 
+from benchmarks.emulator import Launch, is_activation, recorded_launches
 from benchmarks.tails import RESNET50, Tail, counted_bytes
 from fused_resnet import use_backend
 from fused_resnet.strategy import use_strategy
@@ -32,10 +32,6 @@ def phases_of(name: str, mode: str) -> dict:
     (launch,) = counted(name, mode)
     phases = sizes_of(SHAPES[name], mode).phases
     return dict(zip(phases, (phase.buffers for phase in launch.phases), strict=True))
-
-
-def is_activation(buffer: str) -> bool:
-    return buffer == "y" or buffer.endswith((".x", ".materialised"))
 
 
 def check_launch(name: str, mode: str) -> None:

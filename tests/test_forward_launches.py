@@ -7,10 +7,11 @@ import pytest
 import torch
 from compare import fused, unfused
 from dispatched import Operators
-from emulated import compiled_forward, on_kernels, only_emulated, recorded_launches
+from emulated import compiled_forward, on_kernels, only_emulated
 from kernel_samples import EVALUATED, SMALL, TRAINING, each, each_strategy
 from samples import SAMPLES, build
 
+from benchmarks.emulator import recorded_launches
 from fused_resnet.strategy import use_strategy
 
 each_training_sample = each(TRAINING)

@@ -6,13 +6,15 @@ What processes exchange is exchanged by the test (``simulated_processes.py``). R
 import pytest
 import torch
 from compare import assert_accurate
-from emulated import multiprocessors, on_kernels, only_emulated, recorded_launches, thread_order
+from emulated import multiprocessors, on_kernels, only_emulated, thread_order
 from kernel_samples import SMALL, each, each_dtype, each_strategy
 from refused import BackwardCall, refusal
 from same_bits import assert_same_bits
 from samples import Branch, Sample
 from simulated_processes import Case, processes_of, reference, results_of, run_backward, run_forward
 from tf32 import tf32, with_rounding_convolutions
+
+from benchmarks.emulator import recorded_launches
 
 SHAPE = (5, 24, 6, 5)
 SHARED = {

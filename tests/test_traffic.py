@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from emulated import backward_call, forward_call, module_of, only_emulated, recorded_launches
+from emulated import backward_call, forward_call, module_of, only_emulated
 from samples import FUSED, Branch, Sample, build
 
+from benchmarks.emulator import is_activation, recorded_launches
 from fused_resnet import launches, traffic
 from fused_resnet.kernels import KernelComputation
 from fused_resnet.plain import ReferenceComputation
@@ -39,11 +40,6 @@ def branches_of(module, inputs):
 def settled(sample, branches, backward):
     present = [branch for branch in branches if branch is not None]
     return settle(KernelComputation(module_of("emulated")), present, sample.activation == "relu", backward)
-
-
-def is_activation(buffer):
-    # Without a relu, g is dy: memory under two names.
-    return buffer in ("dy", "dy+dy", "y", "g") or buffer.endswith((".x", ".materialised", ".dx", ".dp"))
 
 
 def launched(call):

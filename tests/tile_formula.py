@@ -15,7 +15,7 @@ For a tail of M rows and C output channels, with T(n) = ceil(n / 128) tiles:
 from dataclasses import dataclass
 from fractions import Fraction
 
-from emulated import Traffic
+from benchmarks.emulator import Traffic
 
 TILE = 128
 FLOAT = 4

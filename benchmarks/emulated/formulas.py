@@ -1,0 +1,93 @@
+"""What the package's own formulas say of the same tails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from fused_resnet import backend, launches, traffic
+from fused_resnet.branches import Projection, output_shape
+from fused_resnet.tail import Needs, operands_of, settle, takes_moments
+from fused_resnet.tail import Tail as SettledTail
+
+from ..tails import Tail
+from .counting import emulated
+from .tails import Case
+
+_TILE = 128
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Of one direction.
+
+    Attributes:
+        kernel: its one launch, with template arguments.
+        cooperative: whether the phases have barriers of the grid between them.
+        bytes: of activations, distinct ones of each phase.
+        operations: two for each multiply-add.
+        multiply_adds: those of `operations` that tensor cores make; none in float32.
+    """
+
+    kernel: str
+    cooperative: bool
+    bytes: int
+    operations: int
+    multiply_adds: int
+
+
+def expected(case: Case, dtype: torch.dtype) -> tuple[Expected, Expected]:
+    """Forward and backward, in which all gradients are asked for."""
+    tail = _settled(case, dtype)
+    needs = [Needs(*(tensor is not None for tensor in operands_of(branch))) for branch in tail.branches]
+    forward, backward = traffic.forward(tail), traffic.backward(tail, needs)
+    grams = list(_grams(tail))
+    matrices = sum(gram.channels * gram.inputs**2 for gram in grams)
+    halved = sum(gram.left_out for gram in grams)
+    name = launches.backward_kernel(tail, needs)
+    assert name is not None
+    on_tensor_cores = dtype != torch.float32
+    return (
+        _expected(launches.forward_kernel(tail), forward, on_tensor_cores, elsewhere=matrices + halved),
+        # W Cov and Q.
+        _expected(name, backward, on_tensor_cores, elsewhere=2 * matrices),
+    )
+
+
+def _expected(kernel: str, of: traffic.Traffic, on_tensor_cores: bool, elsewhere: int) -> Expected:
+    cooperative = kernel.startswith(("forward", "backward"))
+    multiply_adds = (of.operations // 2 - elsewhere) * on_tensor_cores
+    return Expected(kernel, cooperative, of.bytes, of.operations, multiply_adds)
+
+
+def _settled(case: Case, dtype: torch.dtype) -> SettledTail:
+    tail = Tail(case.shape, dtype).train(case.training)
+    with emulated(case):
+        branches = tail.branches(*tail.inputs("cpu", dtype))
+        return settle(backend.computation(torch.device("cpu")), branches, relu=True, backward=True)
+
+
+@dataclass(frozen=True)
+class _Gram:
+    """x^T x of a projection that takes moments."""
+
+    rows: int
+    inputs: int
+    channels: int
+
+    @property
+    def left_out(self) -> int:
+        """Multiply-adds that symmetry saves: tiles above the diagonal, and a quarter of each on it."""
+        widths = [min(_TILE, self.inputs - first) for first in range(0, self.inputs, _TILE)]
+        above = sum(a * b for i, a in enumerate(widths) for b in widths[:i])
+        quarters = sum(min(width, _TILE // 2) * max(0, width - _TILE // 2) for width in widths)
+        return self.rows * (above + quarters)
+
+
+def _grams(tail: SettledTail) -> Iterator[_Gram]:
+    for branch, strategy in zip(tail.branches, tail.strategies, strict=True):
+        if isinstance(branch, Projection) and takes_moments(branch, strategy):
+            n, c, h, w = output_shape(branch)
+            yield _Gram(n * h * w, branch.x.shape[1], c)

@@ -1,0 +1,95 @@
+"""The counts as one picture: a row of bars for each kind of tail."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from .. import pictures
+from ..pictures import COLOURS, INK
+from ..result import Result, Row
+from .summary import by_formula, by_tail, passes
+
+_MODES = {"moments": "blue", "training": "green", "materialise": "orange", "evaluation": "grey"}
+_LABELS = {
+    "moments": "training, moments",
+    "materialise": "training, materialise",
+    "training": "training, no projection",
+    "evaluation": "frozen norms",
+}
+# Forward is below, and solid.
+_BACKWARD_ALPHA = 0.5
+_WIDTH = 0.27
+
+_Rows = dict[tuple[str, str], Row]
+
+
+def draw(result: Result) -> Figure:
+    """Bars of counted bytes in units of y's, forward and backward, with the formulas' marks."""
+    groups = _groups(result)
+    with pictures.style():
+        figure = Figure(figsize=(10, 0.9 + 2.9 * len(groups)), layout="constrained")
+        panels = figure.subplots(len(groups), 1, squeeze=False, sharey=True)[:, 0]
+        for axes, (name, tails) in zip(panels, groups.items(), strict=True):
+            _draw_group(axes, name, tails)
+        _legend(figure, result)
+        figure.supxlabel(
+            f"{result.settings['dtype']}, counted in the emulator; weights, vectors and partial sums left out",
+            fontsize=10,
+        )
+    return figure
+
+
+def _groups(result: Result) -> dict[str, dict[str, _Rows]]:
+    """Tails under what their main branches are, by block."""
+    titles = {
+        ("resnet50", "projection"): "ResNet-50, conv3 inside the tail",
+        ("resnet50", "direct"): "ResNet-50, conv3 left to cuDNN and not counted",
+        ("resnet18", "direct"): "ResNet-18",
+    }
+    groups: dict[str, dict[str, _Rows]] = {}
+    for tail, rows in by_tail(result).items():
+        network, block, branches = tail.split(" ")
+        main, shortcut = branches.split("+")
+        groups.setdefault(titles[network, main], {})[f"{block.removeprefix('layer')}\n{shortcut}"] = rows
+    return groups
+
+
+def _draw_group(axes: Axes, title: str, tails: dict[str, _Rows]) -> None:
+    for place, rows in enumerate(tails.values()):
+        modes = [mode for mode in _MODES if (mode, "forward") in rows]
+        for i, mode in enumerate(modes):
+            x = place + (i - (len(modes) - 1) / 2) * (_WIDTH + 0.02)
+            _draw_bar(axes, x, COLOURS[_MODES[mode]], rows[mode, "forward"], rows[mode, "backward"])
+    axes.set_xticks(range(len(tails)), list(tails))
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.5, max(7, len(tails)) - 0.5)
+    axes.margins(y=0.1)
+    axes.set_ylabel("passes over y")
+    axes.set_title(title)
+    axes.grid(axis="y")
+
+
+def _draw_bar(axes: Axes, x: float, colour: str, forward: Row, backward: Row) -> None:
+    lower, upper = passes(forward), passes(backward)
+    axes.bar(x, lower, _WIDTH, color=colour)
+    axes.bar(x, upper, _WIDTH, bottom=lower, color=colour, alpha=_BACKWARD_ALPHA)
+    for height in (by_formula(forward), by_formula(forward) + by_formula(backward)):
+        axes.plot([x - _WIDTH / 2 - 0.02, x + _WIDTH / 2 + 0.02], [height] * 2, color=INK, linewidth=1.6)
+    differs = "≠ " if forward.get("differs") or backward.get("differs") else ""
+    axes.annotate(
+        f"{differs}{lower + upper:.4g}", (x, lower + upper), (0, 3), textcoords="offset points", ha="center", fontsize=8
+    )
+
+
+def _legend(figure: Figure, result: Result) -> None:
+    present = {row["mode"] for row in result.rows}
+    modes = [mode for mode in _MODES if mode in present]
+    handles: list[Patch | Line2D] = [Patch(color=COLOURS[_MODES[mode]], label=_LABELS[mode]) for mode in modes]
+    handles += [
+        Patch(color=COLOURS["grey"], alpha=_BACKWARD_ALPHA, label="faded: backward"),
+        Line2D([], [], color=INK, linewidth=1.6, label="by formula"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)

@@ -1,0 +1,57 @@
+"""Which tails are counted, in which modes: those of the ResNets, with their channels and few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from fused_resnet.strategy import StrategyChoice
+
+from ..tails import RESNET18, RESNET50, TailShape
+
+# Two whole tiles of rows: bytes of activations grow with the rows, and the emulator takes its time.
+BATCH, SIZE = 4, 8
+TRAINING, EVALUATION = "training", "evaluation"
+_FORCED: dict[str, StrategyChoice] = {"moments": "moments", "materialise": "materialise"}
+# Output channels of what --quick counts; all of it has fewer than a tile.
+_QUICK_CHANNELS = 256
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tail in a mode: the strategy of its projections' norms, or "training" where it has none, or "evaluation"."""
+
+    shape: TailShape
+    mode: str
+
+    @property
+    def training(self) -> bool:
+        """Whether norms take the batch's statistics."""
+        return self.mode != EVALUATION
+
+    @property
+    def strategy(self) -> StrategyChoice:
+        """What is forced."""
+        return _FORCED.get(self.mode, "auto")
+
+    @property
+    def effort(self) -> int:
+        """What the emulator has most work with: products of matrices of channels, without tiles."""
+        matrices = sum(k * k for k in self.shape.projections) * (self.mode == "moments")
+        return self.shape.channels * (matrices + self.shape.rows * sum(self.shape.projections))
+
+
+def cases(quick: bool) -> list[Case]:
+    """All tails of both networks, ResNet-50's with its last convolution inside and left out; in each mode."""
+    apart = [replace(shape, inner=None) for shape in RESNET50]
+    small = [replace(shape, batch=BATCH, size=SIZE) for shape in (*RESNET50, *apart, *RESNET18)]
+    return [Case(shape, mode) for shape in small if _chosen(shape, quick) for mode in _modes(shape)]
+
+
+def _chosen(shape: TailShape, quick: bool) -> bool:
+    return not quick or (shape.channels <= _QUICK_CHANNELS and shape.stage == "layer1")
+
+
+def _modes(shape: TailShape) -> Iterator[str]:
+    yield from _FORCED if shape.projections else [TRAINING]
+    yield EVALUATION

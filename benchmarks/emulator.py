@@ -1,0 +1,87 @@
+"""What the emulator counts of the kernels' launches.
+
+The emulator (``tests/emulator/README.md``) runs the CUDA kernels on the CPU. Its module exports its counters as plain C
+functions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+from fused_resnet import _kernels
+
+
+class Traffic(NamedTuple):
+    """Bytes of a buffer in one phase: how many different ones were touched, and how many all accesses asked for."""
+
+    distinct_read: int
+    distinct_written: int
+    requested_read: int
+    requested_written: int
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What happened between two barriers of the grid; buffers are named as in ``csrc/bindings/forward_call.h``."""
+
+    multiply_adds: int
+    buffers: dict[str, Traffic]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a kernel, which is named without its template arguments."""
+
+    kernel: str
+    cooperative: bool
+    blocks: int
+    phases: list[Phase]
+
+
+def missing() -> str | None:
+    """Why there is no emulator; None where it is built."""
+    return _kernels.load("_emulated")[1]
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The emulator's own functions."""
+    module, reason = _kernels.load("_emulated")
+    assert module is not None, reason
+    assert module.__file__ is not None
+    loaded = ctypes.CDLL(module.__file__)
+    loaded.emulator_counters_json.restype = ctypes.c_char_p
+    return loaded
+
+
+@contextmanager
+def recorded_launches() -> Iterator[list[Launch]]:
+    """A list that holds the emulated launches made within, once the context has ended."""
+    launches: list[Launch] = []
+    library().emulator_reset_counters()
+    library().emulator_set_counting(1)
+    try:
+        yield launches
+    finally:
+        library().emulator_set_counting(0)
+        launches += map(_launch, json.loads(library().emulator_counters_json()))
+
+
+def _launch(record: dict[str, Any]) -> Launch:
+    phases = [
+        Phase(phase["multiply_adds"], {name: Traffic(**traffic) for name, traffic in phase["buffers"].items()})
+        for phase in record["phases"]
+    ]
+    return Launch(record["kernel"], record["cooperative"], record["blocks"], phases)
+
+
+def is_activation(buffer: str) -> bool:
+    """Whether the buffer is as large as the rows are many: no weight, vector or partial sum."""
+    # Without a relu, g is dy: memory under two names.
+    return buffer in ("dy", "dy+dy", "y", "g") or buffer.endswith((".x", ".materialised", ".dx", ".dp"))

@@ -1,0 +1,136 @@
+"""Times a tail against its sizes, and training against the number of processes.
+
+One tail (a projection with the identity, or with a projection in the shortcut)
+is timed forward and backward, fused and with PyTorch's operations in
+interleaved rounds, while one size varies: rows M (by the image), input
+channels K, output channels C, batch. Values are compared first; where they
+differ, the point is left out and the exit status is 1. The strategy is the one
+that is chosen at each point.
+
+Then torchrun starts 1, 2, 4 and so on processes, one a GPU (nccl) or one a
+core (gloo, one thread each), which train a network in
+DistributedDataParallel, each on a batch of its own: weak scaling. Norms are
+synchronised: on GPUs all, in both networks; on a CPU those within fused tails
+alone, as PyTorch's own refuse to run there.
+
+Takes about two minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from .. import options
+from ..errors import UserError
+from ..progress import progress
+from ..provenance import provenance
+from ..result import Result, Row
+from . import ranks, sweeps, training
+from .picture import draw
+from .rows import COLUMNS
+from .summary import caption, headline
+from .times import DiffersError, clock_of, row_of
+
+__all__ = ["add_arguments", "caption", "draw", "headline", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the benchmark's options."""
+    options.add_arguments(parser, quick="about 20 s")
+    parser.add_argument(
+        "--shortcut", choices=("identity", "projection"), default="identity", help="default: %(default)s"
+    )
+    parser.add_argument("--compile", action="store_true", help="time torch.compile, too")
+    parser.add_argument(
+        "--ranks",
+        type=_numbers,
+        metavar="N,...",
+        help="numbers of processes; one is always among them; 0: none; default: 1, 2, 4 up to all GPUs or cores",
+    )
+
+
+def _numbers(text: str) -> list[int]:
+    """Numbers of processes, in order."""
+    if text == "0":
+        return []
+    asked = [options.at_least(1)(part) for part in text.split(",")]
+    return sorted({1, *asked})
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Times; 1 where a side's values differ, or processes fail."""
+    options.check_files(arguments)
+    device = options.device_of(arguments.device)
+    dtype = options.dtype_of(arguments.dtype, device)
+    counts = ranks.counts(device) if arguments.ranks is None else arguments.ranks
+    if arguments.quick and arguments.ranks is None:
+        counts = counts[:1]
+    if device.type == "cuda" and max(counts, default=0) > torch.cuda.device_count():
+        raise UserError(f"--ranks has {max(counts)}, but PyTorch sees {torch.cuda.device_count()} GPUs")
+    plan = sweeps.QUICK if arguments.quick else sweeps.GPU if device.type == "cuda" else sweeps.CPU
+    trained = training.QUICK if arguments.quick else training.GPU if device.type == "cuda" else training.CPU
+    base = plan.base
+    settings = {
+        "dtype": str(dtype).removeprefix("torch."),
+        "shortcut": arguments.shortcut,
+        "base": {"M": base.rows, "K": base.inner, "C": base.channels, "batch": base.batch},
+        "network": trained.model,
+        "batch a process": trained.batch,
+    }
+    result = Result("scaling", provenance(device, arguments), settings, COLUMNS, [])
+    right = _sweep(result, plan, device, dtype, arguments)
+    right &= _scale(result, counts, trained, device, arguments)
+    options.finish(result, arguments, draw)
+    return 0 if right else 1
+
+
+def _sweep(
+    result: Result, plan: sweeps.Plan, device: torch.device, dtype: torch.dtype, arguments: argparse.Namespace
+) -> bool:
+    """Whether all values were right."""
+    points, clock, right = plan.points(arguments.shortcut), clock_of(device), True
+    with progress("sizes of a tail", len(points)) as advance:
+        for point in points:
+            try:
+                result.rows.append(row_of(point, plan, device, dtype, clock, arguments.compile))
+            except DiffersError as error:
+                result.notes.append(f"{point.sweep} = {point.value} is left out: {error}.")
+                right = False
+            _write(result, arguments)
+            advance()
+    return right
+
+
+def _scale(
+    result: Result,
+    counts: list[int],
+    trained: training.Training,
+    device: torch.device,
+    arguments: argparse.Namespace,
+) -> bool:
+    """Whether all processes ended well."""
+    if counts and device.type == "cpu":
+        result.notes.append(
+            "In the processes, norms within fused tails share their statistics; the eager network's do not, as PyTorch"
+            " has no synchronised norm for CPUs."
+        )
+    alone: Row | None = None
+    with progress("processes", len(counts)) as advance:
+        for count in counts:
+            try:
+                seconds = ranks.launch(count, device, result.settings["dtype"], arguments.quick)
+            except ranks.TorchrunError as error:
+                result.notes.append(f"{count} processes failed: {error}")
+                return False
+            result.rows.append(row := ranks.merged(seconds, trained, alone))
+            alone = alone or row
+            _write(result, arguments)
+            advance()
+    return True
+
+
+def _write(result: Result, arguments: argparse.Namespace) -> None:
+    if arguments.json is not None:
+        result.write(arguments.json)

@@ -1,0 +1,122 @@
+"""One process of those that ``torchrun`` starts: trains a fused and an unfused network in turn on a constant batch.
+
+Writes the seconds of each round's steps, between barriers, to a file of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import fused_resnet
+
+from .. import options
+from .training import CPU, GPU, QUICK, Training
+
+
+def main() -> None:
+    """Joins the group, trains, writes."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
+    parser.add_argument("--dtype", choices=options.DTYPES, required=True)
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    dist.init_process_group("nccl" if arguments.device == "cuda" else "gloo")
+    try:
+        seconds = _train(arguments)
+        path = arguments.folder / f"rank-{dist.get_rank()}.json"
+        path.write_text(json.dumps(seconds), encoding="utf-8")
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def _train(arguments: argparse.Namespace) -> dict[str, list[float]]:
+    device = torch.device("cpu")
+    if arguments.device == "cuda":
+        device = torch.device("cuda", dist.get_rank())
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(1)
+    plan = QUICK if arguments.quick else GPU if device.type == "cuda" else CPU
+    dtype = options.DTYPES[arguments.dtype]
+    steps = {side: _step(plan, side == "fused", device, dtype) for side in ("fused", "eager")}
+    seconds: dict[str, list[float]] = {side: [] for side in steps}
+    for turn in range(-plan.warm_up, plan.rounds):
+        for side, step in steps.items():
+            elapsed = _seconds(step, device)
+            if turn >= 0:
+                seconds[side].append(elapsed)
+    return seconds
+
+
+def _step(plan: Training, fused: bool, device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
+    """A training step of a network of its own."""
+    torch.manual_seed(0)
+    model = _network(plan, fused, device)
+    wrapped = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    if fused and device.type == "cpu":
+        _synchronise_tails(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    torch.manual_seed(1 + dist.get_rank())
+    images = torch.randn(plan.batch, 3, plan.image_size, plan.image_size, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(plan.batch, device=device) % plan.classes
+
+    def step() -> None:
+        optimizer.zero_grad()
+        autocast = torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
+        with autocast:
+            loss = F.cross_entropy(wrapped(images).float(), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    step()
+    if not all(math.isfinite(p.sum().item()) for p in model.parameters()):
+        raise RuntimeError(f"{'fused' if fused else 'eager'}: a parameter is not finite after one step")
+    return step
+
+
+def _network(plan: Training, fused: bool, device: torch.device) -> nn.Module:
+    """Its norms are synchronised on GPUs; for CPUs PyTorch has none."""
+    model: nn.Module = getattr(fused_resnet.models, plan.model)(fused=False, shortcut="B", num_classes=plan.classes)
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    if fused:
+        fused_resnet.fuse(model, strict=True)
+    return model
+
+
+def _synchronise_tails(model: nn.Module) -> None:
+    """Norms within fused tails share statistics on a CPU, too, where DistributedDataParallel refuses to wrap them."""
+    for block in [module for module in model.modules() if isinstance(module, fused_resnet.nn.BasicBlock)]:
+        for name in ("bn2", "downsample"):
+            own = getattr(block, name)
+            setattr(block, name, nn.SyncBatchNorm.convert_sync_batchnorm(own))  # type: ignore[no-untyped-call]
+
+
+def _seconds(step: Callable[[], None], device: torch.device) -> float:
+    """Of one step, from when all processes begin until this one's device is done."""
+    dist.barrier()
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

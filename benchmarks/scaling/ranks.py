@@ -1,0 +1,79 @@
+"""Weak scaling: ``torchrun`` starts processes that train on a batch each; their times are merged."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..gpu.process import run
+from ..provenance import available_cores
+from ..result import Row
+from ..timing import Spread
+from .training import Training
+
+LIMIT_S = 240.0
+SIDES = ("fused", "eager")
+SWEEP = "ranks"
+
+
+class TorchrunError(Exception):
+    """How torchrun ended, and the last that it said."""
+
+
+def counts(device: torch.device) -> list[int]:
+    """1, 2, 4 and so on, up to the GPUs or cores that there are, and as many as there are."""
+    most = torch.cuda.device_count() if device.type == "cuda" else available_cores()
+    return sorted({*(2**i for i in range(most.bit_length())), most})
+
+
+def launch(count: int, device: torch.device, dtype: str, quick: bool) -> list[dict[str, list[float]]]:
+    """Seconds of each round's steps, by side, of each of `count` processes.
+
+    Raises:
+        TorchrunError: a process failed, or was not done in time.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        command += ["-m", "benchmarks.scaling.rank", "--folder", folder, "--device", device.type, "--dtype", dtype]
+        said: list[str] = []
+        ended = run(
+            [*command, *(["--quick"] if quick else [])],
+            limit_s=LIMIT_S,
+            on_line=said.append,
+            environment={"OMP_NUM_THREADS": "1"},
+        )
+        if ended.problem is not None:
+            raise TorchrunError(f"{ended.problem}: {_last_error(said)}")
+        files = [Path(folder, f"rank-{rank}.json") for rank in range(count)]
+        return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+def _last_error(said: Sequence[str]) -> str:
+    """What a process raised, or else the last line."""
+    errors = [line.partition("]: ")[2] or line for line in said if "Error: " in line]
+    return (errors or [line for line in said if line.strip()] or ["it said nothing"])[0].strip()[:300]
+
+
+def merged(seconds: Sequence[dict[str, list[float]]], training: Training, alone: Row | None) -> Row:
+    """The row of so many processes; `alone` is that of one, None for itself.
+
+    A round takes as long as its slowest process. "fused / eager" is of times, as in the sweeps.
+    """
+    row: Row = {"sweep": SWEEP, "value": len(seconds)}
+    medians = []
+    for side in SIDES:
+        rounds = [max(of_round) for of_round in zip(*(own[side] for own in seconds), strict=True)]
+        rate = Spread.of([training.batch / taken for taken in rounds])
+        first = rate if alone is None else alone[f"{side} rate"]
+        assert isinstance(first, Spread)
+        row[f"{side} rate"] = rate
+        row[f"{side} efficiency"] = rate.median / first.median
+        medians.append(rate.median)
+    fused, eager = medians
+    row["fused / eager"] = eager / fused
+    return row

@@ -1,0 +1,105 @@
+"""Times forward and backward of a tail, fused and not, in interleaved rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fused_resnet import backend
+from fused_resnet.tail import settle
+
+from ..accuracy import relative_error
+from ..clocks import Clock, CpuClock, GpuClock, measure
+from ..errors import UserError
+from ..gradients import incoming_gradient
+from ..result import Row
+from ..tails import Tail
+from ..timing import Spread
+from .sweeps import Plan, Point
+
+Inputs = tuple[Tensor, Tensor]
+Forward = Callable[[Tensor, Tensor], Tensor]
+
+EAGER, FUSED, COMPILED = "eager", "fused", "torch.compile"
+# Of what a side computes from what the eager operations do; GPUs may round float32 to tf32.
+_TOLERANCE = {torch.float32: 1e-2, torch.float16: 2e-2, torch.bfloat16: 2e-2}
+
+
+class DiffersError(Exception):
+    """A side does not compute what eager operations do; it is not timed."""
+
+
+def clock_of(device: torch.device) -> Clock:
+    """The device's."""
+    return GpuClock(busy_ms=6.0) if device.type == "cuda" else CpuClock()
+
+
+def row_of(point: Point, plan: Plan, device: torch.device, dtype: torch.dtype, clock: Clock, compiled: bool) -> Row:
+    """The point's row.
+
+    Raises:
+        DiffersError: a side's values are not those of eager operations.
+        UserError: torch.compile, if asked for, does not work here.
+    """
+    torch.manual_seed(0)
+    shape = point.shape
+    tail = Tail(shape, dtype).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    inputs = tail.inputs(device, dtype)
+    with torch.no_grad():
+        dy = incoming_gradient(tail.sum(*inputs))
+    for x in inputs:
+        x.requires_grad_(True)
+    ways: dict[str, Forward] = {FUSED: tail.fused, EAGER: tail}
+    if compiled:
+        ways[COMPILED] = _compiled(tail, inputs)
+    sides = {name: partial(_both_directions, way, tail, inputs, dy) for name, way in ways.items()}
+    _check({name: side() for name, side in sides.items()}, dtype)
+    times = measure(sides, clock, runs=plan.runs, warm_up=plan.warm_up)
+    return {
+        "sweep": point.sweep,
+        "value": point.value,
+        "M": shape.rows,
+        "K": shape.inner,
+        "C": shape.channels,
+        "strategy": strategy_of(tail, inputs),
+        **{name: _milliseconds(taken.device) for name, taken in times.items()},
+        "fused / eager": times[FUSED].device.median / times[EAGER].device.median,
+    }
+
+
+def _compiled(tail: Tail, inputs: Inputs) -> Forward:
+    torch._dynamo.reset()
+    compiled: Forward = torch.compile(tail, dynamic=False)
+    try:
+        compiled(*inputs)
+    except Exception as error:
+        # Of the machine's compiler more often than of the tail.
+        raise UserError(f"--compile: torch.compile fails with {type(error).__name__}: {str(error)[:200]}") from error
+    return compiled
+
+
+def strategy_of(tail: Tail, inputs: Inputs) -> str:
+    """What is chosen for the tail's projections; the main branch's first, where they differ."""
+    settled = settle(backend.computation(inputs[0].device), tail.branches(*inputs), relu=True, backward=True)
+    return " + ".join(dict.fromkeys(strategy for strategy in settled.strategies if strategy != "auto"))
+
+
+def _both_directions(way: Forward, tail: Tail, inputs: Inputs, dy: Tensor) -> dict[str, Tensor]:
+    y = way(*inputs)
+    return {"output": y, **tail.gradients(y, inputs, dy)}
+
+
+def _check(values: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> None:
+    for side, found in values.items():
+        for name, value in found.items():
+            error = relative_error(value.detach(), values[EAGER][name].detach().double())
+            if not error <= _TOLERANCE[dtype]:
+                allowed = f"{_TOLERANCE[dtype]:.0e}"
+                raise DiffersError(f"{name}, {side}, is {error:.1e} from eager, expected at most {allowed}")
+
+
+def _milliseconds(seconds: Spread) -> Spread:
+    return Spread(seconds.median * 1e3, seconds.lower * 1e3, seconds.upper * 1e3)
