@@ -28,7 +28,7 @@ BENCHMARKS = {
     "figures": "draws the pictures of all results again, and the README's tables",
 }
 # What `benchmarks.gpu` runs on machines that may have PyTorch alone; they need more to draw.
-BARE = ("tail",)
+BARE = ("tail", "training")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

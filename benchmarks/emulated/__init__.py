@@ -1,8 +1,8 @@
 """Counts what the kernels do for each tail of the ResNets, against the formulas. Needs no GPU.
 
-The kernels run in the emulator on the CPU: every tail of ResNet-50 (with its
-last convolution inside, and left to cuDNN) and ResNet-18, with their channels
-and few rows, forward and backward, with each strategy and with frozen norms.
+The kernels run in the emulator on the CPU: every distinct tail of the ResNets,
+the wide and CIFAR's, ResNet-50's also with its last convolution left to cuDNN,
+with their channels and few rows, forward and backward, with each strategy and with frozen norms.
 Of each direction: the launches, the bytes of activations that are read and
 written, phase by phase, and the multiply-adds of the products, beside what
 fused_resnet.launches and fused_resnet.traffic say. y is the tail's output:

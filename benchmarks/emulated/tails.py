@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from fused_resnet.strategy import StrategyChoice
 
-from ..tails import RESNET18, RESNET50, TailShape
+from ..tail_shapes import NETWORKS, RESNET50, TailShape, distinct
 
 # Two whole tiles of rows: bytes of activations grow with the rows, and the emulator takes its time.
 BATCH, SIZE = 4, 8
@@ -42,14 +42,15 @@ class Case:
 
 
 def cases(quick: bool) -> list[Case]:
-    """All tails of both networks, ResNet-50's with its last convolution inside and left out; in each mode."""
+    """Each distinct tail, and ResNet-50's with the last convolution left out; in each mode."""
     apart = [replace(shape, inner=None) for shape in RESNET50]
-    small = [replace(shape, batch=BATCH, size=SIZE) for shape in (*RESNET50, *apart, *RESNET18)]
+    shapes = [*(tail.shape for tail in distinct(NETWORKS)), *apart]
+    small = [replace(shape, batch=BATCH, size=SIZE) for shape in shapes]
     return [Case(shape, mode) for shape in small if _chosen(shape, quick) for mode in _modes(shape)]
 
 
 def _chosen(shape: TailShape, quick: bool) -> bool:
-    return not quick or (shape.channels <= _QUICK_CHANNELS and shape.stage == "layer1")
+    return not quick or (shape.channels <= _QUICK_CHANNELS and shape.block.startswith("layer1"))
 
 
 def _modes(shape: TailShape) -> Iterator[str]:

@@ -15,6 +15,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,9 +27,11 @@ from ..result import Result
 from . import plan
 from .collect import COLUMNS, Collected
 from .job import Job
-from .plot import draw
 from .processes import items_of
 from .summary import caption, headline
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["add_arguments", "caption", "draw", "headline", "run"]
 
@@ -65,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-largest", action="store_true", help="do not search the largest batch on a GPU")
     parser.add_argument("--backend", choices=_BACKENDS, default="auto", help="of the tails; default: auto")
+
+
+def draw(result: Result) -> Figure:
+    """Images a second and peak memory (`plot.draw`)."""
+    from . import plot as picture
+
+    return picture.draw(result)
 
 
 def run(arguments: argparse.Namespace) -> int:
