@@ -92,10 +92,12 @@ def _write(result: Result, path: Path | None) -> None:
 def _notes(result: Result) -> list[str]:
     different = sum(1 for row in result.rows if row.get("differs"))
     equal = "No count differs from its formula" if different == 0 else f"{different} rows differ from their formulas"
+    narrow = "Multiply-adds of channels that fill no tile of 64 include its padding, and are held against no formula."
     float32 = ["Products of float32 are the CUDA cores', whose multiply-adds are not counted."]
     return [
         f"{equal}: launches, bytes of activations, multiply-adds.",
         "Counted in the emulator, for large and small batches alike; outside the formulas: for"
         f" {result.settings['rows']} rows.",
+        narrow,
         *(float32 if result.settings["dtype"] == "float32" else []),
     ]

@@ -12,11 +12,12 @@ from fused_resnet.branches import Projection, output_shape
 from fused_resnet.tail import Needs, operands_of, settle, takes_moments
 from fused_resnet.tail import Tail as SettledTail
 
+from ..tail_shapes import TailShape
 from ..tails import Tail
 from .counting import emulated
 from .tails import Case
 
-_TILE = 128
+_TILE, _NARROWEST_TILE = 128, 64
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,15 @@ class Expected:
         cooperative: whether the phases have barriers of the grid between them.
         bytes: of activations, distinct ones of each phase.
         operations: two for each multiply-add.
-        multiply_adds: those of `operations` that tensor cores make; none in float32.
+        multiply_adds: those of `operations` that tensor cores make; 0 in float32, and None of channels that fill no
+            tile, whose padding is multiplied, too.
     """
 
     kernel: str
     cooperative: bool
     bytes: int
     operations: int
-    multiply_adds: int
+    multiply_adds: int | None
 
 
 def expected(case: Case, dtype: torch.dtype) -> tuple[Expected, Expected]:
@@ -48,18 +50,27 @@ def expected(case: Case, dtype: torch.dtype) -> tuple[Expected, Expected]:
     halved = sum(gram.left_out for gram in grams)
     name = launches.backward_kernel(tail, needs)
     assert name is not None
-    on_tensor_cores = dtype != torch.float32
+
+    def multiply_adds(operations: int, elsewhere: int) -> int | None:
+        if dtype == torch.float32:
+            return 0
+        return operations // 2 - elsewhere if _fills_tiles(case.shape) else None
+
     return (
-        _expected(launches.forward_kernel(tail), forward, on_tensor_cores, elsewhere=matrices + halved),
-        # W Cov and Q.
-        _expected(name, backward, on_tensor_cores, elsewhere=2 * matrices),
+        _expected(launches.forward_kernel(tail), forward, multiply_adds(forward.operations, matrices + halved)),
+        # Elsewhere: W Cov and Q.
+        _expected(name, backward, multiply_adds(backward.operations, 2 * matrices)),
     )
 
 
-def _expected(kernel: str, of: traffic.Traffic, on_tensor_cores: bool, elsewhere: int) -> Expected:
+def _expected(kernel: str, of: traffic.Traffic, multiply_adds: int | None) -> Expected:
     cooperative = kernel.startswith(("forward", "backward"))
-    multiply_adds = (of.operations // 2 - elsewhere) * on_tensor_cores
     return Expected(kernel, cooperative, of.bytes, of.operations, multiply_adds)
+
+
+def _fills_tiles(shape: TailShape) -> bool:
+    """Whether no product has to be padded; a tail without products has none."""
+    return not shape.projections or all(k % _NARROWEST_TILE == 0 for k in (*shape.projections, shape.channels))
 
 
 def _settled(case: Case, dtype: torch.dtype) -> SettledTail:

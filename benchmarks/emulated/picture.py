@@ -19,6 +19,14 @@ _LABELS = {
     "training": "training, no projection",
     "evaluation": "frozen norms",
 }
+_TITLES = {
+    ("resnet50", "projection"): "ResNet-50 to -152, conv3 inside the tail",
+    ("resnet50", "direct"): "ResNet-50 to -152, conv3 left to cuDNN and not counted",
+    ("wide_resnet50_2", "projection"): "Wide ResNets, conv3 inside the tail",
+    ("resnet18", "direct"): "ResNet-18 and -34",
+    ("resnet20", "direct"): "CIFAR's ResNets, options A and B",
+    ("resnet20-B", "direct"): "CIFAR's ResNets, options A and B",
+}
 # Forward is below, and solid.
 _BACKWARD_ALPHA = 0.5
 _WIDTH = 0.27
@@ -44,16 +52,11 @@ def draw(result: Result) -> Figure:
 
 def _groups(result: Result) -> dict[str, dict[str, _Rows]]:
     """Tails under what their main branches are, by block."""
-    titles = {
-        ("resnet50", "projection"): "ResNet-50, conv3 inside the tail",
-        ("resnet50", "direct"): "ResNet-50, conv3 left to cuDNN and not counted",
-        ("resnet18", "direct"): "ResNet-18",
-    }
     groups: dict[str, dict[str, _Rows]] = {}
     for tail, rows in by_tail(result).items():
         network, block, branches = tail.split(" ")
         main, shortcut = branches.split("+")
-        groups.setdefault(titles[network, main], {})[f"{block.removeprefix('layer')}\n{shortcut}"] = rows
+        groups.setdefault(_TITLES[network, main], {})[f"{block.removeprefix('layer')}\n{shortcut}"] = rows
     return groups
 
 
