@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
 from .. import pictures
 from ..pictures import COLOURS, FAINT, INK
@@ -72,7 +73,9 @@ def _draw_accuracies(axes: Axes, result: Result) -> None:
     axes.set_ylabel("test accuracy [%]")
     axes.set_title("Each training, and the median of each kind of shortcut")
     axes.grid(axis="y")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, fontsize=10, handletextpad=0.2)
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, fontsize=9.5, handletextpad=0.1, columnspacing=1
+    )
 
 
 def _draw_contrasts(axes: Axes, result: Result) -> None:
@@ -89,11 +92,12 @@ def _draw_contrasts(axes: Axes, result: Result) -> None:
     axes.set_ylim(len(questions) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.set_xscale("symlog", linthresh=1, linscale=1.2)
+    axes.xaxis.set_major_locator(FixedLocator([sign * x for sign in (-1, 1) for x in (0, 0.5, 1, 2, 5, 10, 20, 50)]))
     axes.xaxis.set_major_formatter("{x:+g}")
     axes.set_xlabel("difference of test accuracy [% points]: mean over the seeds, and twice its standard error")
     axes.set_title("Paired differences (filled: corrected p < 0.05)")
     axes.grid(axis="x")
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.99), ncols=len(depths), handletextpad=0.2)
+    axes.legend(loc="upper left", handletextpad=0.2)
 
 
 def _draw_contrast(axes: Axes, contrast: Contrast, y: float, colour: str, labelled: bool) -> None:
@@ -117,6 +121,10 @@ def _draw_gradients(axes: Axes, result: Result, gradients: Callable[[Run], Seque
     for stage in (1, 2):
         axes.axvline(stage * blocks / 3 + 1, color=FAINT, linewidth=1.5, linestyle=":")
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("block (dotted: those that change the shape)")
     axes.grid(axis="y")
 
@@ -134,7 +142,7 @@ def _draw_cost(axes: Axes, result: Result, what: str, unit: str) -> None:
                 {"hatch": "///", "edgecolor": colour, "facecolor": "none"} if i else {"color": colour}
             )
             axes.bar(place + (i - 0.5) * 0.4, height, 0.36, **look)
-    axes.set_xticks(range(len(rows)), [str(row["shortcuts"]).replace(" ", "\n") for row in rows], fontsize=9)
+    axes.set_xticks(range(len(rows)), [str(row["shortcuts"]).replace(" ", "\n") for row in rows], fontsize=8.5)
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="y")
     titles = {"step": "Time of a training step", "saved": "Saved activations of a step"}
