@@ -50,7 +50,7 @@ def draw(result: Result) -> Figure:
         for axes in figure.axes[::columns]:
             axes.set_ylabel("achieved [TFLOP/s]")
         # Room for the labels above the roof.
-        figure.axes[0].set_ylim(top=result.details["ceilings"]["operations_per_s"] / 1e12 * 6)
+        figure.axes[0].set_ylim(top=result.details["ceilings"]["operations_per_s"] / 1e12 * 12)
         _finish(figure, result)
     return figure
 
@@ -81,10 +81,8 @@ def _draw_roof(axes: Axes, ceilings: Ceilings, rows: list[Row]) -> None:
     axes.set_yscale("log")
     axes.grid(which="major")
     for x, label in _labels(rows):
-        height = min(x * ceilings.bytes_per_s, ceilings.operations_per_s) / 1e12
-        axes.annotate(
-            label, (x, height), (0, 4), textcoords="offset points", rotation=90, fontsize=7, ha="center", va="bottom"
-        )
+        # Below the panel's upper edge, above all marks.
+        axes.text(x, 0.99, label, transform=axes.get_xaxis_transform(), rotation=90, fontsize=8, ha="center", va="top")
 
 
 def _labels(rows: list[Row]) -> Iterator[tuple[float, str]]:

@@ -140,6 +140,10 @@ class Run:
         ]
         if self._device.type == "cuda":
             return [*notes, "launches are the kernels that PyTorch's profiler saw."]
+        notes.append(
+            "On a CPU the roofline can be exceeded: what is written may stay in a cache, and a copy writes as much as"
+            " it reads, which costs more than reading."
+        )
         notes.append("launches of eager operations are operators that PyTorch dispatches; of fused ones, kernels.")
         if self._backend == "reference":
             notes.append(
