@@ -131,7 +131,9 @@ def test_quick_run_times_all_sweeps_and_processes(quick_run: Path) -> None:
     expected = [*itertools.product(sweeps.SWEEPS, range(2)), *itertools.product(["ranks"], range(2))]
     assert [row["sweep"] for row in result.rows] == [sweep for sweep, _ in expected]
     assert [row["value"] for row in result.rows[-2:]] == [1, 2]
-    assert result.rows[-2]["fused efficiency"] == 1.0
+    for side in ("fused", "eager", "fused, synchronised"):
+        assert result.rows[-2][f"{side} efficiency"] == 1.0
+        assert isinstance(result.rows[-1][f"{side} rate"], Spread)
 
 
 @needs_gloo

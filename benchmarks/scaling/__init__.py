@@ -9,9 +9,9 @@ that is chosen at each point.
 
 Then torchrun starts 1, 2, 4 and so on processes, one a GPU (nccl) or one a
 core (gloo, one thread each), which train a network in
-DistributedDataParallel, each on a batch of its own: weak scaling. Norms are
-synchronised: on GPUs all, in both networks; on a CPU those within fused tails
-alone, as PyTorch's own refuse to run there.
+DistributedDataParallel, each on a batch of its own: weak scaling. On GPUs all
+norms are synchronised, in both networks. On a CPU, where PyTorch's own refuse to
+run so, none are, and once more those within fused tails.
 
 Takes about two minutes on two cores.
 """
@@ -113,8 +113,8 @@ def _scale(
     """Whether all processes ended well."""
     if counts and device.type == "cpu":
         result.notes.append(
-            "In the processes, norms within fused tails share their statistics; the eager network's do not, as PyTorch"
-            " has no synchronised norm for CPUs."
+            'In the processes, the norms within the tails of "fused, synchronised" share their statistics; PyTorch has'
+            " no synchronised norm for CPUs to compare with."
         )
     alone: Row | None = None
     with progress("processes", len(counts)) as advance:

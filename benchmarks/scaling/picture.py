@@ -12,13 +12,18 @@ from .. import pictures
 from ..pictures import COLOURS, FAINT, INK
 from ..result import Result, Row, number
 from ..timing import Spread
-from .ranks import SIDES
+from .ranks import SIDES, SYNCHRONISED
 from .rows import of_ranks, of_sweep
 from .sweeps import SWEEPS
 from .times import COMPILED, EAGER, FUSED
 
-_COLOURS = {FUSED: COLOURS["red"], EAGER: COLOURS["sky"], COMPILED: COLOURS["green"]}
-_MARKERS = {FUSED: "o", EAGER: "s", COMPILED: "^"}
+_COLOURS = {
+    FUSED: COLOURS["red"],
+    EAGER: COLOURS["sky"],
+    COMPILED: COLOURS["green"],
+    SYNCHRONISED: COLOURS["orange"],
+}
+_MARKERS = {FUSED: "o", EAGER: "s", COMPILED: "^", SYNCHRONISED: "D"}
 
 
 def draw(result: Result) -> Figure:
@@ -35,8 +40,9 @@ def draw(result: Result) -> Figure:
                 axes.set_ylabel("forward + backward [ms]")
         _draw_rates(figure.add_subplot(grid[2, 0]), of_ranks(result.rows), result)
         _draw_efficiency(figure.add_subplot(grid[2, 1]), of_ranks(result.rows))
-        handles, labels = first.get_legend_handles_labels() if first is not None else ([], [])
-        figure.legend(handles, labels, loc="outside upper center", ncols=3)
+        drawn = [line for axes in figure.axes for line in axes.get_lines()]
+        lines = {str(line.get_label()): line for line in drawn if line.get_label() in _COLOURS}
+        figure.legend(list(lines.values()), list(lines), loc="outside upper center", ncols=len(_COLOURS))
         figure.supxlabel(_label(result), fontsize=10)
     return figure
 
@@ -94,7 +100,7 @@ def _plain_ticks(axes: Axes, values: Sequence[int]) -> None:
 
 
 def _draw_rates(axes: Axes, rows: list[Row], result: Result) -> None:
-    for side in SIDES:
+    for side in _trained(rows):
         _draw_line(axes, side, rows, f"{side} rate")
     axes.set_title(f"{result.settings['network'].replace('resnet', 'ResNet-')} in several processes")
     axes.set_ylabel("images a second and process")
@@ -103,13 +109,17 @@ def _draw_rates(axes: Axes, rows: list[Row], result: Result) -> None:
 
 def _draw_efficiency(axes: Axes, rows: list[Row]) -> None:
     values = [int(str(row["value"])) for row in rows]
-    for side in SIDES:
+    for side in _trained(rows):
         heights = [number(row[f"{side} efficiency"]) or 0.0 for row in rows]
         axes.plot(values, heights, color=_COLOURS[side], marker=_MARKERS[side], linewidth=2)
     axes.axhline(1, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     axes.set_title("against one process (weak scaling)")
     _finish_ranks(axes, rows)
+
+
+def _trained(rows: list[Row]) -> list[str]:
+    return [side for side in SIDES if all(row.get(f"{side} rate") is not None for row in rows)]
 
 
 def _finish_ranks(axes: Axes, rows: list[Row]) -> None:

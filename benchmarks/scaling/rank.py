@@ -1,4 +1,4 @@
-"""One process of those that ``torchrun`` starts: trains a fused and an unfused network in turn on a constant batch.
+"""One process of those that ``torchrun`` starts: trains fused and unfused networks in turn on a constant batch.
 
 Writes the seconds of each round's steps, between barriers, to a file of its own.
 """
@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 import fused_resnet
 
 from .. import options
+from .ranks import SIDES, SYNCHRONISED
 from .training import CPU, GPU, QUICK, Training
 
 
@@ -52,7 +53,8 @@ def _train(arguments: argparse.Namespace) -> dict[str, list[float]]:
         torch.set_num_threads(1)
     plan = QUICK if arguments.quick else GPU if device.type == "cuda" else CPU
     dtype = options.DTYPES[arguments.dtype]
-    steps = {side: _step(plan, side == "fused", device, dtype) for side in ("fused", "eager")}
+    sides = [side for side in SIDES if side != SYNCHRONISED or device.type == "cpu"]
+    steps = {side: _step(plan, side, device, dtype) for side in sides}
     seconds: dict[str, list[float]] = {side: [] for side in steps}
     for turn in range(-plan.warm_up, plan.rounds):
         for side, step in steps.items():
@@ -62,12 +64,12 @@ def _train(arguments: argparse.Namespace) -> dict[str, list[float]]:
     return seconds
 
 
-def _step(plan: Training, fused: bool, device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
+def _step(plan: Training, side: str, device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
     """A training step of a network of its own."""
     torch.manual_seed(0)
-    model = _network(plan, fused, device)
+    model = _network(plan, side != "eager", device)
     wrapped = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
-    if fused and device.type == "cpu":
+    if side == SYNCHRONISED:
         _synchronise_tails(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     torch.manual_seed(1 + dist.get_rank())
@@ -85,7 +87,7 @@ def _step(plan: Training, fused: bool, device: torch.device, dtype: torch.dtype)
 
     step()
     if not all(math.isfinite(p.sum().item()) for p in model.parameters()):
-        raise RuntimeError(f"{'fused' if fused else 'eager'}: a parameter is not finite after one step")
+        raise RuntimeError(f"{side}: a parameter is not finite after one step")
     return step
 
 

@@ -17,7 +17,8 @@ from ..timing import Spread
 from .training import Training
 
 LIMIT_S = 240.0
-SIDES = ("fused", "eager")
+SYNCHRONISED = "fused, synchronised"
+SIDES = ("fused", "eager", SYNCHRONISED)
 SWEEP = "ranks"
 
 
@@ -65,15 +66,14 @@ def merged(seconds: Sequence[dict[str, list[float]]], training: Training, alone:
     A round takes as long as its slowest process. "fused / eager" is of times, as in the sweeps.
     """
     row: Row = {"sweep": SWEEP, "value": len(seconds)}
-    medians = []
-    for side in SIDES:
+    medians = {}
+    for side in seconds[0]:
         rounds = [max(of_round) for of_round in zip(*(own[side] for own in seconds), strict=True)]
         rate = Spread.of([training.batch / taken for taken in rounds])
         first = rate if alone is None else alone[f"{side} rate"]
         assert isinstance(first, Spread)
         row[f"{side} rate"] = rate
         row[f"{side} efficiency"] = rate.median / first.median
-        medians.append(rate.median)
-    fused, eager = medians
-    row["fused / eager"] = eager / fused
+        medians[side] = rate.median
+    row["fused / eager"] = medians["eager"] / medians["fused"]
     return row

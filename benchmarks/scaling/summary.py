@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..result import Result, Row, number, text
-from .ranks import SIDES
+from .ranks import SYNCHRONISED
 from .rows import of_ranks, of_sweep
 from .sweeps import SWEEPS
 from .times import EAGER, FUSED
@@ -23,7 +23,9 @@ def headline(result: Result) -> tuple[list[str], list[list[str]]]:
     """The ends of every sweep, and each number of processes."""
     header = ["", "fused (measured)", "eager (measured)", "fused / eager (measured)"]
     rows = [_point(row) for sweep in SWEEPS for row in _ends(of_sweep(result.rows, sweep))]
-    return header, rows + [_ranks(row) for row in of_ranks(result.rows)]
+    processes = of_ranks(result.rows)
+    synchronised = [_synchronised(row) for row in processes if row.get(f"{SYNCHRONISED} rate") is not None]
+    return header, [*rows, *map(_ranks, processes), *synchronised]
 
 
 def _ends(rows: list[Row]) -> list[Row]:
@@ -36,5 +38,12 @@ def _point(row: Row) -> list[str]:
 
 
 def _ranks(row: Row) -> list[str]:
-    cells = [f"{text(number(row[f'{side} rate']))} images/s a rank ({row[f'{side} efficiency']:.0%})" for side in SIDES]
-    return [f"ranks = {row['value']}", *cells, text(row["fused / eager"])]
+    return [f"ranks = {row['value']}", _rate(row, FUSED), _rate(row, EAGER), text(row["fused / eager"])]
+
+
+def _synchronised(row: Row) -> list[str]:
+    return [f"ranks = {row['value']}, norms of tails synchronised", _rate(row, SYNCHRONISED), "", ""]
+
+
+def _rate(row: Row, side: str) -> str:
+    return f"{text(number(row[f'{side} rate']))} images/s a rank ({row[f'{side} efficiency']:.0%})"
