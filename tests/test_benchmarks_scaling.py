@@ -143,5 +143,5 @@ def test_picture_caption_and_headline_come_from_the_file(quick_run: Path) -> Non
     assert svg == pictures.svg(benchmark.draw(result))
     assert benchmark.caption(result).startswith("Measured on ")
     header, rows = benchmark.headline(result)
-    assert len(rows) == 10
+    assert len(rows) == 12
     assert all(len(row) == len(header) for row in rows)
