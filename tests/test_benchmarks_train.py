@@ -264,7 +264,9 @@ def test_words_and_small_table_come_from_the_file_alone(quick: Path) -> None:
     result: Result = read(quick / "t.json")
     header, rows = training.headline(result)
     assert [row[:2] for row in rows] == [["tiny, 8", EAGER], ["tiny, 8", FUSED]]
-    assert all("(measured)" in name for name in header[2:])
+    assert all("(measured)" in name for name in header[2:5])
+    assert header[5] == "largest batch (computed)"
+    assert all(int(row[5].replace(",", "")) > 8 for row in rows)
     assert "synthetic images" in training.caption(result)
     assert "reference backend" in training.caption(result)
 
@@ -316,11 +318,12 @@ def test_jobs_are_of_each_network_and_batch() -> None:
     assert Job(**json.loads(jobs[0].text())) == jobs[0]
 
 
-def test_by_default_compiled_ways_have_one_batch() -> None:
-    jobs = plan.jobs(arguments("--models", "resnet18"), torch.device("cpu"))
+def test_by_default_compiled_ways_leave_a_batch_out_on_a_gpu() -> None:
+    jobs = plan.jobs(arguments("--models", "resnet18"), torch.device("cuda"))
     assert [(job.batch, job.ways) for job in jobs] == [
-        (8, [EAGER, FUSED]),
-        (16, [EAGER, FUSED, COMPILE, FUSED_COMPILE]),
+        (64, [EAGER, FUSED, COMPILE, FUSED_COMPILE]),
+        (128, [EAGER, FUSED]),
+        (256, [EAGER, FUSED, COMPILE, FUSED_COMPILE]),
     ]
 
 

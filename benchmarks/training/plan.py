@@ -29,7 +29,7 @@ class Defaults:
     seconds: float
 
 
-CPU = Defaults(("resnet18", "resnet50"), (8, 16), (16,), None, steps=7, in_a_row=1, seconds=900.0)
+CPU = Defaults(("resnet18", "resnet50"), (8, 16), (8, 16), None, steps=7, in_a_row=1, seconds=900.0)
 GPU = Defaults(
     ("resnet18", "resnet50", "torchvision:resnet50", "timm:resnet50d"),
     (64, 128, 256),

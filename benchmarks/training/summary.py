@@ -32,10 +32,12 @@ def caption(result: Result) -> str:
 def headline(result: Result) -> tuple[list[str], list[list[str]]]:
     """A line a network and way, with the largest batch that was timed."""
     header = ["network, batch", "way", "images/s (measured)", "time / eager (measured)", "peak, MB (measured)"]
+    header.append(f"largest batch ({'computed' if result.settings['device'] == 'cpu' else 'measured'})")
     lines = []
     for (model, batch), rows in largest_batches(result).items():
         for way, row in rows.items():
             peak = number(row["peak"]) or 0.0
             cells = [text(row["images/s"]), "" if way == EAGER else text(row["time / eager"]), f"{peak:,.0f}"]
+            cells.append(text(row.get("largest batch")))
             lines.append([f"{model}, {batch}", way, *cells])
     return header, lines
