@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,13 @@ from .errors import UserError
 from .result import Result, read
 
 FOLDER = Path(__file__).parent / "results"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--results``, the folder."""
+    parser.add_argument(
+        "--results", type=Path, metavar="FOLDER", default=FOLDER, help="default: benchmarks/results in the repository"
+    )
 
 
 class Benchmark(Protocol):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from ..style import STYLE
+from ..pictures import save, style
 from ..timing import Spread
 from .learning import Learning
 from .networks import Network
@@ -19,15 +18,11 @@ from .results import Results
 # Of Okabe and Ito's palette: told apart by every kind of colour vision, and by lightness alone.
 _COLOURS = {"unfused": "#56B4E9", "fused": "#D55E00"}
 _MIB = 2**20
-_STYLE = {
-    **STYLE,
-    "legend.frameon": False,
-}
 
 
 def draw(results: Results, path: Path) -> None:
     """Saved activations and time block by block, learning curves and the networks' ratios, as a PNG."""
-    with mpl.rc_context(_STYLE):
+    with style():
         figure = Figure(figsize=(13, 13), dpi=120, layout=ConstrainedLayoutEngine(h_pad=0.12))
         grid = figure.add_gridspec(3, 2, width_ratios=(1, 1.1))
         _draw_saved(figure.add_subplot(grid[0, :]), results)
@@ -36,7 +31,7 @@ def draw(results: Results, path: Path) -> None:
         _draw_ratios(figure.add_subplot(grid[2, 1]), results.networks)
         figure.suptitle(_title(results), x=0.01, ha="left", fontsize=16, fontweight="bold")
         figure.supxlabel(_origin(results), x=0.01, ha="left", fontsize=10, color="0.35")
-        figure.savefig(path)
+    save(figure, path)
 
 
 def _title(results: Results) -> str:

@@ -20,13 +20,7 @@ from . import drawn, pages
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    parser.add_argument(
-        "--results",
-        type=Path,
-        metavar="FOLDER",
-        default=collection.FOLDER,
-        help="default: benchmarks/results in the repository",
-    )
+    collection.add_arguments(parser)
     parser.add_argument(
         "--readme",
         type=Path,

@@ -15,13 +15,7 @@ from .result import section
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    parser.add_argument(
-        "--results",
-        type=Path,
-        metavar="FOLDER",
-        default=collection.FOLDER,
-        help="default: benchmarks/results in the repository",
-    )
+    collection.add_arguments(parser)
     parser.add_argument(
         "--output",
         type=Path,
