@@ -35,6 +35,16 @@ def add_file_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--backend``."""
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "cuda", "emulated", "reference"),
+        default="auto",
+        help="what computes the fused tails (fused_resnet.use_backend)",
+    )
+
+
 def device_of(name: str | None) -> torch.device:
     """The device that is asked for, or the default.
 

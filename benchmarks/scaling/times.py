@@ -16,6 +16,7 @@ from ..clocks import Clock, CpuClock, GpuClock, measure
 from ..errors import UserError
 from ..gradients import incoming_gradient
 from ..result import Row
+from ..tail.measure import TOLERANCE
 from ..tails import Tail
 from ..timing import Spread
 from .sweeps import Plan, Point
@@ -24,8 +25,6 @@ Inputs = tuple[Tensor, Tensor]
 Forward = Callable[[Tensor, Tensor], Tensor]
 
 EAGER, FUSED, COMPILED = "eager", "fused", "torch.compile"
-# Of what a side computes from what the eager operations do; GPUs may round float32 to tf32.
-_TOLERANCE = {torch.float32: 1e-2, torch.float16: 2e-2, torch.bfloat16: 2e-2}
 
 
 class DiffersError(Exception):
@@ -96,8 +95,8 @@ def _check(values: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> No
     for side, found in values.items():
         for name, value in found.items():
             error = relative_error(value.detach(), values[EAGER][name].detach().double())
-            if not error <= _TOLERANCE[dtype]:
-                allowed = f"{_TOLERANCE[dtype]:.0e}"
+            if not error <= TOLERANCE[dtype]:
+                allowed = f"{TOLERANCE[dtype]:.0e}"
                 raise DiffersError(f"{name}, {side}, is {error:.1e} from eager, expected at most {allowed}")
 
 

@@ -10,14 +10,13 @@ import torch
 
 from ..clocks import Clock, CpuClock, GpuClock
 from ..modes import Mode
-from ..options import at_least, one_or_more_of
+from ..options import add_backend, at_least, one_or_more_of
 from ..tail_shapes import BATCH, NETWORKS, DistinctTail, distinct
 from .measure import Conditions
 from .modes import MODES
 from .rotation import cache_bytes
 from .ways import EAGER, FUSED, PEERS, TURNS, WAYS
 
-BACKENDS = ("auto", "cuda", "emulated", "reference")
 _USUAL_PEERS = (EAGER, "eager-contiguous", "compile")
 _GPU_PEERS = (*_USUAL_PEERS, "compile-max-autotune", "cudnn-fused", "cudnn-graph")
 _CPU_BATCH, _CPU_SECONDS, _CPU_RUNS, _GPU_RUNS = 4, 420.0, 11, 25
@@ -50,9 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="begin no tail after that long, and compile none that could take longer; default: no limit on a GPU,"
         f" {_CPU_SECONDS:.0f} on a CPU",
     )
-    parser.add_argument(
-        "--backend", choices=BACKENDS, default="auto", help="what computes the fused tails (fused_resnet.use_backend)"
-    )
+    add_backend(parser)
 
 
 def _positive(text: str) -> float:

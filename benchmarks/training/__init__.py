@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "caption", "draw", "headline", "run"]
 
-_BACKENDS = ("auto", "cuda", "emulated", "reference")
 _GIB = 2**30
 
 
@@ -67,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory-limit", type=options.at_least(1), metavar="GIB", default=16, help="of a CPU's largest batch; 16"
     )
     parser.add_argument("--no-largest", action="store_true", help="do not search the largest batch on a GPU")
-    parser.add_argument("--backend", choices=_BACKENDS, default="auto", help="of the tails; default: auto")
+    options.add_backend(parser)
 
 
 def draw(result: Result) -> Figure:
