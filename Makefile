@@ -63,7 +63,7 @@ test: $(VENV)/ready
 
 resources: $(VENV)/ready
 	FUSED_RESNET_CUDA=1 $(TEST_BUILD)
-	$(RUN) -m kernel_build.resources
+	$(RUN) -m kernel_resources.report
 
 # Afterwards the ordinary modules are put back: sanitized ones cannot be loaded without more ado.
 sanitize: $(VENV)/ready

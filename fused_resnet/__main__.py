@@ -1,7 +1,7 @@
-"""``python -m fused_resnet doctor``: see `fused_resnet.doctor`."""
+"""``python -m fused_resnet build`` and ``python -m fused_resnet doctor``: see `fused_resnet.command_line`."""
 
 import sys
 
-from .doctor.command import main
+from .command_line import main
 
 sys.exit(main())

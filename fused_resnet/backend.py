@@ -38,8 +38,8 @@ def use_backend(name: BackendChoice) -> RestoredOnExit[BackendChoice]:
 
     Forward and backward go by the choice at their own time: any backend can run the backward of another's forward.
     "auto" (the default) takes "cuda" for tensors on a GPU where it is available and "reference" otherwise. It warns,
-    once a process, where the kernels were built and cannot be used on the GPU; with FUSED_RESNET_REQUIRE=cuda in the
-    environment, a tail that it would leave to "reference" raises RuntimeError.
+    once a process, where the kernels cannot be used on the GPU, and names what mends it; with FUSED_RESNET_REQUIRE=cuda
+    in the environment, a tail that it would leave to "reference" raises RuntimeError.
 
     Raises:
         ValueError: there is no backend of that name.
@@ -87,7 +87,7 @@ def kernels_take(device: torch.device) -> bool:
     reason = _availability.missing_on(device.index) if on_gpu else f"its tensors are on {device}"
     if kernels_required() and reason is not None:
         require_kernels(reason)
-    if reason is not None and on_gpu and _kernels.was_built("_C"):
+    if reason is not None and on_gpu:
         _availability.warn_of_fallback(reason)
     return reason is None
 

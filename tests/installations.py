@@ -7,6 +7,7 @@ from fused_resnet import _availability, _kernels
 OTHER_TORCH = {"torch": "1.2.3", "architectures": "8.0 9.0"}
 THIS_TORCH = {"torch": torch.__version__, "architectures": "8.0 9.0"}
 CAPABILITIES = [(9, 0), (12, 0)]
+BUILD = "run `python -m fused_resnet build`"
 
 
 class Installation:

@@ -18,8 +18,8 @@ import torch
 from benchmarks.gpu import __main__ as stages
 from benchmarks.gpu import build, machine, process, suite
 from benchmarks.gpu.record import Record, report
-from kernel_build.recipes import Recipe
-from kernel_build.toolchain import CannotBuildError
+from fused_resnet.kernel_build.recipes import Recipe
+from fused_resnet.kernel_build.toolchain import CannotBuildError
 
 MACHINE: dict[str, Any] = {"gpu": {"capability": "9.0"}, "torch": "2.11.0"}
 

@@ -8,15 +8,15 @@ from dataclasses import asdict
 import pytest
 import torch
 from emulated import module_of, on_kernels, only_emulated
-from installations import OTHER_TORCH, THIS_TORCH
+from installations import BUILD, OTHER_TORCH, THIS_TORCH
 
 import fused_resnet
 from benchmarks.emulator import recorded_launches
 from fused_resnet import _kernels
 from fused_resnet.backend import available_backends
+from fused_resnet.command_line import main
 from fused_resnet.doctor import diagnosis, selftest
 from fused_resnet.doctor.cases import MATHS, Case, cases
-from fused_resnet.doctor.command import main
 
 CPU = torch.device("cpu")
 
@@ -112,12 +112,20 @@ def test_each_backend_is_tested_on_each_device_that_it_can_use(installation, sel
     ]
 
 
-def test_installation_without_kernels_is_a_choice(installation, self_tests, capsys):
+def test_gpus_without_kernels_are_one_problem(installation, self_tests, capsys):
+    status, text = run_doctor(capsys)
+    assert status == 1
+    (problem,) = [line for line in text.splitlines() if line.startswith("PROBLEM")]
+    assert problem == f"PROBLEM: _C: not built (no nvcc was found): {BUILD}"
+    assert ("cuda", "cuda:0") not in self_tests
+
+
+def test_without_a_gpu_to_have_no_kernels_is_a_choice(installation, self_tests, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     status, text = run_doctor(capsys)
     assert status == 0
     assert "all is well" in text
     assert "not built (no nvcc was found)" in text
-    assert ("cuda", "cuda:0") not in self_tests
 
 
 @pytest.mark.parametrize(
@@ -132,7 +140,7 @@ def test_kernels_that_were_built_and_cannot_be_used_are_a_problem(installation, 
     status, text = run_doctor(capsys)
     assert status == 1
     (problem,) = [line for line in text.splitlines() if line.startswith("PROBLEM")]
-    for word in (*words, "pip install"):
+    for word in (*words, BUILD):
         assert word in problem
 
 

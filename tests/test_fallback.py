@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from installations import OTHER_TORCH, THIS_TORCH
+from installations import BUILD, OTHER_TORCH, THIS_TORCH
 from user_blocks import Block
 
 import fused_resnet
@@ -83,14 +83,14 @@ def test_architecture_of_another_form_is_named():
 def test_kernels_built_for_another_torch_warn_once_and_name_both_versions_and_the_command(installation):
     installation.built(OTHER_TORCH)
     (message,) = warnings_of("cuda:0", "cuda:0", "cuda:1")
-    for part in ("torch 1.2.3", f"torch {torch.__version__}", "pip install --no-build-isolation", "plain PyTorch"):
+    for part in ("torch 1.2.3", f"torch {torch.__version__}", BUILD, "plain PyTorch"):
         assert part in message
 
 
 def test_gpu_without_code_for_its_architecture_warns_once_and_names_both_and_the_command(installation):
     installation.built(THIS_TORCH)
     (message,) = warnings_of("cuda:1", "cuda:1")
-    for part in ("architectures 8.0 9.0", "GPU number 1", "is 12.0", 'TORCH_CUDA_ARCH_LIST="8.0 9.0 12.0" pip install'):
+    for part in ("architectures 8.0 9.0", "GPU number 1", "is 12.0", BUILD):
         assert part in message
 
 
@@ -117,8 +117,17 @@ def test_gpu_without_code_for_its_architecture_refuses_the_kernels_that_were_cho
         residual_tail(Direct(torch.ones(2, 3, 4, 4).as_subclass(OnSecondGpu), Norm()), None)
 
 
-def test_installation_without_kernels_is_silent(installation):
-    assert warnings_of("cuda:0", "cuda:1") == []
+def test_installation_without_kernels_warns_once_and_names_the_reason_and_the_command(installation):
+    (message,) = warnings_of("cuda:0", "cuda:0", "cuda:1")
+    for part in ("plain PyTorch", "not built (no nvcc was found)", BUILD):
+        assert part in message
+
+
+def test_gpu_that_is_too_old_is_not_sent_to_a_command_that_cannot_help(installation, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+    (message,) = warnings_of("cuda:0")
+    assert "cuda:0 (GPU number 0) is 7.5, and the kernels need architecture 8.0 or later" in message
+    assert "fused_resnet build" not in message
 
 
 def test_tensors_elsewhere_than_on_a_gpu_are_silent(installation):

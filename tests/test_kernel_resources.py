@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from fused_resnet import _kernels
-from kernel_build.binary import Kernel, ToolMissingError, Usage, find_tool, kernel
-from kernel_build.occupancy import MULTIPROCESSORS, Needs, Occupancy, collect, problems
-from kernel_build.resources import TABLE, incomparable, table
+from kernel_resources.binary import Kernel, ToolMissingError, Usage, find_tool, kernel
+from kernel_resources.occupancy import MULTIPROCESSORS, Needs, Occupancy, collect, problems
+from kernel_resources.report import TABLE, incomparable, table
 
 FORWARD = "_ZN12fused_resnet14forward_kernelINS_12HalfProductsINS_8BFloat16EEELi1EEEvNS_4TailE"
 FACTS = {"nvcc": "13.0", "architectures": "8.0 9.0 12.0+PTX"}

@@ -18,7 +18,8 @@ PUBLIC = ["fused_resnet", *(f"fused_resnet.{name}" for name in ("functional", "n
 # From the top down: a module imports modules of layers below its own, or of its own folder.
 LAYERS = (
     {"__init__", "__main__"},
-    {"doctor", "explanation"},
+    {"command_line"},
+    {"build_command", "doctor", "explanation"},
     {"fusion"},
     {"models"},
     {"nn"},
@@ -36,7 +37,8 @@ LAYERS = (
     {"memory", "work"},
     {"tail"},
     {"reference", "strategy", "checks", "_autocast", "_availability"},
-    {"branches", "requirement", "_generators", "_kernels", "_architectures", "_setting", "_tracers"},
+    {"branches", "requirement", "_generators", "_kernels", "_setting", "_tracers"},
+    {"_architectures", "kernel_build"},
 )
 
 

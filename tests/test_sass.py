@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fused_resnet import _kernels
-from kernel_build.binary import MATHS, ToolMissingError, extract, instructions
+from kernel_resources.binary import MATHS, ToolMissingError, extract, instructions
 
 TENSOR_CORES = {"tf32": "HMMA.1688.F32.TF32", "bfloat16": "HMMA.16816.F32.BF16", "float16": "HMMA.16816.F32"}
 COPY_16_BYTES = "LDGSTS.E.BYPASS.128"

@@ -1,19 +1,20 @@
 """What an installation decides to build, with stand-ins for compilers: nothing is compiled here."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import setuptools
+from stand_in_compilers import KNOWN, fake_nvcc, script
 
-from kernel_build import decision, jobs, toolchain
-from kernel_build.architectures import architectures, code_flags
-from kernel_build.toolchain import CannotBuildError, Nvcc, Torch
+from fused_resnet.kernel_build import decision, jobs, recipes, toolchain
+from fused_resnet.kernel_build.architectures import architectures, code_flags, for_gpus
+from fused_resnet.kernel_build.toolchain import CannotBuildError, Nvcc, Torch
 
 ROOT = Path(__file__).parents[1]
-KNOWN = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
 
 def nvcc(version="13.0", known=KNOWN):
@@ -22,23 +23,6 @@ def nvcc(version="13.0", known=KNOWN):
 
 def torch(version="2.13.0", cuda="13.0"):
     return Torch(Path("/site-packages/torch"), version, cuda)
-
-
-def script(path, *lines):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
-    path.chmod(0o755)
-    return path
-
-
-def fake_nvcc(folder, version="13.0", compiling="exit 0"):
-    listed = "\\n".join(f"compute_{name.replace('.', '')}" for name in KNOWN)
-    return script(
-        folder / "bin" / "nvcc",
-        f'[ "$1" = --version ] && echo "Cuda compilation tools, release {version}, V{version}.88" && exit 0',
-        f'[ "$1" = --list-gpu-arch ] && printf "{listed}\\n" && exit 0',
-        compiling,
-    )
 
 
 def fake_torch(folder, version="2.13.0", **facts):
@@ -73,8 +57,8 @@ def test_nvcc_says_its_version_and_architectures(tmp_path):
 
 
 def test_old_nvcc_is_refused(tmp_path):
-    path = fake_nvcc(tmp_path, "11.7")
-    with pytest.raises(CannotBuildError, match=rf"nvcc 11\.7 \({path}\) is older than 11\.8"):
+    path = fake_nvcc(tmp_path, "11.8")
+    with pytest.raises(CannotBuildError, match=rf"nvcc 11\.8 \({path}\) is older than 12\.0"):
         toolchain.find_nvcc({"CUDA_HOME": str(tmp_path)})
 
 
@@ -88,6 +72,15 @@ def test_nvcc_that_does_not_go_with_the_host_compiler_is_explained(tmp_path):
     message = str(caught.value)
     for part in ("nvcc 13.0", str(found.path), str(compiler), "99.0.0", "unsupported GNU version", "CXX"):
         assert part in message
+
+
+def test_runtime_is_where_nvcc_would_look_for_it(tmp_path):
+    fake_nvcc(tmp_path)
+    found = toolchain.find_nvcc({"CUDA_HOME": str(tmp_path)})
+    assert toolchain.static_runtime(found) == tmp_path / "lib" / "libcudart_static.a"
+    (tmp_path / "lib" / "libcudart_static.a").unlink()
+    with pytest.raises(CannotBuildError, match=rf"no libcudart_static\.a \({tmp_path}/lib\)"):
+        toolchain.static_runtime(found)
 
 
 def test_missing_host_compiler_is_named():
@@ -146,7 +139,7 @@ def test_old_setuptools_is_named_before_it_fails():
 def tools(sanitize=None):
     common = (torch(), Path("ninja"), Path("include"), Path("g++"))
     if sanitize is None:
-        return decision.CudaTools(*common, nvcc(), ["8.0", "9.0+PTX"])
+        return decision.CudaTools(*common, nvcc(), Path("/cuda/lib/libcudart_static.a"), ["8.0", "9.0+PTX"])
     return decision.EmulatorTools(*common, sanitize)
 
 
@@ -168,7 +161,7 @@ def fails(_environ):
         ("", finds, True, False, ["nvcc 13.0 (/cuda/bin/nvcc)", "torch 2.13.0", "8.0 9.0+PTX"]),
         ("", misses, False, False, ["installed without CUDA kernels", "no nvcc was found in PATH"]),
         ("0", fails, False, False, ["installed without CUDA kernels", "FUSED_RESNET_CUDA=0"]),
-        ("1", finds, True, False, ["nvcc 13.0"]),
+        ("1", finds, True, True, ["nvcc 13.0"]),
         ("1", misses, False, True, ["FUSED_RESNET_CUDA=1", "no nvcc was found in PATH"]),
     ],
 )
@@ -184,7 +177,7 @@ def test_decision_on_the_kernels(setting, find, builds, required, words):
     [
         ("", fails, False, False),
         ("0", fails, False, False),
-        ("1", lambda _: tools(sanitize=False), True, False),
+        ("1", lambda _: tools(sanitize=False), True, True),
         ("1", misses, False, True),
     ],
 )
@@ -213,7 +206,7 @@ def test_all_usual_architectures_are_the_default():
 
 
 def test_older_nvcc_has_fewer_and_leaves_later_gpus_to_the_newest():
-    assert architectures(" ", nvcc("11.8", ("8.0", "8.6", "8.7", "8.9", "9.0"))) == ["8.0", "8.6", "8.9", "9.0+PTX"]
+    assert architectures(" ", nvcc("12.0", ("8.0", "8.6", "8.7", "8.9", "9.0"))) == ["8.0", "8.6", "8.9", "9.0+PTX"]
 
 
 @pytest.mark.parametrize(
@@ -233,6 +226,49 @@ def test_code_is_for_each_architecture_and_for_later_ones_where_it_says_so():
         "-gencode=arch=compute_120,code=sm_120",
         "-gencode=arch=compute_120,code=compute_120",
     ]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "names"),
+    [
+        ([(9, 0)], ["9.0"]),
+        ([(9, 0), (8, 0), (9, 0)], ["8.0", "9.0"]),
+        ([(8, 7)], ["8.6"]),  # code of the same generation
+        ([(12, 1), (12, 0)], ["12.0"]),
+        ([(13, 0)], ["12.0+PTX"]),  # a generation that nvcc does not know
+        ([(7, 5), (8, 0)], ["8.0"]),
+    ],
+)
+def test_architectures_of_the_gpus_that_are_there(capabilities, names):
+    assert for_gpus(capabilities, nvcc()) == names
+
+
+def test_gpus_that_are_all_too_old_are_named():
+    with pytest.raises(CannotBuildError, match=r"architecture 8\.0 or later; here are: 7\.0, 7\.5"):
+        for_gpus([(7, 5), (7, 0)], nvcc())
+
+
+# Recipes
+
+
+def test_modules_are_compiled_by_one_standard_and_linked_by_the_host_compiler():
+    cuda, emulator = recipes.recipe(ROOT, tools()), recipes.recipe(ROOT, tools(sanitize=False))
+    for made in (cuda, emulator):
+        assert [word for word in made.compile if word.startswith("-std=")] == [f"-std={toolchain.STANDARD}"]
+        assert made.link[0] == "g++"
+    assert "/cuda/lib/libcudart_static.a" in cuda.libraries
+
+
+@pytest.mark.emulated
+def test_bindings_compile_by_that_standard_beside_this_torch():
+    """With the host compiler, which nvcc leaves torch's headers to."""
+    try:
+        made = recipes.recipe(ROOT, decision.emulator_tools(os.environ))
+    except CannotBuildError as error:
+        pytest.skip(str(error))
+    command = [word for word in made.compile if word != "-c"]
+    done = subprocess.run([*command, "-fsyntax-only", "csrc/bindings.cpp"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # Jobs
@@ -290,10 +326,13 @@ def build(folder, **environ):
     if int(setuptools.__version__.split(".")[0]) < 77:
         pytest.skip(f"setuptools {setuptools.__version__} is too old to build the package, and says so")
     (folder / "fused_resnet").mkdir()
-    for name in ("setup.py", "kernel_build"):
+    for name in ("setup.py", "fused_resnet/kernel_build"):
         (folder / name).symlink_to(ROOT / name)
+    (folder / "csrc").mkdir()
+    (folder / "csrc" / "kernel.cu").touch()
+    environment = {"PATH": "/usr/bin:/bin", "FUSED_RESNET_CACHE": str(folder / "cache"), **environ}
     command = [sys.executable, "setup.py", "build_ext"]
-    return subprocess.run(command, cwd=folder, env={"PATH": "/usr/bin:/bin", **environ}, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def test_installation_without_kernels_says_so_and_remembers_the_reason(tmp_path):
@@ -313,3 +352,27 @@ def test_kernels_that_are_required_and_cannot_be_built_end_the_installation_in_o
     (line,) = [line for line in done.stderr.splitlines() if "fused_resnet: no _C" in line]
     assert "FUSED_RESNET_CUDA=1, but" in line
     assert not list(tmp_path.rglob("_C.json"))
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_compiler_that_fails_leaves_one_line_and_its_text_in_a_file(tmp_path, required):
+    """And the package without kernels, unless they are required."""
+    pytest.importorskip("ninja")
+    page = "\\n".join(["In file included from c10.h:", "c10.h:3: error: 'requires' is no name", *["   | note"] * 90])
+    fake_nvcc(tmp_path / "cuda", compiling=f'case "$*" in *probe.cu*) exit 0;; esac; printf "{page}\\n"; exit 1')
+    done = build(tmp_path, CUDA_HOME=str(tmp_path / "cuda"), FUSED_RESNET_CUDA="1" if required else "")
+    said = done.stdout + done.stderr
+    (line,) = [line for line in said.splitlines() if "did not compile" in line]
+    assert "_C did not compile: c10.h:3: error: 'requires' is no name (all that was said: " in line
+    assert "note" not in said
+    assert "Traceback" not in said
+    (log,) = (tmp_path / "cache").glob("*.log")
+    assert str(log) in line
+    assert log.read_text().count("note") == 90
+    if required:
+        assert done.returncode == 1
+        assert not list(tmp_path.rglob("_C.json"))
+    else:
+        assert done.returncode == 0, said
+        (record,) = tmp_path.rglob("_C.json")
+        assert json.loads(record.read_text())["reason"] in line

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 
-from kernel_build.toolchain import CannotBuildError, find_ninja, release
+from fused_resnet.kernel_build.toolchain import CannotBuildError, find_ninja, release
 
 from .process import run
 from .record import Record

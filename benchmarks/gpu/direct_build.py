@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from kernel_build import toolchain
-from kernel_build.architectures import architectures
-from kernel_build.decision import CudaTools
-from kernel_build.jobs import available_memory, jobs, usable_cpus
-from kernel_build.recipes import Recipe, recipe
+from fused_resnet.kernel_build import toolchain
+from fused_resnet.kernel_build.architectures import architectures
+from fused_resnet.kernel_build.decision import CudaTools
+from fused_resnet.kernel_build.jobs import available_memory, jobs, usable_cpus
+from fused_resnet.kernel_build.recipes import Recipe, recipe
 
 from .process import ROOT
 

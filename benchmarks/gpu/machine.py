@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import fused_resnet
-from kernel_build.toolchain import CannotBuildError, find_nvcc
+from fused_resnet.kernel_build.toolchain import CannotBuildError, find_nvcc
 
 from ..provenance import provenance
 from .process import ROOT, run

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kernel_build.toolchain import CannotBuildError, find_nvcc
+from fused_resnet.kernel_build.toolchain import CannotBuildError, find_nvcc
 
 from .build import REHEARSED_CAPABILITY
 from .process import Ended, run

@@ -54,26 +54,26 @@ class TailChecks {
 
   std::int64_t rows() const { return tail_.y.size(0) * tail_.y.size(2) * tail_.y.size(3); }
 
-  void read(const std::string& name, const at::Tensor& t) { read_.emplace_back(name, t); }
+  void read(const Name& name, const at::Tensor& t) { read_.emplace_back(name, t); }
 
-  void check_branch(const std::string& name, const BranchArguments& branch) {
+  void check_branch(const Name& name, const BranchArguments& branch) {
     const at::Tensor &x = branch.x, &y = tail_.y;
     check_tensor(name + ".x", x, device_, type_);
-    require(x.dim() == 4, name + ".x", describe(x.sizes()), "of four dimensions");
+    require(x.dim() == 4, name + ".x", Shape{x.sizes()}, "of four dimensions");
     const std::int64_t s = branch.stride, channels = x.size(1);
     require(s >= 1, name + ".stride", s, "at least 1");
     const auto pixels = [s](std::int64_t size) { return size / s + (size % s != 0); };
     check_sizes(name + ".x", x, {y.size(0), channels, x.size(2), x.size(3)});
-    require(pixels(x.size(2)) == y.size(2) && pixels(x.size(3)) == y.size(3), name + ".x", describe(x.sizes()),
-            "such that its strided pixels are those of y, " + describe(y.sizes()));
+    require(pixels(x.size(2)) == y.size(2) && pixels(x.size(3)) == y.size(3), name + ".x", Shape{x.sizes()},
+            Both{"such that its strided pixels are those of y, ", Shape{y.sizes()}});
     read(name + ".x", x);
     check_source(name, branch, channels);
     if (branch.norm) check_norm(name + ".norm", *branch.norm);
   }
 
-  void check_source(const std::string& name, const BranchArguments& branch, std::int64_t channels) {
+  void check_source(const Name& name, const BranchArguments& branch, std::int64_t channels) {
     if (branch.source == "direct") {
-      require(channels == channels_, name + ".x", describe(branch.x.sizes()), "as many channels as y");
+      require(channels == channels_, name + ".x", Shape{branch.x.sizes()}, "as many channels as y");
       require(branch.stride == 1, name + ".stride", branch.stride, "1 for a direct source");
     } else if (branch.source == "zero_pad") {
       require(branch.channels_before >= 0 && branch.channels_before <= channels_ - channels, name + ".channels_before",
@@ -86,9 +86,9 @@ class TailChecks {
     }
   }
 
-  void check_projection(const std::string& name, const BranchArguments& branch, std::int64_t channels) {
+  void check_projection(const Name& name, const BranchArguments& branch, std::int64_t channels) {
     require(branch.weight.has_value(), name + ".weight", "None", "a tensor");
-    require(channels > 0, name + ".x", describe(branch.x.sizes()), "at least one channel");
+    require(channels > 0, name + ".x", Shape{branch.x.sizes()}, "at least one channel");
     check_tensor(name + ".weight", *branch.weight, device_, type_);
     check_sizes(name + ".weight", *branch.weight, {channels_, channels, 1, 1});
     read(name + ".weight", *branch.weight);
@@ -98,11 +98,11 @@ class TailChecks {
     read(name + ".bias", *branch.bias);
   }
 
-  void check_norm(const std::string& name, const NormArguments& norm) {
+  void check_norm(const Name& name, const NormArguments& norm) {
     std::optional<c10::ScalarType> type;
     const auto check = [&](const char* part, const OptionalTensor& vector, bool written) {
       if (!vector) return;
-      const std::string full = name + "." + part;
+      const Name full = name + "." + part;
       check_vector(full, *vector, device_, type_, channels_);
       if (!type) type = vector->scalar_type();
       require(vector->scalar_type() == *type, full + ".dtype", vector->scalar_type(), *type);
@@ -118,7 +118,7 @@ class TailChecks {
     if (norm.training) check_training(name, norm);
   }
 
-  void check_training(const std::string& name, const NormArguments& norm) {
+  void check_training(const Name& name, const NormArguments& norm) {
     // Such statistics are right where other processes have more, but have no unbiased variance.
     require(rows() != 1 || !norm.running_mean, name, "given one value per channel",
             "more than 1 value per channel when training");
@@ -127,7 +127,7 @@ class TailChecks {
             "a tensor where momentum is None");
     if (!batches) return;
     check_tensor(name + ".num_batches_tracked", *batches, device_, c10::kLong);
-    require(batches->numel() == 1, name + ".num_batches_tracked", describe(batches->sizes()), "a scalar");
+    require(batches->numel() == 1, name + ".num_batches_tracked", Shape{batches->sizes()}, "a scalar");
     written_.emplace_back(name + ".num_batches_tracked", *batches);
   }
 

@@ -90,7 +90,7 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     use("y", tail.y.data, *arguments_.y, Step::input);
   }
 
-  void fill_inputs(const std::string& name, const Arguments& from, Branch& to, BranchGradient& own) {
+  void fill_inputs(const Name& name, const Arguments& from, Branch& to, BranchGradient& own) {
     to.source = source_of(from.source);
     to.channels_before = static_cast<int>(from.channels_before);
     own.reduction = reduction_of(from);
@@ -116,7 +116,7 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     return dgamma || branch.dweight ? Reduction::product : Reduction::none;
   }
 
-  void fill_norm(const std::string& name, const Arguments& from, Branch& to, BranchGradient& own) {
+  void fill_norm(const Name& name, const Arguments& from, Branch& to, BranchGradient& own) {
     const NormGradientArguments& norm = *from.norm;
     to.statistics = from.source == "direct" ? Statistics::columns
                     : from.gram()           ? Statistics::gram
@@ -133,7 +133,7 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     use_input(name + ".own_mean", own.own_mean, norm.own_mean);
   }
 
-  void fill_results(const std::string& name, const Arguments& from, Branch& to, BranchGradient& own) {
+  void fill_results(const Name& name, const Arguments& from, Branch& to, BranchGradient& own) {
     const auto result = [&](const char* part, void*& pointer, const OptionalTensor& tensor) {
       if (tensor) use(name + part, pointer, *tensor, Step::vectors);
     };
@@ -159,7 +159,7 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
   }
 
   // What dx of a projection is multiplied from.
-  void fill_factors(const std::string& name, const Arguments& from, Branch& to, BranchGradient& own) {
+  void fill_factors(const Name& name, const Arguments& from, Branch& to, BranchGradient& own) {
     const int inputs = to.x.channels;
     const bool rounds = math(arguments_.tf32) != Math::float32;
     // Of many sums of few inputs, all that follows the norm's input is small in dx: rounding would show.
@@ -171,14 +171,14 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     use(name + ".quadratic_exact", own.quadratic_exact, allocate({inputs, inputs}), Step::operands);
   }
 
-  void use_factor(const std::string& name, Factor& to, int rows, int depth, bool remainder) {
+  void use_factor(const Name& name, Factor& to, int rows, int depth, bool remainder) {
     use_rows_of_vectors(name, to.matrix, rows, depth);
     if (remainder) use_rows_of_vectors(name + "_remainder", to.remainder, rows, depth);
     use(name + "_scale", to.scale, allocate({rows}), Step::operands);
   }
 
   // (rows, depth), rows a whole number of vectors apart.
-  void use_rows_of_vectors(const std::string& name, Matrix& to, int rows, int depth) {
+  void use_rows_of_vectors(const Name& name, Matrix& to, int rows, int depth) {
     const int pitch = tiles_of(depth, vector()) * vector();
     use(name, to.data, allocate({rows, pitch}, arguments_.dy.scalar_type()), Step::operands);
     to.stride_c = pitch;
@@ -233,7 +233,7 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     gradient_.vectorised = gradient_.vectorised && gradient_.g.vectorised;
   }
 
-  void fill_recomputed(const std::string& name, const Arguments& from, Branch&, BranchGradient& own) {
+  void fill_recomputed(const Name& name, const Arguments& from, Branch&, BranchGradient& own) {
     if (from.recomputed() && from.inner())
       use_rows(name + ".dp", own.dp, gradient_.tail.rows, gradient_.tail.channels, Step::apply);
   }
@@ -243,7 +243,7 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     if (tiles > 0) gradient_.product_partition = partition_rows(gradient_.tail, tiles, true);
   }
 
-  void fill_workspace(const std::string& name, const Arguments& from, Branch& to, BranchGradient& own) {
+  void fill_workspace(const Name& name, const Arguments& from, Branch& to, BranchGradient& own) {
     const std::int64_t ranges = gradient_.partition.ranges, channels = gradient_.tail.channels;
     if (own.reduction == Reduction::dot || own.reduction == Reduction::recomputed)
       use(name + ".partial_dot", own.partial_dot, allocate({ranges, channels}), Step::reduce);
@@ -257,20 +257,20 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
   }
 
   // The sums that the gradient of the pre-norm tensor takes.
-  void fill_sums(const std::string& name, const Arguments& from, BranchGradient& own) {
+  void fill_sums(const Name& name, const Arguments& from, BranchGradient& own) {
     if (!from.shares_sums()) return use(name + ".dot", own.dot, allocate({gradient_.tail.channels}), Step::vectors);
     const at::Tensor sums = sums_[&from == &arguments_.main ? 0 : sums_.size(0) - 1];
     use(name + ".shared_sum", own.shared_sum, sums[0], Step::vectors);
     use(name + ".dot", own.dot, sums[1], Step::vectors);
   }
 
-  void fill_product(const std::string& name, const Branch& to, BranchGradient& own, std::int64_t ranges, Step writer) {
+  void fill_product(const Name& name, const Branch& to, BranchGradient& own, std::int64_t ranges, Step writer) {
     use(name + ".partial_product", own.partial_product, allocate({ranges, own.product_tiles, tile_rows, tile_columns}),
         writer);
     use(name + ".shift", own.shift, allocate({to.x.channels}), writer);
   }
 
-  void fill_vectorised(const std::string&, const Arguments& from, Branch& to, BranchGradient& own) {
+  void fill_vectorised(const Name&, const Arguments& from, Branch& to, BranchGradient& own) {
     if (own.dx.data == nullptr) return;
     const at::Tensor& dx = *from.dx;
     const bool g = gradient_.g.vectorised,

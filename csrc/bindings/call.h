@@ -43,7 +43,8 @@ class Call {
       const c10::impl::VirtualGuardImpl implementation(device.type());
       stream = static_cast<device::Stream>(implementation.getStreamNativeHandle(implementation.getStream(device)));
     }
-    launch(buffers(steps), stream);
+    // Only the emulator holds a kernel to them.
+    launch(device::on_gpu ? std::vector<device::Buffer>() : buffers(steps), stream);
   }
 
   Math math(bool tf32) const {
@@ -62,14 +63,14 @@ class Call {
   // Remembers what a pointer of the parameters leads to, and which step writes it (`input`: none).
   // `updated`: it is read before it is written.
   template <class Pointer>
-  void use(const std::string& name, Pointer& pointer, const at::Tensor& tensor, Step writer, bool updated = false) {
+  void use(const Name& name, Pointer& pointer, const at::Tensor& tensor, Step writer, bool updated = false) {
     pointer = static_cast<Pointer>(tensor.data_ptr());
     const auto offset = reinterpret_cast<const char*>(&pointer) - reinterpret_cast<const char*>(&parameters_);
     uses_.push_back({name, static_cast<std::size_t>(offset), tensor, writer, updated});
   }
 
   template <class Pointer>
-  void use_input(const std::string& name, Pointer& pointer, const OptionalTensor& tensor) {
+  void use_input(const Name& name, Pointer& pointer, const OptionalTensor& tensor) {
     if (tensor) use(name, pointer, *tensor, Step::input);
   }
 
@@ -79,7 +80,7 @@ class Call {
   }
 
   // (rows, channels) of the call's own, of the activations' type.
-  void use_rows(const std::string& name, Activations& to, int rows, int channels, Step writer) {
+  void use_rows(const Name& name, Activations& to, int rows, int channels, Step writer) {
     const at::Tensor image = allocate({rows, channels}, like_.scalar_type()).view({1, 1, rows, channels});
     to = activations(image.permute({0, 3, 1, 2}), 1, 1, rows);
     use(name, to.data, image, writer);
@@ -89,7 +90,7 @@ class Call {
 
  private:
   struct Use {
-    std::string name;
+    Name name;
     std::size_t offset;
     at::Tensor tensor;
     Step writer;

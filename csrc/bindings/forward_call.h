@@ -82,7 +82,7 @@ class ForwardCall : Call<Tail, ForwardStep> {
     use("y", tail_.y.data, y, Step::apply);
   }
 
-  void fill_branch(const std::string& name, const BranchArguments& from, int index, NormStatistics& statistics) {
+  void fill_branch(const Name& name, const BranchArguments& from, int index, NormStatistics& statistics) {
     Branch& to = tail_.branches[index];
     to.source = source_of(from.source);
     to.x = activations(from.x, from.stride, tail_.height, tail_.width);
@@ -104,7 +104,7 @@ class ForwardCall : Call<Tail, ForwardStep> {
     }
   }
 
-  void fill_norm(const std::string& name, const NormArguments& from, Norm& to) {
+  void fill_norm(const Name& name, const NormArguments& from, Norm& to) {
     to.momentum = static_cast<float>(from.momentum.value_or(0.0));
     to.cumulative = !from.momentum.has_value();
     to.eps = static_cast<float>(from.eps);
@@ -125,14 +125,14 @@ class ForwardCall : Call<Tail, ForwardStep> {
       use(name + ".num_batches_tracked", to.num_batches_tracked, *from.num_batches_tracked, Step::moments, true);
   }
 
-  void fill_statistics(const std::string& name, Branch& to, NormStatistics& statistics, Step writer) {
+  void fill_statistics(const Name& name, Branch& to, NormStatistics& statistics, Step writer) {
     statistics.mean = allocate({tail_.channels});
     statistics.var = allocate({tail_.channels});
     use(name + ".mean", to.mean, statistics.mean, writer);
     use(name + ".var", to.var, statistics.var, writer);
   }
 
-  void fill_workspace(const std::string& name, Branch& to, NormStatistics& statistics) {
+  void fill_workspace(const Name& name, Branch& to, NormStatistics& statistics) {
     const bool gram = to.statistics == Statistics::gram;
     to.partition = partition_rows(tail_, moments_tiles(tail_, to), gram);
     const std::int64_t ranges = to.partition.ranges, channels = tail_.channels, inputs = to.x.channels;

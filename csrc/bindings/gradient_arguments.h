@@ -71,10 +71,10 @@ class GradientChecks {
     read("y", *tail_.y);
   }
 
-  void read(const std::string& name, const at::Tensor& t) { read_.emplace_back(name, t); }
-  void write(const std::string& name, const at::Tensor& t) { written_.emplace_back(name, t); }
+  void read(const Name& name, const at::Tensor& t) { read_.emplace_back(name, t); }
+  void write(const Name& name, const at::Tensor& t) { written_.emplace_back(name, t); }
 
-  void check_branch(const std::string& name, const BranchGradientArguments& branch) {
+  void check_branch(const Name& name, const BranchGradientArguments& branch) {
     const bool direct = branch.source == "direct", projection = branch.source == "projection";
     require(direct || projection || branch.source == "zero_pad", name + ".source", branch.source,
             "direct, zero_pad or projection");
@@ -95,35 +95,35 @@ class GradientChecks {
   }
 
   // Such that the strided pixels are those of dy.
-  void check_input(const std::string& name, const at::Tensor& x, const BranchGradientArguments& branch) {
+  void check_input(const Name& name, const at::Tensor& x, const BranchGradientArguments& branch) {
     const at::Tensor& dy = tail_.dy;
     const std::int64_t s = branch.stride;
     check_tensor(name, x, device_, type_);
-    require(x.dim() == 4, name, describe(x.sizes()), "of four dimensions");
+    require(x.dim() == 4, name, Shape{x.sizes()}, "of four dimensions");
     const auto pixels = [s](std::int64_t size) { return size / s + (size % s != 0); };
     require(x.size(0) == dy.size(0) && pixels(x.size(2)) == dy.size(2) && pixels(x.size(3)) == dy.size(3), name,
-            describe(x.sizes()), "such that its strided pixels are those of dy, " + describe(dy.sizes()));
-    if (branch.source == "direct") require(x.size(1) == channels_, name, describe(x.sizes()), "as many channels as dy");
+            Shape{x.sizes()}, Both{"such that its strided pixels are those of dy, ", Shape{dy.sizes()}});
+    if (branch.source == "direct") require(x.size(1) == channels_, name, Shape{x.sizes()}, "as many channels as dy");
     if (branch.source == "zero_pad")
       require(branch.channels_before >= 0 && branch.channels_before <= channels_ - x.size(1), name + "'s channels",
               x.size(1), "such that they and channels_before lie within dy's");
   }
 
-  void check_input_gradient(const std::string& name, const BranchGradientArguments& branch) {
+  void check_input_gradient(const Name& name, const BranchGradientArguments& branch) {
     const at::Tensor& dx = *branch.dx;
     check_input(name + ".dx", dx, branch);
     if (branch.x) check_sizes(name + ".dx", dx, branch.x->sizes());
     check_dense(name + ".dx", dx);
     constexpr std::int64_t most = (1ll << 31) - 1;
-    require(dx.size(2) <= most && dx.size(3) <= most, name + ".dx", describe(dx.sizes()),
+    require(dx.size(2) <= most && dx.size(3) <= most, name + ".dx", Shape{dx.sizes()},
             "of at most 2^31 - 1 lines and columns");
     require(!branch.plain() || tail_.y, name + ".dx", "given", "None: without a relu it is dy");
     write(name + ".dx", dx);
   }
 
-  void check_weight(const std::string& name, const BranchGradientArguments& branch) {
+  void check_weight(const Name& name, const BranchGradientArguments& branch) {
     const std::int64_t inputs = branch.x->size(1);
-    require(inputs > 0, name + ".x", describe(branch.x->sizes()), "at least one channel");
+    require(inputs > 0, name + ".x", Shape{branch.x->sizes()}, "at least one channel");
     check_tensor(name + ".weight", *branch.weight, device_, type_);
     check_sizes(name + ".weight", *branch.weight, {channels_, inputs, 1, 1});
     read(name + ".weight", *branch.weight);
@@ -134,7 +134,7 @@ class GradientChecks {
     write(name + ".dweight", *branch.dweight);
   }
 
-  void check_norm(const std::string& name, const BranchGradientArguments& branch, const NormGradientArguments& norm) {
+  void check_norm(const Name& name, const BranchGradientArguments& branch, const NormGradientArguments& norm) {
     if (norm.weight) check_read_vector(name + ".weight", *norm.weight, type_, channels_);
     require(norm.mu.has_value() == norm.cov.has_value(), name, "given one of mu and cov", "both or neither");
     const bool statistics = norm.mean && norm.var;
@@ -151,7 +151,7 @@ class GradientChecks {
     read(name + ".cov", *norm.cov);
   }
 
-  void check_shared(const std::string& name, const BranchGradientArguments& branch, const NormGradientArguments& norm) {
+  void check_shared(const Name& name, const BranchGradientArguments& branch, const NormGradientArguments& norm) {
     require(norm.shared || !norm.own_mean, name + ".own_mean", "given", "None where statistics are not shared");
     if (!norm.shared) return;
     require(norm.training, name + ".shared", "True", "False where training is False");
@@ -161,13 +161,13 @@ class GradientChecks {
     if (norm.own_mean) check_read_vector(name + ".own_mean", *norm.own_mean, c10::kFloat, channels_);
   }
 
-  void check_read_vector(const std::string& name, const at::Tensor& t, c10::ScalarType type, std::int64_t size) {
+  void check_read_vector(const Name& name, const at::Tensor& t, c10::ScalarType type, std::int64_t size) {
     check_vector(name, t, device_, type, size);
     read(name, t);
   }
 
-  void check_vectors(const std::string& name, const BranchGradientArguments& branch) {
-    const auto check = [&](const std::string& part, const OptionalTensor& vector, bool there) {
+  void check_vectors(const Name& name, const BranchGradientArguments& branch) {
+    const auto check = [&](const Name& part, const OptionalTensor& vector, bool there) {
       if (!vector) return;
       require(there, name + part, "given", "None: the branch has no such parameter");
       check_vector(name + part, *vector, device_, type_, channels_);
@@ -184,7 +184,7 @@ class GradientChecks {
     check_same_type(name + ".dbeta", branch.dbeta, branch.norm->weight);
   }
 
-  static void check_same_type(const std::string& name, const OptionalTensor& vector, const OptionalTensor& other) {
+  static void check_same_type(const Name& name, const OptionalTensor& vector, const OptionalTensor& other) {
     if (vector && other)
       require(vector->scalar_type() == other->scalar_type(), name + ".dtype", vector->scalar_type(),
               other->scalar_type());

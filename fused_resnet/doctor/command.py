@@ -1,29 +1,22 @@
-"""The command ``python -m fused_resnet doctor``: a diagnosis as text or as JSON."""
+"""Examines an installation: versions, GPUs, backends, and whether every kernel computes what it should.
+
+``python -m fused_resnet doctor`` prints what it finds; ``--json`` prints the same as one JSON object.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import groupby
 
-from . import __doc__ as description
 from .diagnosis import Diagnosis, examine
 from .facts import Gpu, Module, Versions
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 0 where all is well and 1 where there is a problem. Wrong arguments exit with 2."""
-    parser = argparse.ArgumentParser(prog="python -m fused_resnet")
-    doctor = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
-        "doctor",
-        help="examine this installation and run every kernel",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    doctor.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments = parser.parse_args(argv)
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns 0 where all is well and 1 where there is a problem."""
     diagnosis = examine()
     print(json.dumps(asdict(diagnosis), indent=2) if arguments.json else "\n".join(_lines(diagnosis)))
     return 1 if diagnosis.problems else 0
@@ -60,4 +53,4 @@ def _module(module: Module) -> str:
     if not module.built:
         return f"{module.name}: {module.problem or 'loads; nothing was recorded of its build'}"
     facts = ", ".join(f"{fact} {value}" for fact, value in module.record.items() if value is not False)
-    return f"{module.name}: built for {facts}"
+    return f"{module.name}: built for {facts} ({module.folder})"

@@ -59,14 +59,13 @@ def _targets(gpus: list[facts.Gpu], backends: dict[Backend, str | None]) -> Iter
 
 
 def _problems_of_installation(gpus: list[facts.Gpu], modules: list[facts.Module]) -> Iterator[str]:
-    """Of what was built and cannot be used: to have built nothing is a choice."""
-    unusable = [module for module in modules if module.built and module.problem is not None]
-    for module in unusable:
-        yield f"{module.name}: {module.problem}"
-    kernels = next(module for module in modules if module.name == "_C")
-    for gpu in gpus:
-        if gpu.problem is not None and kernels.built and kernels not in unusable:
-            yield f"_C: {gpu.problem}"
+    """Modules that were built and cannot be used, and GPUs without kernels: without a GPU, to have none is a choice."""
+    found = [(module.name, module.problem) for module in modules if module.built]
+    known = {problem for _, problem in found}
+    found += [("_C", gpu.problem) for gpu in gpus if gpu.problem not in known]
+    for name, problem in dict.fromkeys(found):
+        if problem is not None:
+            yield f"{name}: {problem}"
 
 
 def _problems_of_requirement(backends: dict[Backend, str | None]) -> Iterator[str]:

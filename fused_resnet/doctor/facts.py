@@ -36,10 +36,11 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Module:
-    """An extension module: what was recorded of its build, and why it cannot be loaded, None where it can."""
+    """An extension module: where it lies, what was recorded of its build, why it does not load, None where it does."""
 
     name: str
     built: bool
+    folder: str
     record: dict[str, Any]
     problem: str | None
 
@@ -81,4 +82,7 @@ def gpus() -> list[Gpu]:
 def modules() -> list[Module]:
     """The CUDA kernels and the emulator."""
     names = get_args(_kernels.Name)
-    return [Module(n, _kernels.was_built(n), _kernels.built_with(n), _kernels.load(n)[1]) for n in names]
+    return [
+        Module(n, _kernels.was_built(n), str(_kernels.folder_of(n)), _kernels.built_with(n), _kernels.load(n)[1])
+        for n in names
+    ]

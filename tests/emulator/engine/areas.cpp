@@ -15,6 +15,13 @@ constexpr std::size_t largest_copy = std::size_t{64} << 20;
 constexpr std::size_t margin = std::size_t{64} << 10;
 constexpr std::size_t largest_kept = std::size_t{4} << 20;  // memory that stays allocated between launches
 
+std::string joined(const device::Name& name) {
+  std::string all;
+  for (const char* part : name.parts)
+    if (part != nullptr) all += part;
+  return all;
+}
+
 bool overlap(const Area& area, const device::Buffer& buffer) {
   const auto* first = static_cast<const char*>(buffer.first);
   return first < area.original + area.bytes && area.original < first + buffer.bytes;
@@ -57,22 +64,22 @@ void Areas::open(const std::vector<device::Buffer>& buffers, void* parameters, T
 
 Area& Areas::area_of(const device::Buffer& buffer) {
   const bool readable = buffer.access != Access::write, writable = buffer.access != Access::read;
-  if (buffer.first == nullptr) throw std::runtime_error("null buffer: " + buffer.name);
+  if (buffer.first == nullptr) throw std::runtime_error("null buffer: " + joined(buffer.name));
   for (std::size_t i = 0; i < used_; ++i) {
     Area& area = areas_[i];
     if (area.original == buffer.first && area.bytes == buffer.bytes) {
-      area.name += "+" + buffer.name;
+      area.name += "+" + joined(buffer.name);
       area.readable_from_start |= readable;
       area.writable |= writable;
       return area;
     }
     if (overlap(area, buffer) && (area.writable || writable)) {
-      throw std::runtime_error("aliased buffers: " + area.name + " and " + buffer.name + " overlap");
+      throw std::runtime_error("aliased buffers: " + area.name + " and " + joined(buffer.name) + " overlap");
     }
   }
   if (used_ == areas_.size()) areas_.emplace_back();
   Area& area = areas_[used_++];
-  area.name = buffer.name;
+  area.name = joined(buffer.name);
   area.original = static_cast<char*>(const_cast<void*>(buffer.first));
   area.bytes = buffer.bytes;
   area.readable_from_start = readable;

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fused_resnet.kernel_build.toolchain import release
+
 from .binary import Kernel, Usage, usages
-from .toolchain import release
 
 WARP = 32
 REGISTERS = 64 * 1024

@@ -22,6 +22,7 @@ class Tools:
 @dataclass(frozen=True)
 class CudaTools(Tools):
     nvcc: Nvcc
+    runtime: Path  # libcudart_static.a
     architectures: list[str]
 
 
@@ -32,7 +33,10 @@ class EmulatorTools(Tools):
 
 @dataclass(frozen=True)
 class Decision:
-    """`tools` to build the module with, or None and the reason why not; `required`: the installation fails without."""
+    """`tools` to build the module with, or None and the reason why not.
+
+    `required`: it was asked for, and the installation fails without.
+    """
 
     module: str
     tools: Tools | None
@@ -62,7 +66,7 @@ def cuda_tools(environ: Mapping[str, str]) -> CudaTools:
     names = architectures(environ.get("TORCH_CUDA_ARCH_LIST", ""), nvcc)
     common = _common_tools(environ, torch)
     toolchain.check_host_compiler(nvcc, common[-1])
-    return CudaTools(*common, nvcc, names)
+    return CudaTools(*common, nvcc, toolchain.static_runtime(nvcc), names)
 
 
 def emulator_tools(environ: Mapping[str, str]) -> EmulatorTools:
@@ -81,7 +85,11 @@ def decide_cuda(environ: Mapping[str, str], find: Callable[[Mapping[str, str]], 
         if wanted:
             return Decision("_C", None, f"FUSED_RESNET_CUDA=1, but {error}", required=True)
         return Decision("_C", None, f"installed without CUDA kernels: {error}")
-    return Decision("_C", tools, f"{tools.nvcc}, {tools.torch}, architectures {' '.join(tools.architectures)}")
+    return Decision("_C", tools, described(tools), required=wanted is True)
+
+
+def described(tools: CudaTools) -> str:
+    return f"{tools.nvcc}, {tools.torch}, architectures {' '.join(tools.architectures)}"
 
 
 def decide_emulated(
@@ -93,4 +101,5 @@ def decide_emulated(
         tools = find(environ)
     except CannotBuildError as error:
         return Decision("_emulated", None, f"FUSED_RESNET_EMULATOR=1, but {error}", required=True)
-    return Decision("_emulated", tools, f"{tools.compiler}, {tools.torch}{', sanitized' if tools.sanitize else ''}")
+    reason = f"{tools.compiler}, {tools.torch}{', sanitized' if tools.sanitize else ''}"
+    return Decision("_emulated", tools, reason, required=True)

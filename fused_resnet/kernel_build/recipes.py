@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .architectures import code_flags
 from .decision import CudaTools, EmulatorTools, Tools
+from .toolchain import STANDARD
 
 KERNELS = Path("csrc")
 EMULATOR = Path("tests/emulator")
@@ -47,10 +48,14 @@ def _libraries(tools: Tools) -> tuple[str, ...]:
 
 
 def cuda_recipe(root: Path, tools: CudaTools) -> Recipe:
-    """All by nvcc: it knows where its headers and its runtime are, and links the runtime statically."""
+    """Compiled by nvcc, which knows where its headers are; linked by the host compiler.
+
+    nvcc's own link may take libstdc++ in statically. Beside the one that torch has loaded that is a second set of
+    locales, and the first number that is written to a stream may end the process.
+    """
     nvcc = [str(tools.nvcc.path), "-ccbin", str(tools.compiler), "-Xcompiler", ",".join(HOST_FLAGS)]
     # Where products and sums are one operation is written in the kernels: the same rounding everywhere.
-    flags = ["-std=c++17", "-O3", "-fmad=false", *code_flags(tools.architectures), "-I", str(root / KERNELS)]
+    flags = [f"-std={STANDARD}", "-O3", "-fmad=false", *code_flags(tools.architectures), "-I", str(root / KERNELS)]
     facts: dict[str, str | bool] = {
         "torch": tools.torch.version,
         "nvcc": tools.nvcc.version,
@@ -59,8 +64,8 @@ def cuda_recipe(root: Path, tools: CudaTools) -> Recipe:
     return Recipe(
         sources(root, KERNELS),
         (*nvcc, *flags, *_module_flags("_C", tools), "-c"),
-        (*nvcc, "-shared", "-cudart", "static", "-nodlink"),
-        _libraries(tools),
+        (str(tools.compiler), "-shared"),
+        (*_libraries(tools), str(tools.runtime), "-ldl", "-lrt", "-lpthread"),
         facts,
     )
 
@@ -72,7 +77,8 @@ def vector_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
 
 def emulator_recipe(root: Path, tools: EmulatorTools) -> Recipe:
     compiler = [str(tools.compiler), *HOST_FLAGS, *(SANITIZER_FLAGS if tools.sanitize else ())]
-    flags = ["-std=c++17", "-O2", "-ffp-contract=off", *vector_flags(), "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+    warnings = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+    flags = [f"-std={STANDARD}", "-O2", "-ffp-contract=off", *vector_flags(), *warnings]
     # In this order: the emulator's headers stand in for those of the same name.
     own = ["-I", str(root / EMULATOR), "-I", str(root / KERNELS)]
     return Recipe(

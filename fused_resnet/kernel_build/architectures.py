@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from .toolchain import CannotBuildError, Nvcc, release
+from .toolchain import CannotBuildError, Nvcc, release, shown
 
 USUAL = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 # The kernels copy to shared memory asynchronously and multiply bfloat16 matrices.
@@ -23,6 +23,25 @@ def architectures(wanted: str, nvcc: Nvcc) -> list[str]:
             )
         return [*known[:-1], f"{known[-1]}+PTX"]
     return [_checked(name, nvcc) for name in dict.fromkeys(filter(None, names))]
+
+
+def for_gpus(capabilities: Iterable[tuple[int, int]], nvcc: Nvcc) -> list[str]:
+    """What to compile for GPUs of these compute capabilities. GPUs that are too old for the kernels are left out.
+
+    A GPU that nvcc does not know gets the code of the newest one ahead of it, as PTX if that is of another generation.
+    """
+    capabilities = sorted(set(capabilities))
+    known = sorted(version for version in map(release, nvcc.architectures) if version >= OLDEST)
+    names = []
+    for capability in capabilities:
+        earlier = [version for version in known if version <= capability]
+        if earlier:
+            ptx = "" if earlier[-1][0] == capability[0] else "+PTX"
+            names.append(f"{shown(earlier[-1])}{ptx}")
+    if not names:
+        given = ", ".join(map(shown, capabilities))
+        raise CannotBuildError(f"the kernels need a GPU of architecture {shown(OLDEST)} or later; here are: {given}")
+    return list(dict.fromkeys(names))
 
 
 def _checked(name: str, nvcc: Nvcc) -> str:

@@ -1,7 +1,7 @@
 """Writes docs/kernels.md, the registers and the occupancy of each kernel, from the built module `_C`.
 
-python -m kernel_build.resources            writes the table
-python -m kernel_build.resources --check    fails where the table is out of date or a kernel breaks its promises
+python -m kernel_resources.report            writes the table
+python -m kernel_resources.report --check    fails where the table is out of date or a kernel breaks its promises
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,13 +19,19 @@ from pathlib import Path
 
 Version = tuple[int, ...]
 
-# `cudaLaunchKernelEx` and cooperative attributes.
-OLDEST_NVCC = (11, 8)
+# The headers of PyTorch 2.14 need it, and those of earlier ones take it: one standard for all. nvcc has it since 12.0.
+STANDARD = "c++20"
+OLDEST_NVCC = (12, 0)
 # `c10::Stream::native_handle`.
 OLDEST_TORCH = (2, 11)
 # `license = "MIT"` in pyproject.toml.
 OLDEST_SETUPTOOLS = (77,)
-PROBE = "#include <optional>\n__global__ void kernel() {}\nint f(std::optional<int> x) { return x.value_or(0); }\n"
+PROBE = """\
+#include <concepts>
+template <std::integral T> int twice(T x) requires(sizeof(T) > 1) { return 2 * x; }
+__global__ void kernel() {}
+int f() { return twice(1); }
+"""
 
 
 class CannotBuildError(Exception):
@@ -107,7 +114,8 @@ def find_torch(search_path: list[str] | None = None) -> Torch:
         spec = importlib.machinery.PathFinder.find_spec("torch", search_path)
     if spec is None or spec.origin is None:
         raise CannotBuildError(
-            "torch is not in the build environment: install torch first, then fused_resnet with --no-build-isolation"
+            "torch is not in the environment that builds: "
+            "install with --no-build-isolation, or run `python -m fused_resnet build` afterwards"
         )
     folder = Path(spec.origin).parent
     facts = runpy.run_path(str(folder / "version.py"))
@@ -128,6 +136,19 @@ def check_pair(nvcc: Nvcc, torch: Torch) -> None:
         )
 
 
+def static_runtime(nvcc: Nvcc) -> Path:
+    """The CUDA runtime that modules are linked to, in the folders where this nvcc would look for it."""
+    command = [str(nvcc.path), "--dryrun", "-x", "cu", os.devnull, "-o", os.devnull]
+    told = subprocess.run(command, capture_output=True, text=True)
+    line = re.search(r"^#\$ LIBRARIES=(.*)$", told.stdout + told.stderr, re.MULTILINE)
+    folders = [Path(word[2:]) for word in shlex.split(line[1]) if word.startswith("-L")] if line else []
+    for folder in folders:
+        if (found := folder / "libcudart_static.a").is_file():
+            return found.resolve()
+    places = ", ".join(map(str, folders)) or "no folder that it names"
+    raise CannotBuildError(f"{nvcc} has no libcudart_static.a ({places}): install the whole CUDA toolkit")
+
+
 def host_compiler(environ: Mapping[str, str]) -> Path:
     name = environ.get("CXX") or "g++"
     found = shutil.which(name, path=environ.get("PATH", ""))
@@ -142,13 +163,13 @@ def check_host_compiler(nvcc: Nvcc, compiler: Path) -> None:
         source = Path(folder, "probe.cu")
         source.write_text(PROBE)
         files = ["-c", str(source), "-o", str(source.with_suffix(".o"))]
-        command = [str(nvcc.path), "-ccbin", str(compiler), "-std=c++17", *files]
+        command = [str(nvcc.path), "-ccbin", str(compiler), f"-std={STANDARD}", *files]
         probe = subprocess.run(command, capture_output=True, text=True)
     if probe.returncode != 0:
         said = [line.strip() for line in (probe.stderr + probe.stdout).splitlines() if line.strip()]
         first = next((line for line in said if "error" in line), said[0] if said else f"exit {probe.returncode}")
         raise CannotBuildError(
-            f"{nvcc} does not compile C++17 with {compiler} (version {_output(compiler, '-dumpversion').strip()}), "
+            f"{nvcc} does not compile C++20 with {compiler} (version {_output(compiler, '-dumpversion').strip()}), "
             f"set CXX to a compiler that it supports: {first}"
         )
 
