@@ -1,6 +1,9 @@
 # Everything that a fresh clone needs: each target sets up its own environment in $(VENV).
 
-VENV ?= .venv
+# One that has a file in requirements/. Each has an environment of its own; what is compiled in place is of the one that
+# was tested or built last.
+TORCH ?= 2.13.0
+VENV ?= $(if $(filter 2.13.0,$(TORCH)),.venv,.venv-torch-$(TORCH))
 PYTHON ?= python3
 RUN = $(VENV)/bin/python
 
@@ -30,7 +33,8 @@ help:
 	@echo "make figures    draw the pictures of these results again, and the tables of README.md and docs/"
 	@echo "make build      build the CUDA kernels for all usual GPUs; make build ARCH=9.0 for one (under 2 minutes)"
 	@echo "make wheel      build an sdist and, from it, a wheel into dist/, with the kernels where there is nvcc; ARCH=9.0"
-	@echo "make test       build what can be tested here, the kernels for the CPU included, and run the test suite"
+	@echo "make test       build what can be tested here, the kernels for the CPU included, and run the test suite;"
+	@echo "                make test TORCH=2.14.1 in an environment with another PyTorch"
 	@echo "make resources  write docs/kernels.md: registers, shared memory and occupancy of each kernel"
 	@echo "make sanitize   run a part of the test suite with the address and undefined behaviour sanitizers"
 	@echo "make gpu        on a machine with a GPU: build, test, sanitize, time and train; OUT=, STAGE="
@@ -94,9 +98,9 @@ clean:
 	rm -f $(foreach name,_C _emulated,fused_resnet/$(name).*so fused_resnet/$(name).json)
 
 # The kernels are left to the targets that need them: they are compiled again whenever they change, this is not made.
-$(VENV)/ready: pyproject.toml requirements/dev.txt requirements/without-dependencies.txt
+$(VENV)/ready: pyproject.toml requirements/dev.txt requirements/torch-$(TORCH).txt requirements/without-dependencies.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --requirement requirements/dev.txt
+	$(RUN) -m pip install --quiet --requirement requirements/torch-$(TORCH).txt --requirement requirements/dev.txt
 	$(RUN) -m pip install --quiet --no-deps --requirement requirements/without-dependencies.txt
 	FUSED_RESNET_CUDA=0 $(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@$(RUN) -c "from fused_resnet import backend; print('fused_resnet installed:', backend.summary())"

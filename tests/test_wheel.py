@@ -18,6 +18,7 @@ import pytest
 import setuptools
 
 import fused_resnet
+from fused_resnet.kernel_build.cache import sources_digest
 
 ROOT = pathlib.Path(__file__).parents[1]
 IN_SDIST = ("LICENSE", "CHANGELOG.md", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
@@ -95,18 +96,20 @@ def files_below(*folders):
 def test_sdist_has_what_a_build_needs_and_nothing_that_was_built(sdist):
     with tarfile.open(sdist) as archive:
         members = {member.name.partition("/")[2] for member in archive if member.isfile()}
-    assert members >= {*IN_SDIST, *files_below("csrc", "kernel_build", "tests/emulator")}
+    assert members >= {*IN_SDIST, *files_below("csrc", "tests/emulator")}
     assert members >= package_files(".py", ".pyi", "py.typed")
     assert not [name for name in members if name.endswith((".so", ".json", ".pyc"))]
     assert not [name for name in members if name.startswith(("tests/test_", "benchmarks"))]
 
 
-def test_wheel_has_the_package_alone(wheel):
+def test_wheel_has_the_package_and_the_sources_of_its_kernels(wheel):
     with zipfile.ZipFile(wheel) as archive:
         members = set(archive.namelist())
         record = json.loads(archive.read("fused_resnet/_C.json"))
     own = {name for name in members if ".dist-info/" not in name}
-    assert own == package_files(".py", ".pyi", "py.typed") | {"fused_resnet/_C.json", "fused_resnet/_emulated.json"}
+    records = {"fused_resnet/_C.json", "fused_resnet/_emulated.json"}
+    kernels = {f"fused_resnet/{name}" for name in files_below("csrc")}
+    assert own == package_files(".py", ".pyi", "py.typed") | records | kernels
     assert record == {"reason": "installed without CUDA kernels: FUSED_RESNET_CUDA=0"}
     assert [name for name in members if name.endswith("/LICENSE")]
     assert wheel.name.endswith("-py3-none-any.whl")
@@ -122,7 +125,7 @@ def test_metadata_is_complete(metadata):
     assert "resnet" in metadata["Keywords"].split(",")
     assert metadata.get_all("Provides-Extra") == ["benchmarks", "dev"]
     requirements = metadata.get_all("Requires-Dist")
-    assert [name for name in requirements if "extra ==" not in name] == ["torch>=2.6"]
+    assert [name for name in requirements if "extra ==" not in name] == ["ninja", "torch>=2.6"]
     classifiers = metadata.get_all("Classifier")
     for minor in (10, 11, 12, 13):
         assert f"Programming Language :: Python :: 3.{minor}" in classifiers
@@ -141,6 +144,12 @@ def test_version_is_that_of_the_installed_package():
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("the package is used from its folder and was never installed")
     assert installed == fused_resnet.__version__
+
+
+def test_installed_wheel_has_the_kernels_of_this_checkout(installed, tmp_path):
+    """So that what `python -m fused_resnet build` compiles from either serves both."""
+    code = "from fused_resnet.kernel_build.cache import sources_digest; print(sources_digest())"
+    assert run(installed, "-c", code, cwd=tmp_path).strip() == sources_digest()
 
 
 def test_installed_wheel_is_well(installed, tmp_path):

@@ -1,0 +1,103 @@
+"""A valid call makes no text and touches no stream: checks describe what they found where it is wrong.
+
+Where a module carries a C++ library of its own beside the one that torch has loaded, two copies of the locales meet in
+the first number that is written to a stream, and the process ends.
+"""
+
+import dataclasses
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from fused_resnet import _kernels
+from fused_resnet.kernel_build import decision, recipes
+from fused_resnet.kernel_build.cache import file_name, store_module
+from fused_resnet.kernel_build.compilation import compile_module, incremental_folder
+from fused_resnet.kernel_build.toolchain import CannotBuildError
+
+ROOT = pathlib.Path(__file__).parents[1]
+SPEECHLESS = ROOT / "tests" / "emulator" / "speechless"
+# Members, tables and names of types, by the Itanium C++ ABI, of the classes that streams are made of.
+STREAMS = re.compile(
+    r"_Z(T[VTIS]|GV)?N?[VK]*(S[oid]|St(\d+(locale|ctype|codecvt|num_put|num_get|numpunct|ios_base|basic_[io]*stream|"
+    r"basic_ios|basic_streambuf|basic_filebuf|basic_[io]?fstream)|7__cxx11\d+basic_[io]?string(stream|buf)))"
+)
+
+
+@pytest.fixture(scope="module")
+def speechless():
+    """The folder of a build of the emulator in which the making of text is replaced by an abort."""
+    try:
+        tools = decision.emulator_tools(os.environ)
+    except CannotBuildError as error:
+        pytest.skip(str(error))
+    made, name = recipes.recipe(ROOT, tools), file_name("_emulated")
+    compiler, *rest = made.compile
+    made = dataclasses.replace(made, compile=(compiler, "-I", str(SPEECHLESS), *rest))
+    folder = incremental_folder(ROOT, name, made)
+    folder.mkdir(parents=True, exist_ok=True)
+    module = compile_module(
+        ROOT,
+        name,
+        made,
+        tools.ninja,
+        folder=folder,
+        jobs=2,
+        log=folder / "log",
+        on_step=lambda *_: None,
+    )
+    store_module(module, folder / "package", "_emulated", made.facts)
+    return folder / "package"
+
+
+def run(folder, calls):
+    command = [sys.executable, ROOT / "tests" / "speechless_calls.py", folder, calls]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.emulated
+def test_valid_calls_make_no_text(speechless):
+    done = run(speechless, "valid")
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
+
+
+@pytest.mark.emulated
+def test_refused_call_would_have_made_some(speechless):
+    done = run(speechless, "invalid")
+    assert done.returncode == -6, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("symbol", "is_one"),
+    [
+        ("_ZNSo9_M_insertIlEERSoT_", True),  # std::ostream& std::ostream::_M_insert<long>(long)
+        ("_ZNKSt7codecvtIcc11__mbstate_tE10do_unshiftERS0_PcS3_RS3_", True),
+        ("_ZNSt6localeC1Ev", True),
+        ("_ZTVNSt7__cxx1119basic_ostringstreamIcSt11char_traitsIcESaIcEEE", True),
+        ("_ZNSt7__cxx1115basic_stringbufIcSt11char_traitsIcESaIcEE8overflowEi", True),
+        ("_ZNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEE9_M_appendEPKcm", False),
+        ("_ZN12fused_resnet14launch_forwardENS_4MathENS_5PhaseERKNS_4TailEP11CUstream_st", False),
+    ],
+)
+def test_symbols_of_streams_are_known_by_name(symbol, is_one):
+    assert (STREAMS.match(symbol) is not None) == is_one
+
+
+@pytest.mark.parametrize("name", ["_C", pytest.param("_emulated", marks=pytest.mark.emulated)])
+def test_module_has_no_streams_and_locales_of_its_own(name):
+    module, reason = _kernels.load(name)
+    if module is None:
+        pytest.skip(f"{name}: {reason}")
+    if shutil.which("nm") is None:
+        pytest.skip("there is no nm")
+    listed = subprocess.run(["nm", "--defined-only", module.__file__], capture_output=True, text=True, check=True)
+    symbols = [line.split()[-1] for line in listed.stdout.splitlines()]
+    assert any("fused_resnet" in symbol for symbol in symbols)
+    assert [symbol for symbol in symbols if STREAMS.match(symbol)] == []
