@@ -18,6 +18,7 @@ BENCHMARKS = {
     "demo": "everything at once, in a few minutes: learning, time, saved activations and accuracy",
     "tail": "time of every tail of the ResNets against PyTorch's other ways, on a roofline",
     "training": "whole ResNets: images a second, peak memory, the largest batch that fits",
+    "phases": "each phase of the kernels by itself, beside eager operations; needs a GPU",
     "memory": "saved activations of blocks and models, exact",
     "emulated": "bytes and launches of every tail as the kernels make them, against the formulas; needs no GPU",
     "scaling": "time against rows, channels, batch and the number of processes",
@@ -28,7 +29,7 @@ BENCHMARKS = {
     "figures": "draws the pictures of all results again, and the README's tables",
 }
 # What `benchmarks.gpu` runs on machines that may have PyTorch alone; they need more to draw.
-BARE = ("tail", "training")
+BARE = ("tail", "phases", "training")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,96 @@
+"""Where a tail's time goes: a bar a way, cut into phases, beside eager operations."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from ..pictures import COLOURS, FAINT, INK, style
+from ..result import Result, Row, number, text
+from .columns import BACKWARD, CONVOLUTION, EAGER, FORWARD, whole
+from .summary import by_tail, phases
+
+# Heights, in bars.
+_BAR, _ABOVE_TITLE, _BELOW_TITLE = 0.78, 0.35, 0.75
+_PHASE_COLOURS = {
+    f"{FORWARD} moments": COLOURS["sky"],
+    f"{FORWARD} finish": COLOURS["pink"],
+    f"{FORWARD} apply": COLOURS["blue"],
+    f"{BACKWARD} reduce": COLOURS["orange"],
+    f"{BACKWARD} finish": COLOURS["pink"],
+    f"{BACKWARD} apply": COLOURS["red"],
+    CONVOLUTION[FORWARD]: COLOURS["green"],
+    CONVOLUTION[BACKWARD]: COLOURS["green"],
+}
+_LEGEND = {
+    "moments": f"{FORWARD} moments",
+    "apply": f"{FORWARD} apply",
+    "backward reduce": f"{BACKWARD} reduce",
+    "backward apply": f"{BACKWARD} apply",
+    "finish": f"{FORWARD} finish",
+    "the library's convolution": CONVOLUTION[FORWARD],
+}
+
+
+def draw(result: Result) -> Figure:
+    """Bars as long as the way takes, in units of eager operations' time; milliseconds are written at their ends."""
+    tails = by_tail(result)
+    bars = sum(map(len, tails.values()))
+    with style():
+        height = 1.7 + 0.23 * (bars + (_ABOVE_TITLE + _BELOW_TITLE) * len(tails))
+        figure = Figure(figsize=(10, height), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        place = 0.0
+        ticks: dict[float, str] = {}
+        for tail, ways in tails.items():
+            place += _ABOVE_TITLE
+            axes.text(0, place, tail, transform=axes.get_yaxis_transform(), va="center", fontweight="bold", fontsize=10)
+            place += _BELOW_TITLE
+            for name, row in ways.items():
+                _draw_bar(axes, place, row, _milliseconds(ways.get(EAGER)))
+                ticks[place] = name
+                place += 1
+        _finish(axes, ticks, place)
+        settings = result.settings
+        figure.supxlabel(
+            f"Measured on {result.provenance.device}, {settings['dtype']}, batches of {settings['batch']};"
+            " phases launched alone, which adds up to a little more or less than the launch of all",
+            x=0.01,
+            ha="left",
+            fontsize=9,
+        )
+    return figure
+
+
+def _milliseconds(row: Row | None) -> float | None:
+    """Milliseconds of a way, both directions."""
+    return None if row is None else whole(row)
+
+
+def _draw_bar(axes: Axes, place: float, row: Row, eager: float | None) -> None:
+    total = whole(row)
+    if total is None:
+        return
+    unit = eager or total
+    parts = phases(row) + [(name, value) for name in CONVOLUTION.values() if (value := number(row.get(name)))]
+    # Phases apart do not add up to their launch exactly: the bar is as long as the launch.
+    scale, left = total / sum(value for _, value in parts) / unit, 0.0
+    for name, value in parts:
+        axes.barh(place, value * scale, _BAR, left=left, color=_PHASE_COLOURS.get(name, COLOURS["grey"]))
+        left += value * scale
+    axes.text(left + 0.04, place, f"{text(total)} ms", va="center", fontsize=9)
+
+
+def _finish(axes: Axes, ticks: dict[float, str], end: float) -> None:
+    axes.set_title("A tail's training step, forward + backward, in units of eager operations' time", pad=44)
+    axes.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0.5)
+    axes.set_ylim(end - 0.4, -0.3)
+    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=9)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color=FAINT)
+    axes.set_xlim(0, axes.get_xlim()[1] * 1.06)
+    handles = [Patch(color=_PHASE_COLOURS[phase], label=label) for label, phase in _LEGEND.items()]
+    handles.append(Patch(color=COLOURS["grey"], label="eager, either direction"))
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, fontsize=9, borderaxespad=0.2)

@@ -1,0 +1,156 @@
+"""Measures tail after tail, and keeps the result as it grows."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from dataclasses import asdict, replace
+
+import torch
+
+from ..accuracy import relative_error
+from ..clocks import Clock, CpuClock, GpuClock, measure
+from ..gradients import incoming_gradient
+from ..progress import progress
+from ..provenance import provenance
+from ..result import Result, Row
+from ..tail.ceilings import Ceilings, measure_ceilings
+from ..tail.measure import TOLERANCE
+from ..tail_shapes import DistinctTail, TailShape, distinct
+from ..tails import Tail
+from ..timing import Spread
+from .calls import Inputs, Way, eager_way, kernel_way
+from .columns import COLUMNS, DIRECT, EAGER, LIBRARY, MATERIALISE, MOMENTS, rates
+
+# Longer than Python takes to queue any of the calls, eager backward included.
+_BUSY_MS = 2.0
+
+
+class Run:
+    """A result in the making."""
+
+    def __init__(self, arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype, backend: str) -> None:
+        self._arguments, self._device, self._dtype, self._backend = arguments, device, dtype, backend
+        self._clock: Clock = GpuClock(_BUSY_MS) if device.type == "cuda" else CpuClock()
+        self._runs = 2 if arguments.quick else arguments.runs
+        self._ceilings: Ceilings = measure_ceilings(device, dtype, self._clock, quick=arguments.quick)
+        self._origin = replace(provenance(device, arguments), backend=backend)
+        self._rows: list[Row] = []
+        self._problems: list[str] = []
+        self._left_out: list[str] = []
+
+    def measure(self, tail: DistinctTail) -> None:
+        """Adds the rows of a tail."""
+        shape = tail.shape
+        torch.manual_seed(0)
+        made = Tail(shape, self._dtype).to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        inputs = self._inputs(made)
+        eager = eager_way(made, inputs)
+        for name in ways_of(shape):
+            try:
+                way = eager if name == EAGER else kernel_way(name, made, inputs, self._backend)
+                row = self._row(tail, name, way, eager)
+            except Exception as error:  # such as too little memory: other ways may fit
+                said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                self._problems.append(f"{shape.network} {shape.block}, {name}: {said}")
+            else:
+                self._rows += [] if row is None else [row]
+
+    def leave_out(self, tail: DistinctTail) -> None:
+        """Notes that there was no time."""
+        self._left_out.append(f"{tail.shape.network} {tail.shape.block}")
+
+    def result(self) -> Result:
+        """All that is known so far."""
+        notes = [*self._problems, *self._limits(), *self._meanings()]
+        settings = {
+            "device": self._device.type,
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "batch": self._arguments.batch,
+            "runs": self._runs,
+            "tolerance": TOLERANCE[self._dtype],
+        }
+        details = {"ceilings": asdict(self._ceilings), "problems": self._problems, "left_out": self._left_out}
+        return Result("phases", self._origin, settings, COLUMNS, self._rows, notes, details)
+
+    def _inputs(self, tail: Tail) -> Inputs:
+        x, before = tail.inputs(self._device, self._dtype)
+        with torch.no_grad():
+            return Inputs(x, before, incoming_gradient(tail.sum(x, before)))
+
+    def _row(self, tail: DistinctTail, name: str, way: Way, eager: Way) -> Row | None:
+        error = max(
+            (relative_error(value, eager.results[key].double()) for key, value in way.results.items()),
+            key=lambda error: (math.isnan(error), error),
+        )
+        if not error <= TOLERANCE[self._dtype]:
+            where = f"{tail.shape.network} {tail.shape.block}"
+            self._problems.append(
+                f"{name} differs from eager, so it was not timed: {where}, relative error {error:.2g}."
+            )
+            return None
+        times = measure(way.calls, self._clock, runs=self._runs, warm_up=1)
+        row: Row = {
+            "tail": f"{tail.shape.network} {tail.shape.block}",
+            "way": name,
+            "kind": tail.shape.kind,
+            "blocks": ", ".join(f"{network} {count}" for network, count in tail.blocks.items()),
+            **{column: _milliseconds(of.device) for column, of in times.items()},
+            **{f"{direction} bytes": nbytes for direction, nbytes in way.bytes.items()},
+            "error": error,
+        }
+        # On a CPU the emulator computes, whose time says nothing about memory.
+        return row | (rates(row, self._ceilings.bytes_per_s) if self._device.type == "cuda" else {})
+
+    def _limits(self) -> list[str]:
+        return [f"No time was left for {', '.join(self._left_out)}."] if self._left_out else []
+
+    def _meanings(self) -> list[str]:
+        notes = [
+            f"ceilings: {self._ceilings.bytes_per_s / 1e9:.4g} GB/s of a large copy, bytes read and written,"
+            f" {self._ceilings.operations_per_s / 1e12:.3g} TFLOP/s of a large product of matrices, both of this run.",
+            "forward and backward are the single launches of a training step; their phases were launched alone.",
+            "library leaves the main projection to PyTorch's convolution, whose time comes on top and is told apart.",
+            "GB/s are of the bytes that the launch has to move, each once.",
+        ]
+        emulated = "The kernels ran in the emulator, on a CPU: no time here says anything about a GPU."
+        return [*notes, emulated] if self._backend == "emulated" else notes
+
+
+def ways_of(shape: TailShape) -> list[str]:
+    """Every way of a tail; what makes no difference has no row."""
+    if not shape.projections:
+        return [EAGER, DIRECT]
+    return [EAGER, MOMENTS, MATERIALISE, *([LIBRARY] if shape.inner is not None else [])]
+
+
+def run_tails(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype, backend: str) -> Result:
+    """Measures for as long as there is time; the JSON file, if one is asked for, is there after every tail."""
+    deadline = time.monotonic() + (arguments.seconds or math.inf)
+    tails = [replace(tail, shape=replace(tail.shape, batch=arguments.batch)) for tail in distinct(arguments.networks)]
+    if arguments.quick:
+        tails = _small(tails)
+    run = Run(arguments, device, dtype, backend)
+    with progress("tails", len(tails)) as advance:
+        for tail in tails:
+            if time.monotonic() > deadline:
+                run.leave_out(tail)
+            else:
+                run.measure(tail)
+                if arguments.json is not None:
+                    run.result().write(arguments.json)
+            advance()
+    return run.result()
+
+
+def _small(tails: list[DistinctTail]) -> list[DistinctTail]:
+    """One of each kind, shrunk."""
+    kinds: dict[str, DistinctTail] = {}
+    for tail in tails:
+        kinds.setdefault(tail.shape.kind, replace(tail, shape=tail.shape.shrunk(2, 7, 16)))
+    return list(kinds.values())
+
+
+def _milliseconds(seconds: Spread) -> Spread:
+    return Spread(seconds.median * 1e3, seconds.lower * 1e3, seconds.upper * 1e3)
