@@ -37,7 +37,7 @@ help:
 	@echo "                make test TORCH=2.14.1 in an environment with another PyTorch"
 	@echo "make resources  write docs/kernels.md: registers, shared memory and occupancy of each kernel"
 	@echo "make sanitize   run a part of the test suite with the address and undefined behaviour sanitizers"
-	@echo "make gpu        on a machine with a GPU: build, test, sanitize, time and train; OUT=, STAGE="
+	@echo "make gpu        on a machine with a GPU, in 8 minutes: build, check, time, train and sanitize; OUT=, PART="
 	@echo "make check      ruff, ruff format, mypy, clang-format"
 	@echo "make format     apply the fixes and formatting of ruff and clang-format"
 
@@ -75,12 +75,12 @@ sanitize: $(VENV)/ready
 	LD_PRELOAD="$(SANITIZERS)" $(SANITIZE_OPTIONS) timeout 300 $(RUN) -m pytest -q $(SANITIZE_SELECTION); \
 	    status=$$?; $(TEST_BUILD) && exit $$status
 
-# Of `make gpu`: where results go (default: benchmarks/results), and one of build, suite, sanitize, time,
-# backward, train (default: all).
+# Of `make gpu`: where results go (default: benchmarks/results), and one of build, checks, tests, phases, training,
+# evaluation, compiled, sanitize, counters (default: all). It runs with the Python that has PyTorch for the GPU.
 OUT ?=
-STAGE ?=
+PART ?=
 gpu:
-	$(PYTHON) -m benchmarks.gpu --out "$(OUT)" --stage "$(STAGE)"
+	$(PYTHON) -m benchmarks.gpu --out "$(OUT)" --part "$(PART)"
 
 check: $(VENV)/ready
 	$(RUN) -m ruff check

@@ -1,4 +1,4 @@
-"""The GPU stages, as far as they can be tried without a GPU: how they keep results and run out of time.
+"""The parts of `make gpu`, as far as they can be tried without one: how they keep results and run out of time.
 
 No test looks at a time.
 """
@@ -6,31 +6,31 @@ No test looks at a time.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.gpu import __main__ as stages
-from benchmarks.gpu import build, machine, process, suite
+from benchmarks.gpu import __main__ as parts
+from benchmarks.gpu import benchmark, build, compiled, correctness, cuda_tests, machine, networks, phases, process
 from benchmarks.gpu.record import Record, report
-from fused_resnet.kernel_build.recipes import Recipe
-from fused_resnet.kernel_build.toolchain import CannotBuildError
+from benchmarks.gpu.story import story
+from benchmarks.result import Result, read
 
-MACHINE: dict[str, Any] = {"gpu": {"capability": "9.0"}, "torch": "2.11.0"}
+MACHINE: dict[str, Any] = {"gpu": {"capability": "9.0"}, "torch": "2.11.0", "sources": "0123"}
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
-    return Record(tmp_path, "stage", MACHINE)
+    return Record(tmp_path, "part", MACHINE, 60.0)
 
 
-def written(record: Record, folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / f"gpu-{record.stage}.json").read_text())
+def written(folder: Path, part: str = "part") -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "gpu.json").read_text())["parts"][part]
     return content
 
 
@@ -72,7 +72,7 @@ def test_time_limit_ends_a_process_that_does_not_end_itself() -> None:
     assert ended.seconds < 10
 
 
-def test_children_left_behind_do_not_hold_up_the_stage() -> None:
+def test_children_left_behind_do_not_hold_up_the_part() -> None:
     code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
     ended = process.run(python(code), limit_s=30, on_line=lambda _: None)
     assert ended.problem is None
@@ -87,17 +87,28 @@ def test_signals_are_named() -> None:
 # Records
 
 
-def test_results_are_there_before_the_stage_ends(record: Record, tmp_path: Path) -> None:
+def test_results_are_there_before_the_part_ends(record: Record, tmp_path: Path) -> None:
     record.add(check="one", value=1.5)
-    content = written(record, tmp_path)
-    assert content["state"] == "running"
-    assert content["machine"] == MACHINE
-    assert content["items"] == [{"check": "one", "value": 1.5}]
+    assert written(tmp_path)["state"] == "running"
+    assert written(tmp_path)["items"] == [{"check": "one", "value": 1.5}]
+    assert json.loads((tmp_path / "gpu.json").read_text())["machine"] == MACHINE
     record.close()
-    assert written(record, tmp_path)["state"] == "passed"
+    assert written(tmp_path)["state"] == "passed"
     seconds = record.seconds
     assert record.seconds == seconds  # it has stopped
-    assert "torch: 2.11.0" in (tmp_path / "gpu-stage.log").read_text()
+    assert "torch: 2.11.0" in (tmp_path / "gpu.log").read_text()
+
+
+def test_parts_of_the_same_code_share_a_file(tmp_path: Path) -> None:
+    """So that one that is run again, by itself, replaces its own results alone."""
+    for number in (1, 2):
+        for part in ("build", "phases"):
+            Record(tmp_path, part, MACHINE, 60).add(number=number)
+    Record(tmp_path, "phases", MACHINE, 60).add(number=3)
+    assert written(tmp_path, "build")["items"] == [{"number": 2}]
+    assert written(tmp_path, "phases")["items"] == [{"number": 3}]
+    Record(tmp_path, "phases", {**MACHINE, "sources": "other"}, 60)
+    assert list(json.loads((tmp_path / "gpu.json").read_text())["parts"]) == ["phases"]
 
 
 def test_items_of_a_process_are_told_from_its_text(record: Record, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,33 +122,77 @@ def test_items_of_a_process_are_told_from_its_text(record: Record, capsys: pytes
     assert record.problems == ["two: wrong"]
 
 
-def test_a_stage_that_raises_is_recorded_and_others_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fails(record: Record, rehearse: bool) -> None:
-        raise KeyError("lost")
-
-    monkeypatch.setattr(stages, "look_up", lambda: dict(MACHINE))
-    monkeypatch.setattr(stages, "STAGES", {"suite": fails, "time": lambda record, rehearse: record.note("ran")})
-    assert stages.main(["--out", str(tmp_path)]) == 1
-    assert "KeyError: 'lost'" in json.loads((tmp_path / "gpu-suite.json").read_text())["problems"][0]
-    assert json.loads((tmp_path / "gpu-time.json").read_text())["state"] == "passed"
+# A run
 
 
-def test_nothing_follows_a_failed_build(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def only(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs these functions as the parts of a machine with a GPU."""
+
+    def run(folder: Path, functions: dict[str, Any], *arguments: str) -> int:
+        monkeypatch.setattr(parts, "look_up", lambda: dict(MACHINE))
+        monkeypatch.setattr(parts, "PARTS", {name: parts.Part(60, function) for name, function in functions.items()})
+        return parts.main(["--out", str(folder), *arguments])
+
+    return run
+
+
+def fails(record: Record, rehearse: bool) -> None:
+    raise KeyError("lost")
+
+
+def notes(record: Record, rehearse: bool) -> None:
+    record.note("ran")
+
+
+def test_a_part_that_raises_is_recorded_and_others_run(only: Any, tmp_path: Path) -> None:
+    assert only(tmp_path, {"tests": fails, "phases": notes}) == 1
+    assert "KeyError: 'lost'" in written(tmp_path, "tests")["problems"][0]
+    assert written(tmp_path, "phases")["state"] == "passed"
+
+
+def test_nothing_follows_a_failed_build(only: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran: list[str] = []
-    monkeypatch.setattr(stages, "look_up", lambda: dict(MACHINE))
-    chosen = {"build": lambda record, _: record.problem("no"), "time": lambda *_: ran.append("time")}
-    monkeypatch.setattr(stages, "STAGES", chosen)
-    assert stages.main(["--out", str(tmp_path), "--stage", ""]) == 1
+    chosen = {"build": lambda record, _: record.problem("no"), "phases": lambda *_: ran.append("phases")}
+    assert only(tmp_path, chosen, "--part", "") == 1
     assert ran == []
     assert "not run" in capsys.readouterr().out
 
 
+def test_one_part_runs_alone(only: Any, tmp_path: Path) -> None:
+    assert only(tmp_path, {"tests": fails, "phases": notes}, "--part", "phases") == 0
+    assert list(json.loads((tmp_path / "gpu.json").read_text())["parts"]) == ["phases"]
+
+
+def test_last_parts_get_what_the_others_have_left() -> None:
+    assert parts.limit_of("counters", 300.0) == parts.PARTS["counters"].limit_s
+    assert parts.limit_of("counters", 20.0) == 20.0
+
+
+def test_without_time_a_part_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PARTS", {"phases": parts.Part(60, fails)})
+    assert parts._run_part(Record(tmp_path, "phases", MACHINE, 0.0), False).problems == ["no time was left"]
+
+
 def test_without_a_gpu_nothing_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(stages, "look_up", lambda: {"gpu": None})
-    assert stages.main(["--out", str(tmp_path), "--stage", "time"]) == 1
-    assert "torch finds no GPU" in json.loads((tmp_path / "gpu-time.json").read_text())["problems"][0]
+    monkeypatch.setattr(parts, "look_up", lambda: {"gpu": None})
+    assert parts.main(["--out", str(tmp_path), "--part", "phases"]) == 1
+    assert "torch finds no GPU" in written(tmp_path, "phases")["problems"][0]
+
+
+def test_whole_run_ends_within_eight_minutes() -> None:
+    assert parts.LIMIT_S <= 8 * 60
+    assert list(parts.PARTS) == [
+        "build",
+        "checks",
+        "tests",
+        "phases",
+        "training",
+        "evaluation",
+        "compiled",
+        "sanitize",
+        "counters",
+    ]
 
 
 def test_machine_is_known_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -151,49 +206,78 @@ def test_machine_is_known_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert machine.driver(tmp_path / "none") == machine.UNKNOWN
 
 
+def test_story_of_a_whole_run_fits_one_screen(tmp_path: Path) -> None:
+    """Of as many networks and tails as the parts have, every part with a problem."""
+    records = {name: Record(tmp_path, name, MACHINE, 60) for name in parts.PARTS}
+    longest = [{"kernel": "void fused_resnet::forward_kernel<...>", "ms": 1.5, "runs": 16}]
+    times = {"live_ms": 52.9, "host_ms": 50.0, "graph_ms": 34.0, "device_ms": 33.0, "longest": longest}
+    for part, models, batches in (("training", ["resnet50"], (128, 256)), ("evaluation", ["a", "b"], (1, 128))):
+        for model in models:
+            for batch in batches:
+                for way in ("eager", "fused"):
+                    records[part].add(model=model, batch=batch, way=way, **times)
+    for row in {row["tail"]: row for row in read(RESULTS / "phases-h100.json").rows}.values():
+        records["phases"].add(tail=row["tail"], eager=5.73, moments=2.88, materialise=7.57, library=3.7)
+    for record in records.values():
+        record.problem("a long problem " * 100)
+    told = story(list(records.values()), list(parts.PARTS))
+    assert len(told.splitlines()) <= 50
+    assert max(map(len, told.splitlines())) < 240
+    for word in ("52.9", "resnet50 layer4.1", "5.73", "FAILED"):
+        assert word in told
+
+
 # build
 
 
-def test_build_command_needs_no_pip() -> None:
-    assert build.build_command(True, None)[1:] == ["setup.py", "build_ext", "--inplace"]
-    assert build.build_command(True, "/folder")[1:] == ["setup.py", "build_ext", "--build-lib", "/folder"]
-    assert build.build_command(False, None)[1:] == ["-m", "benchmarks.gpu.direct_build"]
+def test_build_is_the_command_that_users_have(record: Record, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert build.COMMAND[1:] == ["-m", "fused_resnet", "build"]
+    monkeypatch.setattr(build, "COMMAND", python("raise SystemExit('fused_resnet: the kernels were not built: no')"))
+    build.run_part(record, rehearse=False)
+    assert record.problems == ["9.0: exit status 1"]
+    assert "the kernels were not built: no" in (tmp_path / "gpu.log").read_text()
 
 
-def test_what_setup_needs_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_ninja(_: object) -> Path:
-        raise CannotBuildError("no ninja")
-
-    monkeypatch.setattr(build, "find_ninja", lambda _: Path("ninja"))
-    for version, expected in (("82.0.1", None), ("68.1.2", "setuptools 68.1.2 cannot read pyproject.toml")):
-        monkeypatch.setattr("importlib.metadata.version", lambda _, version=version: version)
-        assert build.missing_for_setup() == expected
-    monkeypatch.setattr(build, "find_ninja", no_ninja)
-    assert build.missing_for_setup() == "no ninja"
-
-
-def test_recipe_is_followed_without_setup(tmp_path: Path) -> None:
-    from benchmarks.gpu import direct_build
-
-    (tmp_path / "a.cu").write_text("a")
-    (tmp_path / "b.cu").write_text("b")
-    join = "import pathlib, sys; *f, _, to = sys.argv[1:]; "
-    join += "pathlib.Path(to).write_text(''.join(pathlib.Path(p).read_text() for p in f))"
-    # What compiles "a" to "a" and links it with "b" to "ab".
-    made = Recipe((Path("a.cu"), Path("b.cu")), tuple(python(join)), tuple(python(join)), (), {})
-    direct_build.build(made, tmp_path / "package" / "_C.so", tmp_path)
-    assert (tmp_path / "package" / "_C.so").read_text() == "ab"
-    assert [path.name for path in (tmp_path / "package").iterdir()] == ["_C.so"]
+def test_rehearsed_build_leaves_the_users_cache_alone(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import os; print(os.environ['TORCH_CUDA_ARCH_LIST'], os.environ['FUSED_RESNET_CACHE'])"
+    lines: list[str] = []
+    monkeypatch.setattr(build, "COMMAND", python(code))
+    monkeypatch.setattr(record, "log", lines.append)
+    build.run_part(record, rehearse=True)
+    architecture, folder = lines[0].split()
+    assert architecture == "9.0"
+    assert not Path(folder).exists()
 
 
-def test_failed_compilation_fails_the_stage(record: Record, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(build, "build_command", lambda *_: python("raise SystemExit('nvcc: no')"))
-    build.run_stage(record, rehearse=False)
-    assert record.problems == ["compile, 9.0: exit status 1"]
-    assert "nvcc: no" in (tmp_path / "gpu-stage.log").read_text()
+# checks
 
 
-# suite
+DOCTOR = {
+    "versions": {},
+    "backends": {},
+    "checks": [{"problem": None}, {"problem": "output is off"}],
+    "problems": ["p"],
+}
+
+
+def test_doctor_and_checks_are_asked(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = 'print(\'@item {"check": "a"}\'); print(\'@item {"check": "b", "problem": "wrong"}\')'
+    monkeypatch.setattr(correctness, "DOCTOR", python(f"print('a warning'); print({json.dumps(DOCTOR, indent=1)!r})"))
+    monkeypatch.setattr(correctness, "CHECKS", python(checked))
+    correctness.run_part(record, rehearse=False)
+    assert record.headline == "doctor: 1 of 2; 1 of 2 checks passed"
+    assert record.problems == ["doctor: p", "b: wrong"]
+
+
+def test_doctor_that_crashes_is_a_problem_and_the_checks_run(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(correctness, "DOCTOR", python("import os; os.abort()"))
+    monkeypatch.setattr(correctness, "CHECKS", python(""))
+    correctness.run_part(record, rehearse=False)
+    assert record.problems[0].startswith("doctor: ended by signal 6")
+    assert record.problems[1] == "nothing was checked"
+
+
+# tests
 
 JUNIT = """<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite name="pytest">
 <testcase classname="tests.test_a" name="test_good[cuda]" time="0.1" />
@@ -204,13 +288,12 @@ E   AssertionError: output</failure></testcase>
     import absent
 E   ModuleNotFoundError: No module named 'absent'</error></testcase>
 <testcase classname="tests.test_a" name="test_left"><skipped type="pytest.skip" message="no timm">x</skipped></testcase>
-<testcase classname="tests.test_a" name="test_known"><skipped type="pytest.xfail" message="known">x</skipped></testcase>
 </testsuite></testsuites>"""
 
 
 def test_junit_is_counted_and_failures_are_named() -> None:
-    results = suite.parse(JUNIT)
-    assert results.counts == {"passed": 1, "failed": 1, "errors": 1, "skipped": 1, "expected failures": 1}
+    results = cuda_tests.parse(JUNIT)
+    assert results.counts == {"passed": 1, "failed": 1, "errors": 1, "skipped": 1}
     assert results.failures == {
         "tests.test_a::test_bad[cuda]": "AssertionError: error 1",
         "tests.test_b": "ModuleNotFoundError: No module named 'absent'",
@@ -218,41 +301,114 @@ def test_junit_is_counted_and_failures_are_named() -> None:
     assert results.skipped == {"no timm": 1}
 
 
-def test_failed_tests_fail_the_stage(record: Record, tmp_path: Path) -> None:
+def test_failed_tests_fail_the_part(record: Record, tmp_path: Path) -> None:
     (tmp_path / "junit.xml").write_text(JUNIT)
-    suite.record_results(record, tmp_path / "junit.xml")
+    cuda_tests.record_results(record, tmp_path / "junit.xml")
     assert len(record.problems) == 2
-    assert record.headline == "1 errors, 1 expected failures, 1 failed, 1 passed, 1 skipped"
+    assert record.headline == "1 errors, 1 failed, 1 passed, 1 skipped"
     assert record.items[0]["passed"] == 1
 
 
-def test_suite_without_results_fails_the_stage(record: Record, tmp_path: Path) -> None:
-    suite.record_results(record, tmp_path / "none.xml")
+def test_tests_without_results_fail_the_part(record: Record, tmp_path: Path) -> None:
+    cuda_tests.record_results(record, tmp_path / "none.xml")
     assert record.problems == ["pytest left no results: the log tells how far it came"]
 
 
-def test_xdist_is_used_where_it_is_there() -> None:
-    assert "-n" in suite.pytest_command(Path("x"), True, False)
-    assert "-n" not in suite.pytest_command(Path("x"), False, False)
+# Benchmarks
 
 
-def test_files_that_use_hypothesis_are_collected_without_it(tmp_path: Path) -> None:
-    """The stand-in is enough for the suite's own files, and their other tests run."""
-    environment = {**os.environ, "PYTHONPATH": str(suite.STAND_INS)}
-    junit = tmp_path / "junit.xml"
-    command = suite.pytest_command(junit, False, False)
-    files = ["tests/test_strategy.py", "tests/test_fuse_fuzz.py", "tests/test_residual_tail.py"]
-    # The installed hypothesis registers a plugin, which the stand-in has no part in.
-    command = [
-        *command[: command.index("tests")],
-        *files,
-        "-p",
-        "no:hypothesispytest",
-        "-k",
-        "strategy or draw or random or any",
-    ]
-    subprocess.run(command, env=environment, cwd=process.ROOT, capture_output=True, timeout=120)
-    results = suite.parse(junit.read_text())
-    assert results.skipped["hypothesis is not installed"] > 0
-    assert results.counts["passed"] > 0
-    assert results.counts["errors"] == 0
+@pytest.fixture
+def instead(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """In the place of a benchmark's process: leaves a result, then runs code. The commands and how they are run."""
+
+    def set_to(result: Result | None, code: str = "") -> list[dict[str, Any]]:
+        seen: list[dict[str, Any]] = []
+        run = process.run
+
+        def run_other(command: list[str], **options: Any) -> process.Ended:
+            seen.append({"command": " ".join(command), **options})
+            if result is not None:
+                result.write(Path(command[command.index("--json") + 1]))
+            return run(python(code), **options)
+
+        monkeypatch.setattr(benchmark, "run", run_other)
+        return seen
+
+    return set_to
+
+
+@pytest.fixture
+def measured() -> Result:
+    return read(RESULTS / "phases-h100.json")
+
+
+def test_benchmarks_never_fall_back_from_the_kernels(record: Record, instead: Any) -> None:
+    seen = instead(None)
+    phases.run_part(record, rehearse=False)
+    assert "-m benchmarks phases --device cuda --backend cuda" in seen[0]["command"]
+    assert seen[0]["environment"]["FUSED_RESNET_REQUIRE"] == "cuda"
+    assert record.problems == ["phases: nothing was timed"]
+
+
+def test_benchmark_that_crashes_leaves_what_it_measured(record: Record, instead: Any, measured: Result) -> None:
+    instead(measured, "import os; os.abort()")
+    phases.run_part(record, rehearse=False)
+    assert record.problems == ["phases: ended by signal 6"]
+    assert len(record.items) == 15
+    assert record.items[0] == {
+        "tail": "resnet50 layer1.0",
+        "eager": pytest.approx(5.73, abs=0.01),
+        "moments": pytest.approx(2.88, abs=0.01),
+        "materialise": pytest.approx(7.57, abs=0.01),
+        "library": pytest.approx(3.70, abs=0.01),
+    }
+
+
+def test_benchmark_that_is_stopped_at_its_limit_leaves_what_it_measured(
+    record: Record, instead: Any, measured: Result
+) -> None:
+    instead(measured, "import time; time.sleep(60)")
+    record.limit_s = record.seconds + 1
+    phases.run_part(record, rehearse=False)
+    assert record.passed
+    assert any("what was measured until then is kept" in note for note in record.notes)
+    assert record.headline == "15 tails"
+
+
+def test_results_of_an_earlier_run_do_not_count(record: Record, instead: Any, measured: Result) -> None:
+    measured.write(record.folder / phases.FILE)
+    instead(None, "raise SystemExit(2)")
+    phases.run_part(record, rehearse=False)
+    assert record.problems == ["phases: exit status 2", "phases: nothing was timed"]
+
+
+def test_problems_of_a_result_are_the_part_s(record: Record, instead: Any, measured: Result) -> None:
+    instead(replace(measured, details={**measured.details, "problems": ["moments differs"]}), "raise SystemExit(1)")
+    phases.run_part(record, rehearse=False)
+    assert record.problems == ["phases: exit status 1", "moments differs"]
+
+
+def test_what_a_compiler_does_wrong_is_no_problem_of_the_kernels(
+    record: Record, instead: Any, measured: Result
+) -> None:
+    failed = [("compile", "error"), ("eager", "memory"), ("eager", "wrong")]
+    failures = [{"where": f"resnet50, {way}", "way": way, "kind": kind, "what": kind} for way, kind in failed]
+    row = {"model": "resnet50", "batch": 128, "way": "eager", "step": 34.5, "tail": "t", "time": 1.0}
+    instead(replace(measured, rows=[row], details={"failures": failures, "problems": []}))
+    compiled.run_part(record, rehearse=False)
+    assert record.problems == ["resnet50, eager: wrong"]
+    assert {"resnet50, compile: error", "resnet50, eager: memory"} <= set(record.notes)
+    assert record.headline == "a training step: eager 34.5 ms; 0 tails by torch.compile"
+
+
+# Whole networks
+
+
+def test_networks_are_reported_one_by_one(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    item = json.dumps({"model": "resnet50", "batch": 128, "way": "eager", "live_ms": 34.5})
+    run = process.run
+    code = f"import os; print('@item ' + {item!r}, flush=True); os.abort()"
+    monkeypatch.setattr(networks, "run", lambda _, **options: run(python(code), **options))
+    networks.run_training(record, rehearse=False)
+    assert record.problems == ["training: ended by signal 6"]
+    assert record.headline == "eager 128: 34.5 ms"

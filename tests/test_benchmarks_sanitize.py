@@ -22,7 +22,7 @@ MACHINE: dict[str, Any] = {"gpu": {"capability": "9.0"}, "torch": "2.11.0"}
 
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
-    return Record(tmp_path, "stage", MACHINE)
+    return Record(tmp_path, "sanitize", MACHINE, 60)
 
 
 CLEAN = ["========= COMPUTE-SANITIZER", "case ok: one", "========= ERROR SUMMARY: 0 errors"]
@@ -72,7 +72,7 @@ def test_only_a_whole_run_of_a_tool_that_finds_something_is_a_proof() -> None:
     assert problem(INVALID) == "3 errors, the first: Invalid __global__ write of size 4 bytes"
     assert "option not understood: Error: unrecognised option '--kernel-nmae'" in str(problem(REJECTED))
     assert problem(["========= COMPUTE-SANITIZER"]) == "no summary was printed"
-    assert problem(CLEAN, done=1) == "1 of 2 cases ran"
+    assert problem(CLEAN, done=1) == "1 cases ran, and 2 are every kernel's"
     assert "time limit" in str(problem(CLEAN, ended=process.Ended(-9, 60.0, True)))
     assert "planted error was not found" in str(problem(CLEAN, planted=0))
     assert "planted error was not found" in str(problem(CLEAN, planted=None))
@@ -84,17 +84,13 @@ def test_warnings_of_racecheck_are_a_problem() -> None:
     assert sanitize.problem_of(summary, ENDED, 1, 1, 1) == "2 warnings"
 
 
-@pytest.mark.parametrize("name", ["--kernel-name", "--kernel-regex"])
-def test_kernel_filter_goes_by_the_name_that_the_version_knows(name: str, record: Record) -> None:
-    known = f"--print-limit arg\n--report-api-errors arg\n{name} arg"
-    assert sanitize.options("initcheck", known, record)[-2:] == [name, "kernel_substring=fused_resnet"]
+def test_options_are_those_that_the_version_knows(record: Record) -> None:
+    known = "--print-limit arg\n--report-api-errors arg"
     assert sanitize.options("memcheck", known, record)[-2:] == ["--report-api-errors", "no"]
+    assert sanitize.options("racecheck", known, record)[-2:] == ["--print-limit", "50"]
     assert record.notes == []
-
-
-def test_option_that_is_not_known_is_noted(record: Record) -> None:
-    assert sanitize.options("initcheck", "--print-limit", record) == ["--tool", "initcheck", "--print-limit", "50"]
-    assert record.notes == ["initcheck: this compute-sanitizer knows no --kernel-name; it runs without"]
+    assert sanitize.options("memcheck", "--print-limit", record) == ["--tool", "memcheck", "--print-limit", "50"]
+    assert record.notes == ["memcheck: this compute-sanitizer knows no --report-api-errors; it runs without"]
 
 
 def test_sanitizer_is_looked_for_in_all_places(tmp_path: Path) -> None:
@@ -111,9 +107,9 @@ def test_sanitizer_is_looked_for_in_all_places(tmp_path: Path) -> None:
         assert find() == path
 
 
-def test_missing_sanitizer_fails_the_stage(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_sanitizer_fails_the_part(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sanitize, "find_sanitizer", lambda _: None)
-    sanitize.run_stage(record, rehearse=False)
+    sanitize.run_part(record, rehearse=False)
     assert record.problems == ["compute-sanitizer was not found in PATH, beside nvcc or in NVIDIA's wheels"]
 
 
@@ -129,7 +125,7 @@ esac
 
 
 @pytest.mark.parametrize("errors", [0, 2])
-def test_whole_stage_with_a_stand_in(
+def test_whole_part_with_a_stand_in(
     errors: int, record: Record, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tool = tmp_path / "compute-sanitizer"
@@ -137,12 +133,32 @@ def test_whole_stage_with_a_stand_in(
     tool.chmod(0o755)
     monkeypatch.setattr(sanitize, "find_sanitizer", lambda _: tool)
     monkeypatch.setattr(sanitize, "_compile_planted", lambda record, into, _: into)
-    monkeypatch.setattr(sanitize, "cases", lambda: ["a", "b"])
-    sanitize.run_stage(record, rehearse=False)
+    monkeypatch.setattr(sanitize, "first_cases", lambda: ["a", "b"])
+    sanitize.run_part(record, rehearse=False)
     assert [item["tool"] for item in record.items] == list(sanitize.TOOLS)
-    assert [item["errors"] for item in record.items] == [errors] * 4
+    assert [item["errors"] for item in record.items] == [errors] * 2
     assert all(item["planted_errors_found"] == 1 and item["cases"] == 2 for item in record.items)
     assert record.passed is (errors == 0)
+
+
+def test_cases_of_every_kernel_come_first() -> None:
+    """And are enough where there is no time for more."""
+    first = small_cases.first_cases()
+    assert small_cases.cases()[: len(first)] == first
+    for case in small_cases.cases():
+        assert replace(case, layout=first[0].layout) in first
+
+
+def test_no_case_begins_when_the_time_is_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(small_cases, "errors_of", lambda *_: {"output": 0.0})
+    monkeypatch.setattr(small_cases._kernels, "load", lambda _: (object(), None))
+    monkeypatch.setattr(fused_resnet, "use_backend", lambda _: fused_resnet.strategy.use_strategy("auto"))
+    assert small_cases.main(rehearse=True, seconds=0.0) == 0
+    assert capsys.readouterr().out == ""
+    assert small_cases.main(rehearse=True, seconds=60.0) == 0
+    assert capsys.readouterr().out.count(small_cases.CASE) == len(small_cases.cases())
 
 
 def test_cases_name_every_kernel_once() -> None:

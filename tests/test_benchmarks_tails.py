@@ -1,33 +1,20 @@
-"""The tails that are timed: tables, values, counted bytes; and how the GPU stages keep times. No test looks at one."""
+"""The tails that are timed: tables, values, counted bytes. No test looks at a time."""
 
 from __future__ import annotations
 
 import copy
-import json
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import clocks as timing
-from benchmarks.__main__ import main
 from benchmarks.accuracy import relative_error
-from benchmarks.gpu import process, times
-from benchmarks.gpu.record import Record
 from benchmarks.tail_shapes import NETWORKS, distinct
 from benchmarks.tails import RESNET50, Tail, TailShape, counted_bytes
 from fused_resnet import models
 from fused_resnet.nn import ResidualBlock
 from fused_resnet.strategy import Strategy
-
-MACHINE: dict[str, Any] = {"gpu": {"capability": "9.0"}, "torch": "2.11.0"}
-
-
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path, "stage", MACHINE)
 
 
 def python(code: str) -> list[str]:
@@ -146,78 +133,3 @@ def test_option_a_is_computed_fused_as_by_its_modules() -> None:
     tail = Tail(shape, torch.float32)
     inputs = tail.inputs("cpu", torch.float32)
     assert relative_error(tail.fused(*inputs).detach(), tail(*inputs).detach().double()) < 1e-5
-
-
-# The GPU stages
-
-
-def result_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """A result of the benchmark, as a process would leave it."""
-    file = folder / "result.json"
-    options = ["--quick", "--networks", "resnet18", "--modes", "eval", "--peers", "eager", "--json", str(file)]
-    assert main(["tail", "--device", "cpu", *options]) == 0
-    capsys.readouterr()
-    return file.read_text()
-
-
-def ends_as(code: str, monkeypatch: pytest.MonkeyPatch, record: Record, content: str | None = None) -> list[str]:
-    """Runs the stage `time` with a process that leaves the content as its result and then runs the code."""
-    commands: list[list[str]] = []
-    run = process.run
-
-    def instead(command: list[str], **options: Any) -> process.Ended:
-        commands.append(command)
-        if content is not None:
-            Path(command[command.index("--json") + 1]).write_text(content)
-        return run(python(code), **options)
-
-    monkeypatch.setattr(times, "run", instead)
-    times.time_forward(record, rehearse=True)
-    return commands[0]
-
-
-def test_process_that_crashes_leaves_what_it_measured(
-    record: Record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    content = result_file(tmp_path, capsys)
-    ends_as("import os; os.abort()", monkeypatch, record, content)
-    assert record.problems == ["measuring: ended by signal 6"]
-    assert [item["mode"] for item in record.items] == ["eval"] * 2
-    assert list(record.items[0]["ways"]) == ["fused", "eager"]
-    assert record.items[0]["ways"]["fused"]["time"].keys() == {"median", "lower", "upper"}
-    assert record.headline == "2 tails and modes timed, 0 by torch.compile"
-
-
-def test_process_that_hangs_is_stopped(
-    record: Record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.setattr(times, "LIMIT_S", 1.0)
-    ends_as("import time; time.sleep(60)", monkeypatch, record, result_file(tmp_path, capsys))
-    assert record.problems[0].startswith("measuring: stopped at its time limit")
-    assert len(record.items) == 2
-
-
-def test_results_of_an_earlier_stage_do_not_count(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    (record.folder / "gpu-stage-tails.json").write_text("{}")
-    ends_as("import sys; sys.exit(2)", monkeypatch, record)
-    assert record.problems == ["measuring: exit status 2", "nothing was timed"]
-
-
-def test_problems_of_the_result_are_the_stage_s(
-    record: Record, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    content = json.loads(result_file(tmp_path, capsys))
-    content["details"]["problems"] = ["fused differs"]
-    content["notes"] = ["fused differs", "something else"]
-    ends_as("import sys; sys.exit(1)", monkeypatch, record, json.dumps(content))
-    assert record.problems == ["fused differs", "measuring: exit status 1"]
-    assert "something else" in record.notes
-
-
-def test_stages_name_their_backend(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the kernels' times are never those of a fallback."""
-    for rehearse, backend in ((False, "cuda"), (True, "emulated")):
-        options = times.options(["training"], rehearse)
-        assert options[options.index("--backend") + 1] == backend
-    command = ends_as("", monkeypatch, record)
-    assert command[1:4] == ["-m", "benchmarks", "tail"]

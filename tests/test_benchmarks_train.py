@@ -1,13 +1,11 @@
-"""The benchmark ``training`` and its stage on GPUs: options, tables, what becomes of failures. No test sees a time."""
+"""The benchmark ``training``: options, tables, what becomes of failures. No test sees a time."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,14 +13,11 @@ from training_jobs import JOB, times
 
 from benchmarks.__main__ import main
 from benchmarks.errors import EXTRA, UserError
-from benchmarks.gpu import process
-from benchmarks.gpu.record import Record
 
 for dependency in EXTRA:
     pytest.importorskip(dependency)
 
 from benchmarks import training  # noqa: E402
-from benchmarks.gpu import train  # noqa: E402
 from benchmarks.network_ways import COMPILE, EAGER, FUSED, FUSED_COMPILE  # noqa: E402
 from benchmarks.result import Result, number, read  # noqa: E402
 from benchmarks.training import plan, side  # noqa: E402
@@ -130,71 +125,3 @@ def test_the_largest_batch_is_searched_of_each_way_what_is_compiled_last() -> No
         ("a", COMPILE, 8),
         ("b", COMPILE, 8),
     ]
-
-
-# The stage of the machines with a GPU
-
-
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path, "train", {"gpu": {"capability": "9.0"}})
-
-
-def benchmark(monkeypatch: pytest.MonkeyPatch, result: Result | None, code: str = "") -> dict[str, Any]:
-    """In the place of the benchmark: leaves a result, then runs code. How it was run."""
-    seen: dict[str, Any] = {}
-    run = process.run
-
-    def run_other(command: list[str], **options: Any) -> process.Ended:
-        seen.update(command=command, **options)
-        if result is not None:
-            result.write(Path(command[command.index("--json") + 1]))
-        return run([sys.executable, "-c", code], **options)
-
-    monkeypatch.setattr(train, "run", run_other)
-    return seen
-
-
-def with_failures(result: Result, *failures: tuple[str, str]) -> Result:
-    details = [{"where": f"tiny, {way}", "way": way, "kind": kind, "what": "no"} for way, kind in failures]
-    return replace(result, details={**result.details, "failures": details})
-
-
-def test_the_stage_never_falls_back_from_the_kernels(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = benchmark(monkeypatch, None)
-    train.run_stage(record, rehearse=False)
-    command = " ".join(seen["command"])
-    assert "--device cuda --backend cuda" in command
-    assert seen["environment"] == {"FUSED_RESNET_REQUIRE": "cuda"}
-    assert record.problems == ["nothing was timed"]
-
-
-def test_the_stage_records_rows(quick: Path, record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    benchmark(monkeypatch, read(quick / "t.json"))
-    train.run_stage(record, rehearse=False)
-    assert record.passed
-    assert [(item["batch"], item["way"]) for item in record.items] == [
-        ("4", EAGER),
-        ("4", FUSED),
-        ("8", EAGER),
-        ("8", FUSED),
-    ]
-    assert "fused, batch 8: " in record.headline
-
-
-def test_a_benchmark_that_crashes_leaves_what_it_measured(
-    quick: Path, record: Record, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    benchmark(monkeypatch, read(quick / "t.json"), "import os; os.abort()")
-    train.run_stage(record, rehearse=False)
-    assert record.problems == ["training: ended by signal 6"]
-    assert len(record.items) == 4
-
-
-def test_only_what_is_of_this_project_is_a_problem(
-    quick: Path, record: Record, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    beyond = [(FUSED, side.MEMORY), (COMPILE, side.COMPILER), (FUSED_COMPILE, side.ERROR)]
-    benchmark(monkeypatch, with_failures(read(quick / "t.json"), *beyond, (FUSED, side.WRONG), (EAGER, side.ERROR)))
-    train.run_stage(record, rehearse=False)
-    assert record.problems == ["tiny, fused: no", "tiny, eager: no"]

@@ -90,14 +90,25 @@ def test_symbols_of_streams_are_known_by_name(symbol, is_one):
     assert (STREAMS.match(symbol) is not None) == is_one
 
 
-@pytest.mark.parametrize("name", ["_C", pytest.param("_emulated", marks=pytest.mark.emulated)])
-def test_module_has_no_streams_and_locales_of_its_own(name):
+def symbols(name, *options):
+    """Of a built module."""
     module, reason = _kernels.load(name)
     if module is None:
         pytest.skip(f"{name}: {reason}")
     if shutil.which("nm") is None:
         pytest.skip("there is no nm")
-    listed = subprocess.run(["nm", "--defined-only", module.__file__], capture_output=True, text=True, check=True)
-    symbols = [line.split()[-1] for line in listed.stdout.splitlines()]
-    assert any("fused_resnet" in symbol for symbol in symbols)
-    assert [symbol for symbol in symbols if STREAMS.match(symbol)] == []
+    listed = subprocess.run(["nm", *options, module.__file__], capture_output=True, text=True, check=True)
+    found = [line.split()[-1] for line in listed.stdout.splitlines()]
+    assert any("fused_resnet" in symbol for symbol in found)
+    return found
+
+
+@pytest.mark.parametrize("name", ["_C", pytest.param("_emulated", marks=pytest.mark.emulated)])
+def test_module_has_no_streams_and_locales_of_its_own(name):
+    assert [symbol for symbol in symbols(name, "--defined-only") if STREAMS.match(symbol)] == []
+
+
+def test_kernels_module_uses_none_of_others_either():
+    """But for what each file that includes <iostream>, as torch's headers do, says to it once."""
+    used = {symbol.split("@")[0] for symbol in symbols("_C") if STREAMS.match(symbol)}
+    assert used <= {"_ZNSt8ios_base4InitC1Ev", "_ZNSt8ios_base4InitD1Ev"}

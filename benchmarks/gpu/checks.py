@@ -1,7 +1,7 @@
 """Whether the kernels that were just built compute what they should: against float64, on streams, in graphs;
 forward and backward.
 
-A process of the stage ``build``.
+A process of the part ``checks``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""On what, and with what, a stage ran.
+"""On what, and with what, the parts ran.
 
 Found out in a process of its own, as that occupies the GPU and loads the kernels.
 """

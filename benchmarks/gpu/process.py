@@ -16,7 +16,7 @@ from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
 # Between asking a command to end, so that it can write what it has, and ending it.
-GRACE_S = 20.0
+GRACE_S = 5.0
 _POLL_S = 0.1
 
 Lines = Callable[[str], object]

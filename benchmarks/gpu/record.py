@@ -1,4 +1,4 @@
-"""What a stage finds out, written down as it comes: JSON, and a log to read."""
+"""What a part finds out, written down as it comes: JSON, and a log to read."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Begins the lines by which a process of a stage's own reports an item to the stage.
+JSON, LOG = "gpu.json", "gpu.log"
+# Begins the lines by which a process of a part's own reports an item to the part.
 _ITEM = "@item "
 
 
 def report(**item: Any) -> None:
-    """In a stage's own process: hands an item to the stage. An item with a "problem" makes the stage fail."""
+    """In a part's own process: hands an item to the part. An item with a "problem" makes the part fail."""
     print(f"{_ITEM}{json.dumps(item)}", flush=True)
 
 
@@ -26,30 +27,43 @@ def item_of(line: str) -> dict[str, Any] | None:
 
 
 class Record:
-    """``gpu-STAGE.json`` and ``gpu-STAGE.log`` of one stage."""
+    """One part of ``gpu.json`` and of ``gpu.log``; what other parts have left there stays, if the same code has run.
 
-    def __init__(self, folder: Path, stage: str, machine: dict[str, Any]) -> None:
+    Attributes:
+        limit_s: seconds that the part has.
+        headline: its result on one line.
+    """
+
+    def __init__(self, folder: Path, part: str, machine: dict[str, Any], limit_s: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.stage = stage
+        self.part = part
         self.machine = machine
+        self.limit_s = limit_s
         self.items: list[dict[str, Any]] = []
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.headline = ""
-        self._json, self._log = folder / f"gpu-{stage}.json", folder / f"gpu-{stage}.log"
+        self._json, self._log = folder / JSON, folder / LOG
         self._started, self._state = time.monotonic(), "running"
         self._ended: float | None = None
-        self._log.write_text("", encoding="utf-8")
-        self.log(f"== {stage}")
-        for name, value in machine.items():
-            self._append(f"{name}: {value}")
+        self._others = self._earlier_parts()
+        if not self._others:
+            self._log.write_text("", encoding="utf-8")
+            for name, value in machine.items():
+                self._append(f"{name}: {value}")
+        self.log(f"== {part}")
         self._write()
 
     @property
     def seconds(self) -> float:
-        """Since the start; of a stage that has ended, until then."""
+        """Since the start; of a part that has ended, until then."""
         return (self._ended or time.monotonic()) - self._started
+
+    @property
+    def left_s(self) -> float:
+        """Until the limit."""
+        return self.limit_s - self.seconds
 
     @property
     def passed(self) -> bool:
@@ -70,7 +84,7 @@ class Record:
         self._write()
 
     def problem(self, text: str) -> None:
-        """Makes the stage fail."""
+        """Makes the part fail."""
         self.log(f"PROBLEM: {text}")
         self.problems.append(text)
         self._write()
@@ -92,25 +106,32 @@ class Record:
     def close(self) -> None:
         self._state = "passed" if self.passed else "failed"
         self._ended = time.monotonic()
-        self.log(f"== {self.stage}: {self._state} in {self.seconds:.0f} s")
+        self.log(f"== {self.part}: {self._state} in {self.seconds:.0f} s")
         self._write()
+
+    def _earlier_parts(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self._json.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        same = found.get("machine", {}).get("sources") == self.machine.get("sources")
+        return {name: part for name, part in found["parts"].items() if name != self.part} if same else {}
 
     def _append(self, text: str) -> None:
         with self._log.open("a", encoding="utf-8") as file:
             file.write(f"{text}\n")
 
     def _write(self) -> None:
-        """Whole or not at all: the stage can be ended at any time."""
-        content = {
-            "stage": self.stage,
+        """Whole or not at all: the part can be ended at any time."""
+        own = {
             "state": self._state,
             "seconds": round(self.seconds, 1),
             "headline": self.headline,
             "problems": self.problems,
             "notes": self.notes,
-            "machine": self.machine,
             "items": self.items,
         }
+        content = {"machine": self.machine, "parts": {**self._others, self.part: own}}
         temporary = self._json.with_suffix(f".{os.getpid()}")
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         temporary.replace(self._json)

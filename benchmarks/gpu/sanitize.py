@@ -1,4 +1,4 @@
-"""The stage ``sanitize``: compute-sanitizer's tools over small cases of every kernel.
+"""The part ``sanitize``: compute-sanitizer's tools over small cases of every kernel.
 
 Ahead of each tool's run, it has to find a mistake that is there on purpose (``planted.cu``), with the same options.
 """
@@ -21,14 +21,13 @@ from fused_resnet.kernel_build.toolchain import CannotBuildError, find_nvcc
 from .build import REHEARSED_CAPABILITY
 from .process import Ended, run
 from .record import Record
-from .small_cases import CASE, cases
+from .small_cases import CASE, cases, first_cases
 
-TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-LIMIT_S = 420.0
+TOOLS = ("memcheck", "racecheck")
 PLANTED = Path(__file__).with_name("planted.cu")
-PLANTED_LIMIT_S = 45.0
-# Of the mangled name of every kernel of the project, and of no other.
-KERNELS = "fused_resnet"
+PLANTED_LIMIT_S = 12.0
+# Between the last case and the end of a tool's process.
+_TO_END_S = 6.0
 # Each tensor gets an allocation of its own, whose bounds memcheck knows.
 ENVIRONMENT = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 _REJECTED = re.compile(r"unrecogni[sz]ed|unknown (option|argument)|invalid (option|argument|value for)|ambiguous", re.I)
@@ -45,7 +44,7 @@ class Summary:
     rejected: list[str] = field(default_factory=list)  # complaints about options
 
 
-def run_stage(record: Record, rehearse: bool) -> None:
+def run_part(record: Record, rehearse: bool) -> None:
     sanitizer = None if rehearse else find_sanitizer(os.environ)
     if rehearse:
         _rehearse(record)
@@ -61,9 +60,10 @@ def _run_tools(record: Record, sanitizer: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         planted = _compile_planted(record, Path(folder, "planted"), record.machine["gpu"]["capability"])
         for i, tool in enumerate(TOOLS):
-            limit_s = (LIMIT_S - record.seconds) / (len(TOOLS) - i)
+            limit_s = record.left_s / (len(TOOLS) - i)
             _run_tool(record, [str(sanitizer), *options(tool, known, record)], tool, planted, limit_s)
-    verdicts = [f"{item['tool']} {item.get('errors')} errors" for item in record.items if "tool" in item]
+    tools = [item for item in record.items if "tool" in item]
+    verdicts = [f"{of['tool']} {of['errors']} errors in {of['cases']} of {of['of']} cases" for of in tools]
     record.headline = ", ".join(verdicts)
 
 
@@ -98,19 +98,12 @@ def options(tool: str, known: str, record: Record) -> list[str]:
     if tool == "memcheck":
         # torch tries calls that may fail. Ours are checked where they are made.
         wanted.append(["--report-api-errors", "no"])
-    if tool == "initcheck":
-        wanted.append(kernel_filter(known) or ["--kernel-name"])
     for option, *value in wanted:
         if option in known:
             chosen += [option, *value]
         else:
             record.note(f"{tool}: this compute-sanitizer knows no {option}; it runs without")
     return chosen
-
-
-def kernel_filter(known: str) -> list[str] | None:
-    """The option that leaves out other libraries' kernels, under its present or its former name."""
-    return next(([o, f"kernel_substring={KERNELS}"] for o in ("--kernel-name", "--kernel-regex") if o in known), None)
 
 
 def _compile_planted(record: Record, into: Path, capability: str) -> Path | None:
@@ -128,19 +121,22 @@ def _compile_planted(record: Record, into: Path, capability: str) -> Path | None
 
 
 def _run_tool(record: Record, command: list[str], tool: str, planted: Path | None, limit_s: float) -> None:
-    found = None
+    found, started = None, record.seconds
     if planted is not None:
         lines = _run(record, [*command, str(planted), tool], PLANTED_LIMIT_S)[0]
         found = parse(lines).errors
-    lines, ended = _run(record, [*command, sys.executable, "-m", "benchmarks.gpu.small_cases"], limit_s)
+    limit_s -= record.seconds - started
+    small = [sys.executable, "-m", "benchmarks.gpu.small_cases", "--seconds", str(max(1, int(limit_s - _TO_END_S)))]
+    lines, ended = _run(record, [*command, *small], limit_s)
     summary, done = parse(lines), sum(line.startswith(CASE) for line in lines)
-    problem = problem_of(summary, ended, done, len(cases()), found)
+    problem = problem_of(summary, ended, done, len(first_cases()), found)
     record.add(
         tool=tool,
         errors=summary.errors,
         warnings=summary.warnings,
         planted_errors_found=found,
         cases=done,
+        of=len(cases()),
         seconds=round(ended.seconds, 1),
         options=command[1:],
         findings=summary.findings,
@@ -189,7 +185,7 @@ def problem_of(summary: Summary, ended: Ended, done: int, expected: int, planted
     if summary.warnings:
         problems.append(f"{summary.warnings} warnings")
     if done < expected:
-        problems.append(f"{done} of {expected} cases ran")
+        problems.append(f"{done} cases ran, and {expected} are every kernel's")
     if ended.problem:
         problems.append(ended.problem)
     if not planted_found:
@@ -200,7 +196,7 @@ def problem_of(summary: Summary, ended: Ended, done: int, expected: int, planted
 def _rehearse(record: Record) -> None:
     """The small cases on the emulator, and the planted mistakes as far as a compiler."""
     command = [sys.executable, "-m", "benchmarks.gpu.small_cases", "--rehearse"]
-    lines, ended = _run(record, command, LIMIT_S)
+    lines, ended = _run(record, command, record.left_s)
     done, expected = sum(line.startswith(f"{CASE}ok") for line in lines), len(cases())
     if ended.problem or done < expected:
         record.problem(f"{done} of {expected} small cases are right; {ended.problem}")

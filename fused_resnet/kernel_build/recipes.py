@@ -36,10 +36,14 @@ def sources(root: Path, *folders: Path, endings: tuple[str, ...] = (".cpp", ".cu
 
 
 def _module_flags(module: str, tools: Tools) -> list[str]:
-    """Headers of others are system headers: their warnings are not ours."""
+    """Headers of others are system headers: their warnings are not ours.
+
+    What torch's headers check in our code says where it failed, and no more: their messages would bring streams in.
+    """
     include = tools.torch.folder / "include"
     headers = (include, include / "torch" / "csrc" / "api" / "include", tools.python_headers)
-    return [f"-DTORCH_EXTENSION_NAME={module}", *(part for path in headers for part in ("-isystem", str(path)))]
+    defined = [f"-DTORCH_EXTENSION_NAME={module}", "-DSTRIP_ERROR_MESSAGES"]
+    return [*defined, *(part for path in headers for part in ("-isystem", str(path)))]
 
 
 def _libraries(tools: Tools) -> tuple[str, ...]:
