@@ -16,15 +16,15 @@ _warned = False
 
 def missing() -> str | None:
     """Why no GPU here can run the kernels; None where one can."""
-    if not torch.cuda.is_available():
-        return _kernels.load("_C")[1] or "torch finds no GPU"
-    each = [missing_on(index) for index in range(torch.cuda.device_count())]
+    each = [missing_on(index) for index in range(max(1, torch.cuda.device_count()))]
     return None if None in each else each[0]
 
 
 @functools.cache
 def missing_on(index: int) -> str | None:
     """Why the GPU of this index cannot run the kernels, and what mends it; None where it can."""
+    if not torch.cuda.is_available():
+        return _kernels.load("_C")[1] or "torch finds no GPU"
     capability = torch.cuda.get_device_capability(index)
     gpu = f"cuda:{index} ({torch.cuda.get_device_name(index)}) is {'{}.{}'.format(*capability)}"
     if capability < OLDEST:
