@@ -134,3 +134,11 @@ def distinct(networks: Iterable[str]) -> list[DistinctTail]:
             tail = found.setdefault(anonymous, DistinctTail(shape, {}))
             tail.blocks[network] = tail.blocks.get(network, 0) + shape.blocks
     return list(found.values())
+
+
+def small_of_each_kind(tails: Iterable[DistinctTail]) -> list[DistinctTail]:
+    """The first tail of each kind, small enough for a rehearsal."""
+    kinds: dict[str, DistinctTail] = {}
+    for tail in tails:
+        kinds.setdefault(tail.shape.kind, replace(tail, shape=tail.shape.shrunk(2, 7, 16)))
+    return list(kinds.values())

@@ -17,7 +17,7 @@ from ..provenance import provenance
 from ..result import Result, Row
 from ..tail.ceilings import Ceilings, measure_ceilings
 from ..tail.measure import TOLERANCE
-from ..tail_shapes import DistinctTail, TailShape, distinct
+from ..tail_shapes import DistinctTail, TailShape, distinct, small_of_each_kind
 from ..tails import Tail
 from ..timing import Spread
 from .calls import Inputs, Way, eager_way, kernel_way
@@ -130,7 +130,7 @@ def run_tails(arguments: argparse.Namespace, device: torch.device, dtype: torch.
     deadline = time.monotonic() + (arguments.seconds or math.inf)
     tails = [replace(tail, shape=replace(tail.shape, batch=arguments.batch)) for tail in distinct(arguments.networks)]
     if arguments.quick:
-        tails = _small(tails)
+        tails = small_of_each_kind(tails)
     run = Run(arguments, device, dtype, backend)
     with progress("tails", len(tails)) as advance:
         for tail in tails:
@@ -142,14 +142,6 @@ def run_tails(arguments: argparse.Namespace, device: torch.device, dtype: torch.
                     run.result().write(arguments.json)
             advance()
     return run.result()
-
-
-def _small(tails: list[DistinctTail]) -> list[DistinctTail]:
-    """One of each kind, shrunk."""
-    kinds: dict[str, DistinctTail] = {}
-    for tail in tails:
-        kinds.setdefault(tail.shape.kind, replace(tail, shape=tail.shape.shrunk(2, 7, 16)))
-    return list(kinds.values())
 
 
 def _milliseconds(seconds: Spread) -> Spread:

@@ -11,7 +11,7 @@ import torch
 from ..clocks import Clock, CpuClock, GpuClock
 from ..modes import Mode
 from ..options import add_backend, at_least, one_or_more_of
-from ..tail_shapes import BATCH, NETWORKS, DistinctTail, distinct
+from ..tail_shapes import BATCH, NETWORKS, DistinctTail, distinct, small_of_each_kind
 from .measure import Conditions
 from .modes import MODES
 from .rotation import cache_bytes
@@ -104,7 +104,7 @@ def plan_of(arguments: argparse.Namespace, device: torch.device, dtype: torch.dt
     seconds = arguments.seconds or (math.inf if on_gpu else _CPU_SECONDS)
     cache = cache_bytes(device)
     if arguments.quick:
-        tails, runs, cache = _small(tails), 2, 2**16
+        tails, runs, cache = small_of_each_kind(tails), 2, 2**16
     items: list[Item] = []
     for turn in sorted({WAYS[name].turn for name in ways}):
         so_far = tuple(name for name in ways if WAYS[name].turn <= turn)
@@ -112,14 +112,6 @@ def plan_of(arguments: argparse.Namespace, device: torch.device, dtype: torch.dt
         items += added[-1:] if arguments.quick and turn else added
     clocks = _clocks(on_gpu)
     return Plan(items, seconds, Conditions(device, dtype, clocks.__getitem__, cache, runs, max(1, runs // 5)))
-
-
-def _small(tails: list[DistinctTail]) -> list[DistinctTail]:
-    """One of each kind, shrunk."""
-    kinds: dict[str, DistinctTail] = {}
-    for tail in tails:
-        kinds.setdefault(tail.shape.kind, replace(tail, shape=tail.shape.shrunk(2, 7, 16)))
-    return list(kinds.values())
 
 
 def _clocks(on_gpu: bool) -> dict[Mode, Clock]:
