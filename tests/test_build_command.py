@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import pathlib
 
 import pytest
 import torch
@@ -64,6 +65,19 @@ def test_kernels_are_built_into_the_cache_and_the_loader_finds_them(machine, cap
         assert _kernels._mismatch("_C", record) is None
     finally:
         _kernels._chosen.cache_clear()
+
+
+def test_package_stays_as_it_is(machine):
+    """It may lie where the user must not write."""
+    package = pathlib.Path(build_command.__file__).parent
+
+    def files():
+        return {p: p.stat().st_mtime_ns for p in package.rglob("*") if p.is_file() and p.suffix != ".pyc"}
+
+    before = files()
+    assert main(["build"]) == 0
+    assert files() == before
+    assert {path.parent.parent for path in (machine / "cache").glob("*/_C*")} == {machine / "cache"}
 
 
 def test_what_is_built_is_not_built_again(machine, capsys):
