@@ -109,7 +109,7 @@ def test_way_that_computes_something_else_is_told_and_not_timed(
 
 def test_real_sizes_need_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["phases", "--device", "cpu"]) == 2
-    assert "benchmarks: " in capsys.readouterr().err
+    assert "phases of real tails need a GPU" in capsys.readouterr().err
 
 
 def test_tails_without_projections_have_one_way() -> None:

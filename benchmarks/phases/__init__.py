@@ -69,13 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures and returns 0 where every way computed what it should, 1 otherwise."""
     options.check_files(arguments)
     device = options.device_of(arguments.device)
+    if device.type == "cpu" and not arguments.quick:
+        raise UserError("phases of real tails need a GPU: --quick runs small ones in the emulator, where it is built")
     name: Backend = arguments.backend or ("cuda" if device.type == "cuda" else "emulated")
     try:
         backend = fused_resnet.use_backend(name)
     except RuntimeError as error:
         raise UserError(f"there are no kernels to time: {error}") from error
-    if device.type == "cpu" and not arguments.quick:
-        raise UserError("the emulator takes hours for tails of real sizes: --quick times small ones")
     with backend:
         if device.type == "cuda":
             device = torch.device("cuda", device.index or 0)
