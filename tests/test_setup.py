@@ -354,6 +354,17 @@ def test_kernels_that_are_required_and_cannot_be_built_end_the_installation_in_o
     assert not list(tmp_path.rglob("_C.json"))
 
 
+def test_folder_that_cannot_be_written_is_one_line(tmp_path):
+    pytest.importorskip("ninja")
+    fake_nvcc(tmp_path / "cuda")
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "kernels").touch()  # where the objects would lie
+    done = build(tmp_path, CUDA_HOME=str(tmp_path / "cuda"))
+    assert done.returncode == 0, done.stderr
+    assert "installed without CUDA kernels: _C did not compile" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("required", [False, True])
 def test_compiler_that_fails_leaves_one_line_and_its_text_in_a_file(tmp_path, required):
     """And the package without kernels, unless they are required."""

@@ -77,7 +77,7 @@ class BuildKernels(build_ext):
                 log=log_file(decision.module),
                 on_step=lambda done, of, what: print(f"[{done}/{of}] {what}", flush=True),
             )
-        except CompilationError as error:
+        except (CompilationError, OSError) as error:  # a full disk, a folder that is not ours
             self._take_failure(decision, folder, f"{decision.module} did not compile: {error}")
         else:
             store_module(built, folder, decision.module, made.facts)
