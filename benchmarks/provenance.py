@@ -24,7 +24,7 @@ class Provenance:
     Attributes:
         date: UTC, ISO 8601.
         device: model name of the CPU or the GPU that computed.
-        cores, threads: CPU cores that the process may use, threads that PyTorch uses.
+        cores, threads: CPU cores that the process may use, threads that PyTorch uses, None where nobody noted them.
         load_average: processes that wanted a core in the minute before, None where the system does not count them.
         cuda: version that PyTorch was built for, None where it was built for none.
         tf32: whether float32 convolutions may round their operands to tf32.
@@ -37,7 +37,7 @@ class Provenance:
     device: str
     cpu: str
     cores: int
-    threads: int
+    threads: int | None
     load_average: float | None
     system: str
     python: str

@@ -156,8 +156,8 @@ def provenance_line(result: Result) -> str:
     """Machine, versions, commit and date on one line."""
     p = result.provenance
     commit = "no git checkout" if p.commit is None else p.commit[:12] + (" with changes" if p.dirty else "")
-    threads = "thread" if p.threads == 1 else "threads"
+    threads = "" if p.threads is None else f" {p.threads} thread{'' if p.threads == 1 else 's'},"
     return (
-        f"{p.device}, {p.cores} CPU cores, {p.threads} {threads}, PyTorch {p.torch},"
+        f"{p.device}, {p.cores} CPU cores,{threads} PyTorch {p.torch},"
         f" fused_resnet {p.fused_resnet} ({commit}, {p.backend} backend), {p.date[:10]}"
     )
