@@ -64,6 +64,17 @@ def device_of(name: str | None) -> torch.device:
     return device
 
 
+def prepared(device: torch.device) -> torch.device:
+    """The device for a benchmark of tails: a GPU becomes the current one, with its number."""
+    if device.type != "cuda":
+        return device
+    device = torch.device("cuda", device.index or 0)
+    torch.cuda.set_device(device)
+    # As whoever trains a network of fixed sizes has it.
+    torch.backends.cudnn.benchmark = True
+    return device
+
+
 def dtype_of(name: str | None, device: torch.device) -> torch.dtype:
     """The dtype that is asked for, or the device's default."""
     return DTYPES[name or ("bfloat16" if device.type == "cuda" else "float32")]

@@ -20,8 +20,6 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-import torch
-
 import fused_resnet
 from fused_resnet.backend import Backend
 
@@ -77,11 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     except RuntimeError as error:
         raise UserError(f"there are no kernels to time: {error}") from error
     with backend:
-        if device.type == "cuda":
-            device = torch.device("cuda", device.index or 0)
-            torch.cuda.set_device(device)
-            # As whoever trains a network of fixed sizes has it.
-            torch.backends.cudnn.benchmark = True
+        device = options.prepared(device)
         result = run_tails(arguments, device, options.dtype_of(arguments.dtype, device), name)
     options.finish(result, arguments, draw)
     return 1 if result.details["problems"] else 0

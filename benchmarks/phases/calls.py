@@ -19,9 +19,26 @@ from fused_resnet.strategy import StrategyChoice, use_strategy
 from fused_resnet.tail import Gradients, settle
 
 from ..tails import Tail, every_gradient
-from .columns import BACKWARD, BACKWARD_PHASES, CONVOLUTION, DIRECT, FORWARD, FORWARD_PHASES, LIBRARY
+from .columns import (
+    BACKWARD,
+    BACKWARD_PHASES,
+    CONVOLUTION,
+    DIRECT,
+    FORWARD,
+    FORWARD_PHASES,
+    LIBRARY,
+    MATERIALISE,
+    MOMENTS,
+)
 
 Calls = dict[str, Callable[[], object]]
+# Of the projections that a way leaves to the kernels.
+_STRATEGIES: dict[str, StrategyChoice] = {
+    MOMENTS: "moments",
+    MATERIALISE: "materialise",
+    LIBRARY: "moments",
+    DIRECT: "auto",
+}
 # A branch's parameters by the modules of `Tail`, in the order of `Gradients`.
 _MAIN = ("x", "conv.weight", "conv.bias", "norm.weight", "norm.bias")
 _SHORTCUT = ("before", "shortcut_conv.weight", "shortcut_conv.bias", "shortcut_norm.weight", "shortcut_norm.bias")
@@ -68,11 +85,11 @@ def eager_way(tail: Tail, inputs: Inputs) -> Way:
 def kernel_way(name: str, tail: Tail, inputs: Inputs, backend: str) -> Way:
     """By the launches of a backend's module; `name` is that of the row."""
     module = _kernels.load("_C" if backend == "cuda" else "_emulated")[0]
+    assert module is not None
     apart = name == LIBRARY
     branches = _behind_convolution(tail, inputs) if apart else list(tail.branches(inputs.x, inputs.before))
-    strategy: StrategyChoice = "auto" if name == DIRECT else "moments" if apart else name  # type: ignore[assignment]
-    with use_strategy(strategy):
-        settled = settle(KernelComputation(module), branches, relu=True, backward=True)  # type: ignore[arg-type]
+    with use_strategy(_STRATEGIES[name]):
+        settled = settle(KernelComputation(module), branches, relu=True, backward=True)
     y = empty_output(settled.branches)
     forward = forward_call(module, settled, y, keep=True)
     forward.run()

@@ -18,8 +18,6 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-import torch
-
 import fused_resnet
 
 from .. import options
@@ -58,11 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     except RuntimeError as error:
         raise UserError(f"--backend is {arguments.backend!r}: {error}") from error
     with backend:
-        if device.type == "cuda":
-            device = torch.device("cuda", device.index or 0)
-            torch.cuda.set_device(device)
-            # As whoever trains a network of fixed sizes has it.
-            torch.backends.cudnn.benchmark = True
+        device = options.prepared(device)
         planned = plan.plan_of(arguments, device, dtype)
         print(f"{tails_table(planned.tails)}\n")
         result = run_plan(planned, arguments)
