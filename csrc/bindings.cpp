@@ -1,12 +1,17 @@
 // The extension module: tensors in, launches out. The only file that knows torch and Python.
 
+// Ahead of ours, whose macros (device/launch.h) are names in there.
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/utils/pybind.h>
+#include <torch/custom_class.h>
+
+namespace py = pybind11;
 
 #include <bindings/backward_call.h>
 #include <bindings/forward_call.h>
+#include <bindings/remembered.h>
 #include <forward.h>
 
-namespace py = pybind11;
 using namespace fused_resnet;
 using namespace fused_resnet::bindings;
 
@@ -112,6 +117,37 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
           py::call_guard<py::gil_scoped_release>(),
           "What is left of finish, and apply, in one launch: behind it, all gradients are written. Those of parameters "
           "add up over the processes to those of the whole batch; dbias ahead of a training norm is zero in each.");
+
+  module.def("run_remembered", &run_remembered, py::arg("main"), py::arg("shortcut"), py::arg("relu"),
+             "y of a tail, branches as fused_resnet.branches has them, where one like it is remembered; else None.");
+  module.def("is_unknown", &is_unknown, py::kw_only(), py::arg("main"), py::arg("shortcut"), py::arg("relu"),
+             "Whether nothing is remembered of such tails, and could be.");
+  module.def("remember", &remember, py::kw_only(), py::arg("main"), py::arg("shortcut"), py::arg("relu"),
+             py::arg("call"), py::arg("given"), py::arg("saved"), py::arg("settings"),
+             "Remembers a forward call for tails like this one; false where it cannot be made again. `given` are what "
+             "it was described with: the 8 tensors of main and of shortcut, y, and 4 statistics of each, all of them "
+             "distinct objects; `saved`, of these, what backward needs; `settings` are handed to on_backward()'s.");
+  module.def("remember_library", &remember_library, py::kw_only(), py::arg("main"), py::arg("shortcut"),
+             py::arg("relu"), py::arg("of_main"), py::arg("of_shortcut"),
+             "Remembers which projections of tails like this one PyTorch's own convolutions compute.");
+  module.def(
+      "set_choices", [](std::int64_t choices) { Plans::of_module().choices = choices; }, py::arg("choices"),
+      "What use_backend and use_strategy have chosen: calls are remembered for a choice.");
+  module.def(
+      "connect",
+      [](py::type direct, py::type projection, py::type zero_pad, py::type norm, py::object describe, py::object call) {
+        const auto kept = [](py::object& object) { return object.release().ptr(); };
+        Descriptions::of_module() = {kept(direct), kept(projection), kept(zero_pad), kept(norm)};
+        Plans::of_module().describe_backward = kept(describe);
+        Plans::of_module().call_backward = kept(call);
+      },
+      py::kw_only(), py::arg("direct"), py::arg("projection"), py::arg("zero_pad"), py::arg("norm"),
+      py::arg("describe_backward"), py::arg("call_backward"),
+      "The classes of fused_resnet.branches. "
+      "What a remembered tail's backward asks: describe_backward(settings, saved, dy, needs) gives a Backward, the dy "
+      "that it "
+      "reads and the gradients that it writes, or None; call_backward(settings, saved, dy, needs) gives the "
+      "gradients.");
 
   // Rows and columns of a product that a block computes at a time, and bytes of its operands' rows at a time.
   module.attr("tile") = py::make_tuple(tile_rows, tile_columns, tile_depth_bytes);

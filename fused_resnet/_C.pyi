@@ -1,6 +1,8 @@
 # What csrc/bindings.cpp makes of the kernels, for tools that read types; tests hold it against the built modules.
 # Shapes: activations (N, C, H, W), weights (C, K, 1, 1), a norm's vectors (C).
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 class Norm:
@@ -94,6 +96,30 @@ class Backward:
     def summarise(self) -> None: ...
     def sums(self) -> Tensor: ...
     def complete(self) -> None: ...
+
+def run_remembered(main: object, shortcut: object, relu: bool) -> Tensor | None: ...
+def is_unknown(*, main: object, shortcut: object, relu: bool) -> bool: ...
+def remember(
+    *,
+    main: object,
+    shortcut: object,
+    relu: bool,
+    call: Forward,
+    given: Sequence[Tensor | None],
+    saved: Sequence[Tensor | None],
+    settings: object,
+) -> bool: ...
+def remember_library(*, main: object, shortcut: object, relu: bool, of_main: bool, of_shortcut: bool) -> None: ...
+def set_choices(choices: int) -> None: ...
+def connect(
+    *,
+    direct: type,
+    projection: type,
+    zero_pad: type,
+    norm: type,
+    describe_backward: object,
+    call_backward: object,
+) -> None: ...
 
 tile: tuple[int, int, int]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -13,11 +14,19 @@ class Setting(Generic[T]):
 
     def __init__(self, value: T) -> None:
         self.value = value
+        self.on_change: Callable[[], None] | None = None  # called after each change
 
     def set(self, value: T) -> RestoredOnExit[T]:
         """Sets the value at once; used as a context manager, the result puts the former one back."""
-        former, self.value = self.value, value
+        former = self.value
+        self.put(value)
         return RestoredOnExit(self, former)
+
+    def put(self, value: T) -> None:
+        """Sets the value for good."""
+        self.value = value
+        if self.on_change is not None:
+            self.on_change()
 
 
 class RestoredOnExit(Generic[T]):
@@ -33,4 +42,4 @@ class RestoredOnExit(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._setting.value = self._former
+        self._setting.put(self._former)

@@ -6,7 +6,7 @@ Registered by hand: `torch.library.register_autograd` refuses operators that wri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,11 +36,11 @@ def differentiable_once(operator: Any) -> Callable[..., Any]:
     """The Autograd kernel of the backward operator: with ``create_graph=True`` its results get a graph that refuses."""
 
     def call(keys: Any, *arguments: Any) -> list[Tensor]:
-        gradients: list[Tensor] = _below_autograd(operator, keys, arguments)
+        found: list[Tensor] = _below_autograd(operator, keys, arguments)
         if torch.is_grad_enabled() and _any_requires_grad(arguments):
             tensors = [t for t in arguments if isinstance(t, Tensor)]
-            gradients = [_Once.apply(gradient, *tensors) for gradient in gradients]  # type: ignore[no-untyped-call]
-        return gradients
+            found = [_Once.apply(gradient, *tensors) for gradient in found]  # type: ignore[no-untyped-call]
+        return found
 
     return call
 
@@ -68,30 +68,50 @@ class _Tail(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-        _, _, *asked = ctx.needs_input_grad
-        gradients: list[Tensor | None] = [None] * len(asked)
+        _, _, *wanted = ctx.needs_input_grad
+        found: list[Tensor | None] = [None] * len(wanted)
         if dy is not None:  # otherwise nothing downstream depends on the output
-            needs = [Needs(*(asked[i] for i in operands)) for operands, _ in zip(_OPERANDS, ctx.settings, strict=False)]
-            for operands, own in zip(_OPERANDS, _gradients(ctx, dy, needs), strict=False):
+            needs = [Needs(*(wanted[i] for i in of_branch)) for of_branch in _OPERANDS[: len(ctx.settings)]]
+            for operands, own in zip(_OPERANDS, gradients(ctx.saved_tensors, ctx.settings, dy, needs), strict=False):
                 for i, gradient in zip(operands, own, strict=True):
-                    gradients[i] = gradient
-        return None, None, *gradients
+                    found[i] = gradient
+        return None, None, *found
 
 
-def _gradients(ctx: Any, dy: Tensor, needs: Sequence[Needs]) -> list[Gradients]:
-    """Of each branch. An identity's without a relu is `dy` itself, which an operator must not return."""
-    *saved, y = ctx.saved_tensors
-    each = [BackwardArguments(*saved[i * SAVED : (i + 1) * SAVED], *own) for i, own in enumerate(ctx.settings)]
-    passed = [y is None and own.is_identity and asked.x for own, asked in zip(each, needs, strict=True)]
-    computed = [asked._replace(x=asked.x and not passes) for asked, passes in zip(needs, passed, strict=True)]
+class Asked(NamedTuple):
+    """A backward: what each branch saved, and the gradients that are asked for, of which some are `dy` itself."""
+
+    each: list[BackwardArguments]
+    computed: list[Needs]
+    passed: list[bool]  # an identity's without a relu
+
+    def operator_arguments(self) -> list[Any]:
+        """Those of the backward operator behind dy and y."""
+        return flat([own._replace(needs=asked) for own, asked in zip(self.each, self.computed, strict=True)])
+
+
+def asked(saved: Sequence[Any], settings: Sequence[Any], needs: Sequence[Needs]) -> Asked:
+    """The backward of what was saved, `SAVED` tensors a branch and y, which is None without a relu."""
+    *tensors, y = saved
+    each = [BackwardArguments(*tensors[i * SAVED : (i + 1) * SAVED], *own) for i, own in enumerate(settings)]
+    passed = [y is None and own.is_identity and wanted.x for own, wanted in zip(each, needs, strict=True)]
+    computed = [wanted._replace(x=wanted.x and not passes) for wanted, passes in zip(needs, passed, strict=True)]
+    return Asked(each, computed, passed)
+
+
+def gradients(
+    saved: Sequence[Tensor | None], settings: Sequence[Any], dy: Tensor, needs: Sequence[Needs]
+) -> list[Gradients]:
+    """Of each branch, by the backward operator."""
+    of = asked(saved, settings, needs)
     results: Iterator[Tensor] = iter(())
-    if any(map(any, computed)):
-        own_needs = [own._replace(needs=asked) for own, asked in zip(each, computed, strict=True)]
-        results = iter(torch.ops.fused_resnet.residual_tail_backward(dy, y, *flat(own_needs)))
-    found = [Gradients(*(next(results) if wanted else None for wanted in asked)) for asked in computed]
+    if any(map(any, of.computed)):
+        results = iter(torch.ops.fused_resnet.residual_tail_backward(dy, saved[-1], *of.operator_arguments()))
+    found = [Gradients(*(next(results) if wanted else None for wanted in own)) for own in of.computed]
+    # What is dy itself, an operator must not return.
     return [
         own._replace(x=dy.contiguous(memory_format=of.x_format)) if passes else own
-        for own, of, passes in zip(found, each, passed, strict=True)
+        for own, of, passes in zip(found, of.each, of.passed, strict=True)
     ]
 
 

@@ -24,8 +24,8 @@ from .tail import Computation
 Backend: TypeAlias = Literal["cuda", "emulated", "reference"]
 BackendChoice: TypeAlias = Literal["auto", "cuda", "emulated", "reference"]
 
-_MODULES: dict[str, _kernels.Name] = {"cuda": "_C", "emulated": "_emulated"}
-_chosen: Setting[BackendChoice] = Setting("auto")
+MODULES: dict[str, _kernels.Name] = {"cuda": "_C", "emulated": "_emulated"}
+choice: Setting[BackendChoice] = Setting("auto")
 
 
 def available_backends() -> dict[Backend, str | None]:
@@ -50,13 +50,13 @@ def use_backend(name: BackendChoice) -> RestoredOnExit[BackendChoice]:
     reason = None if name == "auto" else available_backends()[name]
     if reason is not None:
         raise RuntimeError(f"backend {name!r} is not available: {reason}")
-    return _chosen.set(name)
+    return choice.set(name)
 
 
 def chosen_for(device: torch.device) -> Backend:
     """The backend of a device's tensors by the current choice."""
-    if _chosen.value != "auto":
-        return _chosen.value
+    if choice.value != "auto":
+        return choice.value
     on_kernels = device.type == "cuda" and _availability.missing_on(device.index) is None
     return "cuda" if on_kernels else "reference"
 
@@ -67,13 +67,13 @@ def computation(device: torch.device) -> Computation:
     Raises:
         RuntimeError: the kernels cannot, and were chosen or are required.
     """
-    if _chosen.value == "auto":
+    if choice.value == "auto":
         return _kernel_computation("_C") if kernels_take(device) else ReferenceComputation()
-    if _chosen.value == "cuda" and device.type == "cuda":
+    if choice.value == "cuda" and device.type == "cuda":
         reason = _availability.missing_on(device.index)
         if reason is not None:
             raise RuntimeError(f"backend 'cuda' cannot be used here: {reason}")
-    return ReferenceComputation() if _chosen.value == "reference" else _kernel_computation(_MODULES[_chosen.value])
+    return ReferenceComputation() if choice.value == "reference" else _kernel_computation(MODULES[choice.value])
 
 
 def kernels_take(device: torch.device) -> bool:
@@ -96,7 +96,7 @@ def tile_of(name: Backend) -> tuple[int, int, int] | None:
     """Rows and columns of the kernels' tiles, and how many bytes they are deep; None of plain PyTorch."""
     if name == "reference":
         return None
-    module: Any = _kernels.load(_MODULES[name])[0]
+    module: Any = _kernels.load(MODULES[name])[0]
     tile: tuple[int, int, int] = module.tile
     return tile
 

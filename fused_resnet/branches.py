@@ -8,9 +8,9 @@ A branch only describes; `fused_resnet.functional.residual_tail` computes. The v
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from torch import Tensor
 
@@ -136,3 +136,15 @@ def named_tensors(branch: Branch) -> Iterator[tuple[str, Tensor]]:
         for name, value in vars(holder).items():
             if isinstance(value, Tensor):
                 yield (name if holder is branch else f"norm.{name}"), value
+
+
+def with_tensors(branch: Branch, change: Callable[[Tensor], Tensor]) -> Branch:
+    """The branch with every tensor changed."""
+    changes = _changed(branch, change)
+    if branch.norm is not None:
+        changes["norm"] = replace(branch.norm, **_changed(branch.norm, change))
+    return replace(branch, **changes)
+
+
+def _changed(holder: Branch | Norm, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    return {name: change(value) for name, value in vars(holder).items() if isinstance(value, Tensor)}

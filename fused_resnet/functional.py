@@ -5,22 +5,37 @@ y = activation(norm(source(a)) + norm(source(b)))
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
+import torch.nn.functional as F
 from torch import Tensor
 
-from . import ops, reference
+from . import choice, ops, reference, remembered
 from ._autocast import under_autocast
 from ._setting import Setting
 from ._tracers import refuse_tracers
 from .branches import Activation, Branch, Direct, Norm, Placement, Projection, ZeroPad
 from .checks import check_tail
+from .strategy import StrategyChoice
 from .tail import shares_statistics
 
 __all__ = ["Activation", "Branch", "Direct", "Norm", "Placement", "Projection", "ZeroPad", "residual_tail"]
 
-# Is told of each tail that runs as PyTorch's operations, and why.
-listener: Setting[Callable[[str], None] | None] = Setting(None)
+
+class Listener(Protocol):
+    """Is told of what the operators do not show."""
+
+    def left_out(self, reason: str) -> None:
+        """A tail runs as PyTorch's operations."""
+        ...
+
+    def convolved(self, branches: Sequence[Branch | None]) -> None:
+        """PyTorch's convolution has computed these of the next tail's branches."""
+        ...
+
+
+listener: Setting[Listener | None] = Setting(None)
 
 
 def residual_tail(main: Branch, shortcut: Branch | None, *, activation: Activation = "relu") -> Tensor:
@@ -47,8 +62,11 @@ def residual_tail(main: Branch, shortcut: Branch | None, *, activation: Activati
         TypeError, ValueError: arguments do not fit together; nothing has been computed or written then.
         RuntimeError: it is being traced by ``torch.jit`` or exported to ONNX.
     """
-    main, shortcut = prepare(main, shortcut, activation)
-    return compute(main, shortcut, activation)
+    y = remembered.run(main, shortcut, activation)
+    if y is None:
+        main, shortcut = prepare(main, shortcut, activation)
+        y = compute(main, shortcut, activation)
+    return y
 
 
 def prepare(main: Branch, shortcut: Branch | None, activation: Activation) -> tuple[Branch, Branch | None]:
@@ -61,12 +79,29 @@ def prepare(main: Branch, shortcut: Branch | None, activation: Activation) -> tu
 
 def compute(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
     """The output for what `prepare` returned."""
-    reason = _left_to_pytorch([main] if shortcut is None else [main, shortcut])
-    if reason is None:
-        return ops.residual_tail(main, shortcut, activation)
-    if listener.value is not None:
-        listener.value(reason)
-    return reference.residual_tail(main, shortcut, activation)
+    branches = [main] if shortcut is None else [main, shortcut]
+    reason = _left_to_pytorch(branches)
+    each = None if reason is not None else choice.strategies(branches, ops.needs_backward(branches))
+    if each is None:
+        if listener.value is not None:
+            listener.value.left_out(reason or "PyTorch's own operations are faster")
+        return reference.residual_tail(main, shortcut, activation)
+    if "library" in each:
+        remembered.learn_library(main, shortcut, activation, each)
+        main, shortcut, *_ = *map(_behind_convolution, branches, each), None
+        if listener.value is not None:
+            listener.value.convolved([b if own == "library" else None for b, own in zip(branches, each, strict=True)])
+        return compute(main, shortcut, activation)
+    remembered.learn(main, shortcut, activation, each)
+    y = remembered.run(main, shortcut, activation)
+    return ops.residual_tail(main, shortcut, activation, each) if y is None else y
+
+
+def _behind_convolution(branch: Branch, strategy: StrategyChoice) -> Branch:
+    """The branch from what PyTorch's convolution makes of it, where the strategy says so."""
+    if strategy != "library" or not isinstance(branch, Projection):
+        return branch
+    return Direct(F.conv2d(branch.x, branch.weight, branch.bias, branch.stride), branch.norm)
 
 
 def _left_to_pytorch(branches: Sequence[Branch]) -> str | None:

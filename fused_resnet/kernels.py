@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .branches import Branch, Norm, Projection, named_tensors, output_shape
+from .branches import Branch, Norm, Projection, named_tensors, output_shape, with_tensors
 from .checks import HALF_DTYPES
 from .kernel_branch import describe, describe_gradient, kept
-from .memory import empty_gradients, empty_output
+from .memory import empty_gradients, empty_output, readable
 from .plain import ReferenceComputation
 from .processes import add_up, combine_statistics, exchanges_sums
 from .requirement import require_kernels
@@ -33,7 +33,7 @@ class KernelComputation:
     """Tails by the kernels of a compiled module."""
 
     def __init__(self, module: ModuleType) -> None:
-        self._module = module
+        self.module = module
 
     def strategy(self, branch: Projection, backward: bool) -> Strategy:
         if branch.x.dtype not in _DTYPES:
@@ -44,11 +44,11 @@ class KernelComputation:
         reason = forward_refusal(tail)
         if reason is not None:
             require_kernels(reason)
-        if reason is not None or _is_empty(tail):
+        if reason is not None or is_empty(tail):
             return ReferenceComputation().forward(tail, keep)
         tail = _resolved(tail)
         y = empty_output(tail.branches)
-        call = forward_call(self._module, tail, y, keep)
+        call = forward_call(self.module, tail, y, keep)
         if any(map(shares_statistics, tail.branches)):
             return y, _forward_by_processes(call, tail)
         call.run()
@@ -57,11 +57,11 @@ class KernelComputation:
     def backward(
         self, tail: Tail, dy: Tensor, y: Tensor | None, statistics: Sequence[Statistics], needs: Sequence[Needs]
     ) -> list[Gradients]:
-        if refusal(tail) or _is_empty(tail):
+        if refusal(tail) or is_empty(tail):
             return ReferenceComputation().backward(tail, dy, y, statistics, needs)
         tail = _resolved(tail)
         into = [empty_gradients(branch, asked, dy) for branch, asked in zip(tail.branches, needs, strict=True)]
-        call = backward_call(self._module, tail, dy.resolve_neg(), y, statistics, into)
+        call = backward_call(self.module, tail, readable_gradient(tail, dy.resolve_neg(), y), y, statistics, into)
         if any(map(shares_statistics, tail.branches)):
             _backward_by_processes(call, tail, needs)
         else:
@@ -121,6 +121,11 @@ def backward_call(
     return module.Backward(main=main, shortcut=shortcut, dy=dy, y=y, tf32=torch.backends.cudnn.allow_tf32)
 
 
+def readable_gradient(tail: Tail, dy: Tensor, y: Tensor | None) -> Tensor:
+    """dy as the kernels read it best, a copy where that is dearer than copying."""
+    return readable(dy, tail.branches[0].x if y is None else y)
+
+
 def refusal(tail: Tail) -> str | None:
     """Why the kernels do not take a tail; None where they do."""
     n, c, h, w = output_shape(tail.branches[0])
@@ -137,7 +142,8 @@ def forward_refusal(tail: Tail) -> str | None:
     return refusal(tail) or _shared_buffers(tail)
 
 
-def _is_empty(tail: Tail) -> bool:
+def is_empty(tail: Tail) -> bool:
+    """Whether an input has no elements: there is nothing to launch."""
     return any(branch.x.numel() == 0 for branch in tail.branches)
 
 
@@ -180,16 +186,8 @@ def _resolved(tail: Tail) -> Tail:
 
 
 def _resolved_branch(branch: Branch) -> Branch:
-    if not any(tensor.is_neg() for _, tensor in named_tensors(branch)):
-        return branch
-    changes = _resolved_tensors(branch)
-    if branch.norm is not None:
-        changes["norm"] = replace(branch.norm, **_resolved_tensors(branch.norm))
-    return replace(branch, **changes)
-
-
-def _resolved_tensors(holder: Branch | Norm) -> dict[str, Any]:
-    return {name: value.resolve_neg() for name, value in vars(holder).items() if isinstance(value, Tensor)}
+    negated = any(tensor.is_neg() for _, tensor in named_tensors(branch))
+    return with_tensors(branch, Tensor.resolve_neg) if negated else branch
 
 
 def _operations_per_byte(dtype: torch.dtype) -> float:

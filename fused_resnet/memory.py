@@ -83,6 +83,25 @@ def _strides(shape: Shape, chosen: torch.memory_format) -> Strides:
     return (c * h * w, 1, w * c, c) if chosen == torch.channels_last else (c * h * w, h * w, w, 1)
 
 
+def readable(dy: Tensor, like: Tensor) -> Tensor:
+    """dy, or where `like` has its channels side by side and dy has not, a copy that has.
+
+    Such a dy comes from the average pool behind a network's last block. The kernels read 16 bytes at once: element by
+    element, it would cost several times the copy's two passes.
+    """
+    return dy.contiguous(memory_format=torch.channels_last) if is_copied(dy, like) else dy
+
+
+def is_copied(dy: Tensor, like: Tensor) -> bool:
+    """Whether `readable` copies."""
+    return dy.stride(1) != 1 and dy.shape[1] > 1 and is_channels_last(like)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether PyTorch's convolutions see that format in x."""
+    return memory_format(x) == torch.channels_last
+
+
 def empty_statistics(branch: Branch, strategy: StrategyChoice) -> Statistics:
     """Memory for the statistics that backward needs."""
     if branch.norm is None:

@@ -7,29 +7,29 @@ converted, hooked, reparametrised, replaced) counts.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn.modules import module as _nn_module
 
-from . import functional
+from . import functional, remembered
 from .branches import Activation, Branch, Direct, Norm, Projection
+from .examined import HOOKS, METHODS
 from .requirement import require_kernels
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_GLOBAL_HOOKS = tuple(f"_global{hooks}" for hooks in _HOOKS)
+_GLOBAL_HOOKS = [getattr(_nn_module, f"_global{hooks}") for hooks in HOOKS]
 
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling the module would run a hook of its own."""
-    return any(getattr(module, hooks) for hooks in _HOOKS)
+    return any(getattr(module, hooks) for hooks in HOOKS)
 
 
 def hooks_for_all() -> str | None:
     """Why no module's call can be left out, where hooks are registered for all modules of the process."""
-    hooked = any(getattr(_nn_module, hooks) for hooks in _GLOBAL_HOOKS)
-    return "hooks are registered for all modules of the process" if hooked else None
+    return "hooks are registered for all modules of the process" if any(_GLOBAL_HOOKS) else None
 
 
 def refusal(module: nn.Module, kind: type[nn.Module]) -> str | None:
@@ -45,7 +45,7 @@ def refusal(module: nn.Module, kind: type[nn.Module]) -> str | None:
         return f"{name} is not a {kind.__name__}"
     if has_hooks(module):
         return f"{name} has hooks"
-    own = [method for method in ("forward", "__call__", "_conv_forward") if _overrides(module, kind, method)]
+    own = [method for method in METHODS if _overrides(module, kind, method)]
     if own:
         return f"{name} is a {kind.__name__} with a {own[0]} of its own"
     return geometry_refusal(module) if isinstance(module, nn.Conv2d) else None
@@ -73,25 +73,45 @@ def branch_of(x: Tensor, conv: nn.Module | None, norm: nn.Module | None) -> Bran
     described = None if norm is None else _norm_of(norm)
     if conv is None:
         return Direct(x, described)
-    assert isinstance(conv, nn.Conv2d)
-    return Projection(x, conv.weight, described, conv.stride[0], conv.bias)
+    weight, bias = _parameters_of(conv)
+    return Projection(x, weight, described, conv.stride[0], bias)  # type: ignore[index, arg-type]
 
 
 def _norm_of(norm: nn.Module) -> Norm:
     """Describes what ``norm`` would do if called now, as ``nn.BatchNorm2d.forward`` decides it."""
-    assert isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)
-    tracks = not norm.training or norm.track_running_stats
+    training: bool = norm.training
+    tracks = not training or norm.track_running_stats
+    weight, bias = _parameters_of(norm)
+    running_mean, running_var, batches = _buffers_of(norm)
     return Norm(
-        weight=norm.weight,
-        bias=norm.bias,
-        running_mean=norm.running_mean if tracks else None,
-        running_var=norm.running_var if tracks else None,
-        num_batches_tracked=norm.num_batches_tracked if norm.training and tracks else None,
-        momentum=norm.momentum,
-        eps=norm.eps,
-        training=norm.training or (norm.running_mean is None and norm.running_var is None),
-        process_group=_process_group(norm) if isinstance(norm, nn.SyncBatchNorm) else None,
+        weight,
+        bias,
+        running_mean if tracks else None,
+        running_var if tracks else None,
+        batches if training and tracks else None,
+        norm.momentum,  # type: ignore[arg-type]
+        norm.eps,  # type: ignore[arg-type]
+        training or (running_mean is None and running_var is None),
+        _process_group(norm) if isinstance(norm, nn.SyncBatchNorm) else None,
     )
+
+
+# Of PyTorch's own classes, tensors are taken from where they are: to look them up takes a microsecond each. Those of a
+# replica are attributes like others.
+
+
+def _parameters_of(module: nn.Module) -> tuple[Any, Any]:
+    own = module._parameters
+    if type(module) in (nn.BatchNorm2d, nn.Conv2d) and "weight" in own:
+        return own["weight"], own["bias"]
+    return module.weight, module.bias
+
+
+def _buffers_of(norm: nn.Module) -> tuple[Any, Any, Any]:
+    own = norm._buffers
+    if type(norm) is nn.BatchNorm2d and "running_mean" in own:
+        return own["running_mean"], own["running_var"], own["num_batches_tracked"]
+    return norm.running_mean, norm.running_var, norm.num_batches_tracked
 
 
 def _process_group(norm: nn.SyncBatchNorm) -> str | None:
@@ -107,11 +127,14 @@ def residual_tail_or(
     unfused: Callable[[], Tensor], main: Branch, shortcut: Branch | None, activation: Activation
 ) -> Tensor:
     """`functional.residual_tail`, or ``unfused()`` where it refuses: fusing must not make a module pickier."""
+    y = remembered.run(main, shortcut, activation)
+    if y is not None:
+        return y
     try:
         main, shortcut = functional.prepare(main, shortcut, activation)
     except (TypeError, ValueError) as error:
         if functional.listener.value is not None:
-            functional.listener.value(str(error))
+            functional.listener.value.left_out(str(error))
         require_kernels(str(error))
         return unfused()
     return functional.compute(main, shortcut, activation)

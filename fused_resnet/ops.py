@@ -25,16 +25,19 @@ from ._autocast import autocast_off, under_autocast
 from .autograd import differentiable, differentiable_once
 from .branches import Activation, Branch
 from .signature import BackwardArguments, ForwardArguments, by_branch, flat, forward_arguments, forward_branch, schema
+from .strategy import StrategyChoice
 from .tail import operands_of
 
 _AUTOCAST_KEYS = ("AutocastCPU", "AutocastCUDA", "AutocastMPS", "AutocastXPU")
 
 
-def residual_tail(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
-    """The output for checked branches."""
+def residual_tail(
+    main: Branch, shortcut: Branch | None, activation: Activation, strategies: Sequence[StrategyChoice]
+) -> Tensor:
+    """The output for checked branches, with a strategy for each, none of them "library"."""
     branches = [main] if shortcut is None else [main, shortcut]
     operator = _TRACKED if any(map(_is_tracked, branches)) else _PLAIN
-    y: Tensor = operator(*flat([forward_arguments(branch) for branch in branches]), activation == "relu")
+    y: Tensor = operator(*flat([*map(forward_arguments, branches, strategies)]), activation == "relu")
     return y
 
 

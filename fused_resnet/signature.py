@@ -43,6 +43,9 @@ class ForwardArguments(NamedTuple):
     process_group: str | None = None
 
 
+INPUTS = 8  # the first fields of `ForwardArguments`, which are tensors
+
+
 class BackwardArguments(NamedTuple):
     """One branch of the backward operator: what it saved, and which gradients are asked for."""
 

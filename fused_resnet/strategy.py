@@ -1,8 +1,9 @@
-"""Two ways to a batch norm behind a projection, and which of them a call takes.
+"""Three ways to a batch norm behind a projection, and which of them a call takes.
 
-``moments`` derives the norm's statistics from the mean and covariance of the projection's *input*
+``library`` leaves the projection to PyTorch's own convolution, whose output the tail then starts from, and autograd
+keeps. ``moments`` derives the norm's statistics from the mean and covariance of the projection's *input*
 (``docs/design.md``, section 3); ``materialise`` computes the pre-norm tensor, uses it and drops it, once in
-forward and once more in backward. Neither saves it.
+forward and once more in backward. Neither of these saves it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ._setting import RestoredOnExit, Setting
 from .branches import Projection, output_shape
 
 Strategy: TypeAlias = Literal["moments", "materialise"]
-StrategyChoice: TypeAlias = Literal["moments", "materialise", "auto"]
+StrategyChoice: TypeAlias = Literal["moments", "materialise", "library", "auto"]
 
 # What the CUDA cores of a large GPU do in the time of moving one byte.
 FLOAT32_OPERATIONS_PER_BYTE = 14.0
@@ -103,27 +104,29 @@ def choose(problem: Problem, operations_per_byte: float) -> Strategy:
     return "moments" if moments <= materialise else "materialise"
 
 
-_chosen: Setting[StrategyChoice] = Setting("auto")
+choice: Setting[StrategyChoice] = Setting("auto")
 
 
 def use_strategy(strategy: StrategyChoice) -> RestoredOnExit[StrategyChoice]:
     """Forces a strategy for every later call, or, as a context manager, for those within.
 
-    "auto" (the default) decides call by call with `choose`. Results agree up to rounding.
+    "auto" (the default) decides call by call: on a GPU by time (`fused_resnet.cost_model`), which may also leave a tail
+    to PyTorch's own operations, elsewhere with `choose`. Results agree up to rounding.
 
     Raises:
-        ValueError: the strategy is none of "moments", "materialise", "auto".
+        ValueError: the strategy is none of "moments", "materialise", "library", "auto".
     """
     if strategy not in get_args(StrategyChoice):
         raise ValueError(f"strategy is {strategy!r}, expected one of {', '.join(map(repr, get_args(StrategyChoice)))}")
-    return _chosen.set(strategy)
+    return choice.set(strategy)
 
 
 def decide(problem: Problem, operations_per_byte: float) -> Strategy:
     """What `use_strategy` forces, or what `choose` chooses."""
-    return choose(problem, operations_per_byte) if _chosen.value == "auto" else _chosen.value
+    forced = choice.value
+    return forced if forced == "moments" or forced == "materialise" else choose(problem, operations_per_byte)
 
 
 def current_strategy() -> StrategyChoice:
     """What `use_strategy` last chose."""
-    return _chosen.value
+    return choice.value

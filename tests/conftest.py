@@ -11,7 +11,7 @@ from small_nets import NETS, make_nets
 from user_blocks import WHOLE_TAIL, Block, copies
 
 import fused_resnet
-from fused_resnet import _availability, _kernels, kernels
+from fused_resnet import _availability, _kernels, kernels, remembered
 from fused_resnet.plain import ReferenceComputation
 
 hypothesis.settings.register_profile(
@@ -98,7 +98,16 @@ def nets(request, backend, device):
 
 
 @pytest.fixture
-def computed_by(monkeypatch):
+def nothing_remembered(monkeypatch):
+    """Every call takes the operators, as where somebody looks on."""
+    remembered._modules.clear()
+    monkeypatch.setattr(remembered, "_module_on", lambda gpu: None)
+    yield
+    remembered._modules.clear()
+
+
+@pytest.fixture
+def computed_by(monkeypatch, nothing_remembered):
     """Of each tail that is computed: "kernels" or "reference", and the strategies of its projections with norms."""
     found = []
 

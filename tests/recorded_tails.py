@@ -4,21 +4,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import fused_resnet
+from fused_resnet import functional, remembered
 
 
 @contextmanager
 def recorded_tails() -> Iterator[list[Any]]:
-    """The list of (main, shortcut, activation) that are computed within."""
+    """The list of (main, shortcut, activation) that are computed within, as calls that are remembered or new."""
     calls: list[Any] = []
-    compute = fused_resnet.functional.compute
+    compute, run = functional.compute, remembered.run
+    depth = 0
 
     def compute_and_record(*tail):
-        calls.append(tail)
-        return compute(*tail)
+        nonlocal depth
+        if depth == 0:
+            calls.append(tail)
+        depth += 1
+        try:
+            return compute(*tail)
+        finally:
+            depth -= 1
 
-    fused_resnet.functional.compute = compute_and_record
+    def run_and_record(*tail):
+        y = run(*tail)
+        if depth == 0 and y is not None:
+            calls.append(tail)
+        return y
+
+    functional.compute, remembered.run = compute_and_record, run_and_record
     try:
         yield calls
     finally:
-        fused_resnet.functional.compute = compute
+        functional.compute, remembered.run = compute, run

@@ -14,7 +14,7 @@ UNAVAILABLE = [name for name, reason in available_backends().items() if reason i
 
 
 def chosen():
-    return copy.copy(backend._chosen.value)
+    return copy.copy(backend.choice.value)
 
 
 def test_every_backend_is_listed_with_the_reason_for_its_absence():

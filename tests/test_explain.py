@@ -286,3 +286,16 @@ def test_table_has_a_row_for_each_direction_and_fits_120_columns(training, backe
     assert sum("  backward  " in line for line in lines) == training
     assert sum("fused is False" in line for line in lines) == 1
     assert any(line.startswith("total") for line in lines)
+
+
+@only_emulated
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_gradient_that_comes_in_another_layout_is_told_with_its_copy(layout, backend):
+    """From the average pool behind the last block, where the network is channels_last."""
+    model = models.resnet18(num_classes=10).to(memory_format=layout)
+    explanation = explain(model, torch.randn(2, 3, 64, 64).to(memory_format=layout))
+    kernels = [tail.backward.kernel for tail in explanation.tails]
+    assert [name.endswith(" + copy") for name in kernels] == [False] * 7 + [layout == torch.channels_last]
+    # dy, y and g in the first phase, g, z and dz in the last, z for the sums; a copy reads and writes once more.
+    y = 2 * 512 * 2 * 2 * 4
+    assert explanation.tails[-1].backward.bytes == (9 if layout == torch.channels_last else 7) * y

@@ -44,6 +44,11 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     });
   }
 
+  // The launch of all phases; dy must not be empty.
+  Replay<TailGradient> replay(const std::vector<at::Tensor>& given) const {
+    return replay_of(steps(GradientPhase::all), arguments_.tf32, given);
+  }
+
   // What processes that share a norm's statistics add up between the phases `summarise` and `complete`.
   at::Tensor sums() const { return sums_; }
 

@@ -1,12 +1,9 @@
 // What forward and backward calls share: a workspace, the buffers behind a struct's pointers, and the stream.
 #pragma once
 
-#include <ATen/ops/empty.h>
-#include <c10/core/DeviceGuard.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
-
 #include <bindings/checks.h>
 #include <bindings/layout.h>
+#include <bindings/replay.h>
 #include <partition.h>
 
 #include <utility>
@@ -35,27 +32,18 @@ class Call {
   // Calls `launch(buffers, stream)` where it launches on the current stream of the tensors' device.
   template <class Launch>
   void launch_on_device(Steps steps, Launch launch) const {
-    const c10::Device device = like_.device();
-    const c10::OptionalDeviceGuard guard(device);
-    device::Stream stream{};
-    if constexpr (device::on_gpu) {
-      device::use_device(device.index());
-      const c10::impl::VirtualGuardImpl implementation(device.type());
-      stream = static_cast<device::Stream>(implementation.getStreamNativeHandle(implementation.getStream(device)));
-    }
-    // Only the emulator holds a kernel to them.
-    launch(device::on_gpu ? std::vector<device::Buffer>() : buffers(steps), stream);
+    on_current_stream(like_.device(), [&](device::Stream stream) {
+      launch(device::wants_buffers() ? buffers(steps) : std::vector<device::Buffer>(), stream);
+    });
   }
 
-  Math math(bool tf32) const {
-    switch (element_type(like_.scalar_type())) {
-      case ElementType::bfloat16:
-        return Math::bfloat16;
-      case ElementType::float16:
-        return Math::float16;
-      default:
-        return tf32 ? Math::tf32 : Math::float32;
-    }
+  Math math(bool tf32) const { return math_of(like_.scalar_type(), tf32); }
+
+  // The launch of all steps, to be made again with others in the place of the tensors `given`.
+  Replay<Parameters> replay_of(Steps all, bool tf32, const std::vector<at::Tensor>& given) const {
+    std::vector<RecordedUse> recorded;
+    for (const Use& use : uses_) recorded.push_back({use.name, use.offset, use.tensor, access(use, all)});
+    return {parameters_, math(tf32), recorded, given};
   }
 
   int vector() const { return 16 / static_cast<int>(like_.element_size()); }
@@ -98,18 +86,19 @@ class Call {
   };
 
   std::vector<device::Buffer> buffers(Steps steps) const {
-    using Access = device::Buffer::Access;
     std::vector<device::Buffer> buffers;
     for (const Use& use : uses_) {
       if (steps.second < use.writer) continue;
-      const bool writes = steps.first <= use.writer;
       const Extent extent(use.name, use.tensor);
-      buffers.push_back({use.name, use.offset, extent.begin, static_cast<std::size_t>(extent.end - extent.begin),
-                         !writes       ? Access::read
-                         : use.updated ? Access::read_write
-                                       : Access::write});
+      buffers.push_back({use.name, use.offset, extent.begin, extent.bytes(), access(use, steps)});
     }
     return buffers;
+  }
+
+  static device::Buffer::Access access(const Use& use, Steps steps) {
+    using Access = device::Buffer::Access;
+    if (use.writer < steps.first) return Access::read;
+    return use.updated ? Access::read_write : Access::write;
   }
 
   at::Tensor like_;  // of the activations' device and type

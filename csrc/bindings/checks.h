@@ -90,6 +90,7 @@ struct Extent {
     end = begin + (last + 1) * static_cast<std::int64_t>(t.element_size());
   }
 
+  std::size_t bytes() const { return static_cast<std::size_t>(end - begin); }
   bool overlaps(const Extent& other) const { return begin < other.end && other.begin < end; }
 };
 

@@ -34,6 +34,11 @@ class ForwardCall : Call<Tail, ForwardStep> {
     });
   }
 
+  // The launch of all phases; y must not be empty.
+  Replay<Tail> replay(const std::vector<at::Tensor>& given) const {
+    return replay_of(steps(Phase::all), arguments_.tf32, given);
+  }
+
   NormStatistics statistics(int branch) const {
     require(branch == 0 || branch == 1, "branch", branch, "0 (main) or 1 (shortcut)");
     return statistics_[branch];

@@ -12,6 +12,18 @@ inline ElementType element_type(c10::ScalarType type) {
   return type == c10::kHalf ? ElementType::float16 : ElementType::float32;
 }
 
+// How products of activations of a type are computed.
+inline Math math_of(c10::ScalarType type, bool tf32) {
+  switch (element_type(type)) {
+    case ElementType::bfloat16:
+      return Math::bfloat16;
+    case ElementType::float16:
+      return Math::float16;
+    default:
+      return tf32 ? Math::tf32 : Math::float32;
+  }
+}
+
 inline bool aligned_to_vectors(const at::Tensor& t) {
   return reinterpret_cast<std::uintptr_t>(t.const_data_ptr()) % 16 == 0;
 }

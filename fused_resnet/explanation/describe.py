@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import backend, launches, traffic
 from ..branches import Branch, output_shape
@@ -20,14 +22,23 @@ from .result import BranchExplanation, PassExplanation, TailExplanation
 PLAIN = "plain PyTorch"
 
 
-def describe(block: str | None, arguments: Sequence[Any], gradients: bool) -> TailExplanation:
-    """Of an operator called in a block; `gradients` says whether it is the one that keeps what backward needs."""
+def describe(
+    block: str | None, arguments: Sequence[Any], gradients: bool, convolved: Sequence[Branch | None] = ()
+) -> TailExplanation:
+    """Of an operator called in a block; `gradients` says whether it is the one that keeps what backward needs.
+
+    `convolved` are the projections that PyTorch's own convolutions have computed for it, None for other branches.
+    """
     tail = tail_of(arguments, gradients)
     x = tail.branches[0].x
     chosen = backend.chosen_for(x.device)
     reasons = [None if chosen == "reference" else refused(tail) for refused in (forward_refusal, refusal)]
     plain = [chosen == "reference" or reason is not None for reason in reasons]
     each = [_branch(*of) for of in zip(tail.branches, tail.strategies, strict=True)]
+    for i, projection in enumerate(convolved):
+        if projection is not None:
+            inputs, stride = projection.x.shape[1], projection.stride
+            each[i] = BranchExplanation("projection", each[i].norm, inputs, stride, "library")
     return TailExplanation(
         block=block,
         reason=reasons[0],
@@ -40,6 +51,15 @@ def describe(block: str | None, arguments: Sequence[Any], gradients: bool) -> Ta
         forward=PassExplanation(PLAIN if plain[0] else launches.forward_kernel(tail), *traffic.forward(tail)),
         backward=_backward(tail, plain[1]) if gradients else None,
     )
+
+
+def with_copied_gradient(explanation: TailExplanation, y: Tensor) -> TailExplanation:
+    """The same where the output's gradient comes in a layout that it is copied from before the kernel reads it."""
+    backward = explanation.backward
+    if backward is None or backward.kernel in (None, PLAIN):
+        return explanation
+    copied = replace(backward, kernel=f"{backward.kernel} + copy", bytes=backward.bytes + 2 * y.nbytes)
+    return replace(explanation, backward=copied)
 
 
 def _backward(tail: Tail, plain: bool) -> PassExplanation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -13,13 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .. import functional
 from .._generators import generator_states, restore_generators
+from ..branches import Branch
 from ..fusion.block import FusedBlock, refusal
+from ..memory import is_copied
 from ..nn import ResidualBlock
-from .describe import describe
+from .describe import describe, with_copied_gradient
 from .result import TailExplanation
 
 
@@ -42,26 +44,37 @@ def _of_shapes(model: nn.Module, inputs: tuple[Any, ...]) -> list[TailExplanatio
     with FakeCopyMode(mode):
         twin = copy.deepcopy(model)
     with mode:
-        return _run(twin, tree_map_only(Tensor, mode.from_tensor, inputs))
+        return _run(twin, tree_map_only(Tensor, mode.from_tensor, inputs), differentiate=True)
 
 
 def _of_values(model: nn.Module, inputs: tuple[Any, ...]) -> list[TailExplanation]:
-    return _run(copy.deepcopy(model), tree_map_only(Tensor, _copied, inputs))
+    return _run(copy.deepcopy(model), tree_map_only(Tensor, _copied, inputs), differentiate=False)
 
 
 def _copied(x: Tensor) -> Tensor:
     return x.detach().clone().requires_grad_(x.requires_grad)
 
 
-def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[TailExplanation]:
+def _run(model: nn.Module, inputs: tuple[Any, ...], differentiate: bool) -> list[TailExplanation]:
     recorder = _Recorder()
     for name, module in model.named_modules():
         if isinstance(module, (ResidualBlock, FusedBlock)):
             module.register_forward_pre_hook(functools.partial(recorder.enter, name), with_kwargs=True)
             module.register_forward_hook(recorder.leave, always_call=True)
-    with functional.listener.set(recorder.left_out), recorder:
-        model(*inputs)
+    with functional.listener.set(recorder), recorder:
+        outputs = model(*inputs)
+        if differentiate:
+            _differentiate(outputs)
     return recorder.found
+
+
+def _differentiate(outputs: Any) -> None:
+    """Backward through whatever it goes through, for the recorder to see in which layouts gradients come in."""
+    ends = [t for t in tree_leaves(outputs) if isinstance(t, Tensor) and t.requires_grad]
+    try:
+        torch.autograd.backward(ends, [torch.empty_like(t) for t in ends])
+    except Exception:  # of what is not this package's: all that is lost are the layouts
+        return
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -71,16 +84,32 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[TailExplanation] = []
         self._blocks: list[str] = []
+        self._convolved: Sequence[Branch | None] = ()  # of the next tail
+        self._places: dict[int, int] = {}  # in `found`, by the storages of outputs
 
     @property
     def _block(self) -> str | None:
         return self._blocks[-1] if self._blocks else None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "fused_resnet":
-            gradients = "forward" in func.overloadpacket.__name__
-            self.found.append(describe(self._block, args, gradients))
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if func.namespace != "fused_resnet":
+            return result
+        name = func.overloadpacket.__name__
+        if name == "residual_tail_backward":
+            self._note_incoming(*args[:2])
+            return result
+        gradients = "forward" in name
+        self._places[_storage_of(result[0] if gradients else result)] = len(self.found)
+        self.found.append(describe(self._block, args, gradients, self._convolved))
+        self._convolved = ()
+        return result
+
+    def _note_incoming(self, dy: Tensor, y: Tensor | None) -> None:
+        """Of a tail that reads the relu's mask from y; the output that it is of is found by its memory."""
+        place = None if y is None else self._places.get(_storage_of(y))
+        if y is not None and place is not None and is_copied(dy, y):
+            self.found[place] = with_copied_gradient(self.found[place], y)
 
     def enter(self, name: str, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._blocks.append(name)
@@ -93,8 +122,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def leave(self, *_: Any) -> None:
         self._blocks.pop()
 
+    def convolved(self, branches: Sequence[Branch | None]) -> None:
+        self._convolved = branches
+
     def left_out(self, reason: str) -> None:
+        self._convolved = ()
         self.found.append(TailExplanation(self._block, reason))
+
+
+def _storage_of(t: Tensor) -> int:
+    """It has no address where tensors have no values."""
+    return int(t.untyped_storage()._cdata)
 
 
 @contextmanager

@@ -21,7 +21,8 @@ class BranchExplanation:
         norm: by which statistics it normalises, "training" or "running"; "none" without a norm.
         in_channels: K of a projection or a zero padding.
         stride: of the same.
-        strategy: "moments" or "materialise" where a training norm is behind a projection, else None.
+        strategy: "moments" or "materialise" where a training norm is behind a projection, "library" where PyTorch's own
+            convolution computes it, else None.
     """
 
     source: str
@@ -43,7 +44,8 @@ class PassExplanation:
     """One direction of a tail.
 
     Attributes:
-        kernel: as ``docs/kernels.md`` names it, or "plain PyTorch"; None where there is nothing to launch.
+        kernel: as ``docs/kernels.md`` names it, or "plain PyTorch"; None where there is nothing to launch. Backward,
+            "+ copy" stands for a copy of the output's gradient that precedes it, where that has its channels apart.
         bytes: of activations, each tensor read or written once a phase, as the kernels have them.
         operations: of the products; a multiply-add is two.
     """

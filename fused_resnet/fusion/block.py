@@ -100,8 +100,9 @@ def _make_fused_class(cls: type[nn.Module]) -> type[nn.Module]:
     @functools.wraps(cls.forward)
     def forward(self: FusedBlock, *args: Any, **kwargs: Any) -> Any:
         program = self._fused_program
-        if any(isinstance(argument, fx.Proxy) for argument in args):
-            return cls.forward(self, *args, **kwargs)
+        for argument in args:
+            if isinstance(argument, fx.Proxy):
+                return cls.forward(self, *args, **kwargs)
         reason = refusal(self, args, kwargs)
         if reason is not None:
             require_kernels(reason)

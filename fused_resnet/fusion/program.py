@@ -6,10 +6,12 @@ import copy
 from collections.abc import Callable, Set
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from ..branches import Activation, Branch, ZeroPad
+from ..branches import Activation, Branch, Direct, ZeroPad
+from ..examined import Examined
 from ..modules import branch_of, has_hooks, hooks_for_all, refusal, residual_tail_or
 from .leaves import containers, unfused_class
 from .matching import Part, Tail
@@ -25,8 +27,10 @@ class Program:
 
     def __init__(self, block: nn.Module, graph: fx.Graph, leaves: Set[nn.Module], tails: list[Tail]) -> None:
         self._guards = [_Guard(path, module) for path, module in containers(block, leaves)]
+        self._with_contents = [guard for guard in self._guards if guard.has_contents]
         self._leaves = [path for path, module in block.named_modules() if module in leaves]
         self._arguments = sum(_is_required(node) for node in graph.nodes)
+        self._examined = Examined()
         self.tails = [_RunnableTail(tail) for tail in tails]
         _replace_tails(graph, tails)
         self.forward = _compile(graph, type(block).__name__)
@@ -39,6 +43,21 @@ class Program:
         """
         if len(arguments) != self._arguments:
             return f"it is called with {len(arguments)} arguments, and was traced with {self._arguments}"
+        if torch.compiler.is_dynamo_compiling():
+            return self._examine(block)
+        if not self._examined.holds_for(block) or self._changed_in_place(block):
+            reason = self._examine(block)
+            if reason is not None:
+                return reason
+            containers = [guard.module(block) for guard in self._guards]
+            self._examined.note(block, containers, [m for tail in self.tails for m in tail.modules(block)])
+        return hooks_for_all()
+
+    def _changed_in_place(self, block: nn.Module) -> bool:
+        """Whether a list, a dict or a set has other contents, which stays the same object."""
+        return bool(self._with_contents) and any(guard.refusal(block) is not None for guard in self._with_contents)
+
+    def _examine(self, block: nn.Module) -> str | None:
         for guard in self._guards:
             reason = guard.refusal(block)
             if reason is not None:
@@ -89,6 +108,7 @@ class _Guard:
         self._tensors = _tensors(module)
         self._attributes = {k: v for k, v in vars(module).items() if k not in _MODULE_ATTRIBUTES}
         self._contents = {k: copy.copy(v) for k, v in self._attributes.items() if isinstance(v, (dict, list, set))}
+        self.has_contents = bool(self._contents)
 
     def refusal(self, block: nn.Module) -> str | None:
         """What has changed since, None where nothing has."""
@@ -116,13 +136,13 @@ class _Guard:
 
 
 def _finder(path: str) -> Callable[[nn.Module], Any]:
-    """What finds the module of that name in a block. (An ``attrgetter`` is opaque to `torch.compile`.)"""
+    """What finds the module of that name in a block."""
     names = path.split(".") if path else []
 
     def find(block: nn.Module) -> Any:
         module: Any = block
         for name in names:
-            module = getattr(module, name)
+            module = module._modules[name]
         return module
 
     return find
@@ -174,6 +194,10 @@ class _RunnableTail:
         self._taken = [(path, _finder(path), kind) for path, kind in taken]
         self._unfused = _compile(_graph_of(tail), "unfused tail")
 
+    def modules(self, block: nn.Module) -> list[nn.Module]:
+        """The modules whose work it does."""
+        return [module(block) for _, module, _ in self._taken]
+
     def refusal(self, block: nn.Module) -> str | None:
         """Why the tail cannot do the work of the modules any more that it takes the place of."""
         for path, module, kind in self._taken:
@@ -201,13 +225,10 @@ def _part_reader(part: Part) -> Callable[[nn.Module, Tensor], Branch]:
             return ZeroPad(x, channels + sum(padding), stride, "both" if padding[0] else "end")
 
         return read_zero_pad
-    conv = _finder(part.conv) if part.conv else _nothing
-    norm = _finder(part.norm) if part.norm else _nothing
-    return lambda block, x: branch_of(x, conv(block), norm(block))
-
-
-def _nothing(block: nn.Module) -> None:
-    return None
+    conv, norm = (None if path is None else _finder(path) for path in (part.conv, part.norm))
+    if conv is None and norm is None:
+        return lambda block, x: Direct(x)
+    return lambda block, x: branch_of(x, conv and conv(block), norm and norm(block))
 
 
 def _is_required(node: fx.Node) -> bool:

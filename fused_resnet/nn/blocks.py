@@ -6,15 +6,17 @@ work as with torchvision's blocks. ``shortcut`` is one of `fused_resnet.nn.Short
 
 from __future__ import annotations
 
-from typing import ClassVar, NoReturn, TypeAlias, get_args
+from typing import Any, ClassVar, NoReturn, TypeAlias, get_args
 
+import torch
 from torch import Tensor, fx, nn
 
 from .._tracers import refuse_scripting
 from ..branches import Activation
+from ..examined import Examined
 from ..modules import branch_of, hooks_for_all, refusal, residual_tail_or
 from ..requirement import require_kernels
-from .shortcuts import IdentityShortcut, Shortcut, ShortcutModule, make_shortcut
+from .shortcuts import IdentityShortcut, ProjectionShortcut, Shortcut, ShortcutModule, make_shortcut
 
 Roles: TypeAlias = dict[str, type[nn.Module]]
 
@@ -44,6 +46,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.relu = nn.ReLU(inplace=True)
         self.fused = fused
+        self._examined = Examined()
 
     def refusals(self) -> dict[str, str]:
         """Names of children to the reasons why a tail cannot stand for them as they are now."""
@@ -62,8 +65,21 @@ class ResidualBlock(nn.Module):
         """Why a call would run the standard operations, None where it would not."""
         if not self.fused:
             return "fused is False"
+        compiling = torch.compiler.is_dynamo_compiling()
+        if not compiling and self._examined.holds_for(self):
+            return hooks_for_all()
         refused = self.refusals()
-        return hooks_for_all() or next((f"{name}: {reason}" for name, reason in refused.items()), None)
+        reason = hooks_for_all() or next((f"{name}: {reason}" for name, reason in refused.items()), None)
+        if reason is None and not compiling:
+            shortcut = self.downsample
+            containers = [self, *([shortcut] if isinstance(shortcut, ProjectionShortcut) else [])]
+            self._examined.note(self, containers, [*self._parts().values(), shortcut, *shortcut.children()])
+        return reason
+
+    def _parts(self) -> dict[type[nn.Module], Any]:
+        """The main branch's modules that are part of the tail, by kind."""
+        children = self._modules
+        return {kind: children[name] for name, kind in self.tail.items()}
 
     def describe(self) -> str:
         """The tail, for people: ``"conv3 + bn3 + downsample + relu"``."""
@@ -75,8 +91,8 @@ class ResidualBlock(nn.Module):
 
     def _tail(self, x: Tensor, shortcut_input: Tensor) -> Tensor:
         """The tail on the value of the main branch that reaches it, and on the shortcut's input."""
-        parts = {kind: getattr(self, name) for name, kind in self.tail.items()}
-        conv, norm, relu = (parts.get(kind) for kind in (nn.Conv2d, nn.BatchNorm2d, nn.ReLU))
+        parts, shortcut = self._parts(), self._modules["downsample"]
+        conv, norm, relu = parts.get(nn.Conv2d), parts.get(nn.BatchNorm2d), parts.get(nn.ReLU)
 
         def unfused() -> Tensor:
             z: Tensor = x if conv is None else conv(x)
@@ -85,7 +101,6 @@ class ResidualBlock(nn.Module):
             z = z if addend is None else z + addend
             return z if relu is None else relu(z)
 
-        shortcut = self.downsample
         if isinstance(x, fx.Proxy) or not self.fused:
             return unfused()
         reason = self.refusal()

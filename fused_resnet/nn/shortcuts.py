@@ -5,7 +5,7 @@ The options are those of the table in ``docs/design.md``, section 1.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -119,8 +119,9 @@ class ProjectionShortcut(nn.Sequential):
         return reason or (refusal(self[self._at + 1], nn.BatchNorm2d) if len(self) > self._at + 1 else None)
 
     def branch(self, x: Tensor) -> Branch:
-        norm = self[self._at + 1] if len(self) > self._at + 1 else None
-        return branch_of(self[0](x) if self._at else x, self[self._at], norm)
+        modules: list[Any] = [*self._modules.values()]
+        pool, (conv, *norms) = modules[: self._at], modules[self._at :]
+        return branch_of(pool[0](x) if pool else x, conv, norms[0] if norms else None)
 
 
 ShortcutModule: TypeAlias = IdentityShortcut | NoShortcut | ZeroPadShortcut | ProjectionShortcut

@@ -16,6 +16,8 @@ using Stream = void*;
 
 constexpr bool on_gpu = false;
 
+inline bool wants_buffers() { return emulator::makes_launches(); }
+
 inline void use_device(int) {}
 
 template <class Parameters>

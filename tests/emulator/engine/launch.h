@@ -8,6 +8,9 @@
 
 namespace fused_resnet::emulator {
 
+// Whether launches are made at all (`emulator_set_launching`).
+bool makes_launches();
+
 int resident_blocks(int shared_bytes);
 
 // Runs `body` in each thread. `parameters` are those that `body` passes to the kernel: their pointers are redirected.

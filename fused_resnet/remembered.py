@@ -1,0 +1,191 @@
+"""Tails that the kernels have computed before: what was decided for them is remembered, and a call is one launch.
+
+A call is remembered by all that anything is decided by: sizes, strides, dtypes, devices and alignments of its tensors,
+its settings, whether gradients will be asked for, what `use_backend` and `use_strategy` have chosen. The compiled
+modules hold the calls (``csrc/bindings/remembered.h``), and the first of each kind is described here. Wherever somebody
+looks on (a compiler, a mode, a tracer, a subclass of Tensor), they leave the call to the operators of
+`fused_resnet.ops`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from . import _kernels, backend, strategy
+from .autograd import asked, gradients
+from .branches import Activation, Branch, Direct, Norm, Projection, ZeroPad, with_tensors
+from .kernel_branch import kept
+from .kernels import (
+    KernelComputation,
+    backward_call,
+    forward_call,
+    forward_refusal,
+    is_empty,
+    readable_gradient,
+    refusal,
+)
+from .memory import empty_gradients, empty_output
+from .signature import INPUTS, SAVED, backward_arguments, backward_branch, forward_arguments
+from .strategy import StrategyChoice
+from .tail import Needs, Tail, operands_of, shares_statistics, strategy_for
+
+_OPERANDS = len(Needs._fields)
+
+
+def run(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor | None:
+    """The output, where such a call is remembered; None where it is not, or where something is wrong with it."""
+    if torch.compiler.is_dynamo_compiling() or (activation is not None and activation != "relu"):
+        return None
+    try:
+        module = _module_for(main)
+    except AttributeError:  # not a branch, or not of tensors: for the checks to say
+        return None
+    y: Tensor | None = None if module is None else module.run_remembered(main, shortcut, activation is not None)
+    return y
+
+
+def learn(main: Branch, shortcut: Branch | None, activation: Activation, strategies: Sequence[StrategyChoice]) -> None:
+    """Has the call remembered, where the kernels compute it in one launch; branches are checked."""
+    module = None if torch.compiler.is_dynamo_compiling() else _module_for(main)
+    if module is None:
+        return
+    if module.is_unknown(main=main, shortcut=shortcut, relu=activation is not None):
+        branches = [main] if shortcut is None else [main, shortcut]
+        described = _describe(module, branches, strategies, activation is not None)
+        if described is not None:
+            module.remember(main=main, shortcut=shortcut, relu=activation is not None, **described)
+
+
+def learn_library(
+    main: Branch, shortcut: Branch | None, activation: Activation, strategies: Sequence[StrategyChoice]
+) -> None:
+    """Has it remembered which projections of such a call PyTorch's own convolutions compute."""
+    module = None if torch.compiler.is_dynamo_compiling() else _module_for(main)
+    if module is not None and module.is_unknown(main=main, shortcut=shortcut, relu=activation is not None):
+        of_main, of_shortcut, *_ = *(strategy == "library" for strategy in strategies), False
+        module.remember_library(
+            main=main, shortcut=shortcut, relu=activation is not None, of_main=of_main, of_shortcut=of_shortcut
+        )
+
+
+def _describe(
+    module: Any, branches: Sequence[Branch], strategies: Sequence[StrategyChoice], relu: bool
+) -> dict[str, Any] | None:
+    """A forward as the module remembers it; None where it is not one launch."""
+    computation = _kernels_of(module, branches[0].x.device)
+    if computation is None:
+        return None
+    keep = any(t is not None and t.requires_grad for b in branches for t in operands_of(b)) and torch.is_grad_enabled()
+    # Tensors that are objects of their own: two may be one now, and not the next time.
+    by_themselves = tuple(with_tensors(branch, Tensor.detach) for branch in branches)
+    settled = (strategy_for(computation, *of, keep) for of in zip(by_themselves, strategies, strict=True))
+    tail = Tail(by_themselves, tuple(settled), relu)
+    if any(map(shares_statistics, tail.branches)) or is_empty(tail) or forward_refusal(tail) is not None:
+        return None
+    y = empty_output(tail.branches)
+    call = forward_call(module, tail, y, keep)
+    statistics = [kept(branch, call.statistics(i)) for i, branch in enumerate(tail.branches)]
+    each = [forward_arguments(*of) for of in zip(tail.branches, tail.strategies, strict=True)]
+    saved = [backward_arguments(*of) for of in zip(each, statistics, strict=True)]
+    return {
+        "call": call,
+        "given": [*_both([own[:INPUTS] for own in each]), y, *_both([own[:4] for own in statistics])],
+        "saved": [*(t for own in saved for t in own[:SAVED]), y if relu else None],
+        "settings": [own[SAVED:] for own in saved],
+    }
+
+
+def _both(each: Sequence[Sequence[Any]]) -> list[Any]:
+    """Of main and shortcut, in a row; Nones of a shortcut that is not there."""
+    main, shortcut, *_ = *each, [None] * len(each[0])
+    return [*main, *shortcut]
+
+
+def _kernels_of(module: Any, device: torch.device) -> KernelComputation | None:
+    """What computes a device's tails now, where it is this module."""
+    computation = backend.computation(device)
+    return computation if isinstance(computation, KernelComputation) and computation.module is module else None
+
+
+def _needs(wanted: Sequence[bool], branches: int) -> list[Needs]:
+    return [Needs(*wanted[i * _OPERANDS : (i + 1) * _OPERANDS]) for i in range(branches)]
+
+
+def _describe_backward(
+    module: Any, settings: Sequence[Any], saved: Sequence[Tensor | None], dy: Tensor, wanted: Sequence[bool]
+) -> tuple[Any, Tensor, list[Tensor | None]] | None:
+    """The call that writes the gradients, the dy that it reads, and the gradients; None where it is not one launch."""
+    of = asked(saved, settings, _needs(wanted, len(settings)))
+    if _kernels_of(module, dy.device) is None or not any(map(any, of.computed)):
+        return None
+    each = [backward_branch(own._replace(needs=needs), dy) for own, needs in zip(of.each, of.computed, strict=True)]
+    branches = tuple(branch for branch, _, _ in each)
+    tail = Tail(branches, tuple(own.strategy for own in of.each), saved[-1] is not None)
+    if refusal(tail) is not None:
+        return None
+    into = [empty_gradients(branch, needs, dy) for branch, _, needs in each]
+    read = readable_gradient(tail, dy, saved[-1])
+    call = backward_call(module, tail, read, saved[-1], [statistics for _, statistics, _ in each], into)
+    found = [
+        own._replace(x=dy.contiguous(memory_format=of_branch.x_format)) if passes else own
+        for own, of_branch, passes in zip(into, of.each, of.passed, strict=True)
+    ]
+    return call, read, _both(found)
+
+
+def _call_backward(
+    settings: Sequence[Any], saved: Sequence[Tensor | None], dy: Tensor, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    return _both(gradients(saved, settings, dy, _needs(wanted, len(settings))))
+
+
+# By whether tensors are on a GPU, for the current choices. Looked for at a call: to look for a GPU initialises CUDA.
+_modules: dict[bool, Any] = {}
+_connected: list[Any] = []
+
+
+def _module_for(main: Branch) -> Any:
+    """The compiled module that computes such tails, None where PyTorch does."""
+    on_gpu = main.x.is_cuda
+    try:
+        return _modules[on_gpu]
+    except KeyError:
+        return _modules.setdefault(on_gpu, _module_on(on_gpu))
+
+
+def _module_on(gpu: bool) -> Any:
+    chosen = backend.choice.value
+    name = backend.MODULES.get(chosen, "_C" if chosen == "auto" and gpu else None)
+    module: Any = None if name is None else _kernels.load(name)[0]
+    if module is not None and module not in _connected:
+        module.connect(
+            direct=Direct,
+            projection=Projection,
+            zero_pad=ZeroPad,
+            norm=Norm,
+            describe_backward=functools.partial(_describe_backward, module),
+            call_backward=_call_backward,
+        )
+        module.set_choices(_choices())
+        _connected.append(module)
+    return module
+
+
+def _choices() -> int:
+    """What `use_backend` and `use_strategy` have chosen, as a number."""
+    backends, strategies = get_args(backend.BackendChoice), get_args(strategy.StrategyChoice)
+    return backends.index(backend.choice.value) * len(strategies) + strategies.index(strategy.choice.value)
+
+
+def _on_change() -> None:
+    _modules.clear()
+    for module in _connected:
+        module.set_choices(_choices())
+
+
+backend.choice.on_change = strategy.choice.on_change = _on_change
