@@ -19,6 +19,8 @@ BENCHMARKS = {
     "tail": "time of every tail of the ResNets against PyTorch's other ways, on a roofline",
     "training": "whole ResNets: images a second, peak memory, the largest batch that fits",
     "phases": "each phase of the kernels by itself, beside eager operations; needs a GPU",
+    "host": "microseconds that tails and blocks take to queue, fused against unfused",
+    "calibrate": "what a tail's way is chosen by, from the times of phases",
     "memory": "saved activations of blocks and models, exact",
     "emulated": "bytes and launches of every tail as the kernels make them, against the formulas; needs no GPU",
     "scaling": "time against rows, channels, batch and the number of processes",

@@ -6,6 +6,8 @@ That single tails stand capture and side streams is checked by ``benchmarks/gpu/
 import copy
 import json
 import os
+import pathlib
+import runpy
 
 import pytest
 import torch
@@ -112,6 +114,27 @@ def test_a_captured_training_step_replays_as_eager_steps(nets, dtype):
         eager.fill(nets, seed)
         eager.step()
         assert_same_state(captured.state(), eager.state())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_whole_resnet50_step_is_captured_as_the_example_does(dtype):
+    example = runpy.run_path(str(pathlib.Path(__file__).parents[1] / "examples" / "cuda_graph.py"))
+    torch.manual_seed(0)
+    batches = [(torch.randn(4, 3, 64, 64).cuda(), torch.randint(10, (4,)).cuda()) for _ in range(4)]
+    with fused_resnet.use_backend("cuda"):
+        model = fused_resnet.models.resnet50(num_classes=10).cuda()
+        twin = copy.deepcopy(model)
+        optimizers = [torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9) for m in (model, twin)]
+        captured = example["CapturedStep"](model, optimizers[0], *batches[0], DTYPES[dtype])
+        for images, labels in [batches[0]] * WARM_UP + batches[1:]:
+            optimizers[1].zero_grad(set_to_none=True)
+            with torch.autocast("cuda", DTYPES[dtype], enabled=DTYPES[dtype] is not None):
+                loss = F.cross_entropy(twin(images), labels)
+            loss.backward()
+            optimizers[1].step()
+        for images, labels in batches[1:]:
+            replayed = captured(images, labels)
+    assert_close("loss", replayed, loss.detach(), 1e-2)
 
 
 def test_a_network_is_captured_by_make_graphed_callables(nets):

@@ -56,3 +56,8 @@ def test_two_processes_train_and_one_goes_on_without_fused_tails_and_under_autoc
 def test_synchronised_norms_without_a_gpu_are_refused():
     with pytest.raises(AssertionError, match="--sync-bn needs GPUs"):
         run("examples/train.py", "--sync-bn")
+
+
+def test_a_graph_without_a_gpu_is_refused():
+    with pytest.raises(AssertionError, match="CUDA graphs need a GPU"):
+        run("examples/cuda_graph.py")

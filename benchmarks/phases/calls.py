@@ -12,7 +12,7 @@ from torch import Tensor
 from fused_resnet import _kernels, traffic
 from fused_resnet.branches import Branch, Direct
 from fused_resnet.kernel_branch import kept
-from fused_resnet.kernels import KernelComputation, backward_call, forward_call
+from fused_resnet.kernels import KernelComputation, backward_call, forward_call, readable_gradient
 from fused_resnet.memory import empty_gradients, empty_output
 from fused_resnet.modules import branch_of
 from fused_resnet.strategy import StrategyChoice, use_strategy
@@ -96,14 +96,21 @@ def kernel_way(name: str, tail: Tail, inputs: Inputs, backend: str) -> Way:
     statistics = [kept(branch, forward.statistics(i)) for i, branch in enumerate(settled.branches)]
     needs = every_gradient(settled)
     into = [empty_gradients(branch, asked, inputs.dy) for branch, asked in zip(settled.branches, needs, strict=True)]
-    backward = backward_call(module, settled, inputs.dy, y, statistics, into)
+    read = readable_gradient(settled, inputs.dy, y)
+    backward = backward_call(module, settled, read, y, statistics, into)
     backward.run()
-    calls: Calls = {FORWARD: forward.run, BACKWARD: backward.run}
+
+    def copy_and_run() -> None:
+        read.copy_(inputs.dy)
+        backward.run()
+
+    calls: Calls = {FORWARD: forward.run, BACKWARD: backward.run if read is inputs.dy else copy_and_run}
     calls |= {f"{FORWARD} {phase}": getattr(forward, phase) for phase in FORWARD_PHASES}
     calls |= {f"{BACKWARD} {phase}": getattr(backward, phase) for phase in BACKWARD_PHASES}
     if apart:
         calls |= _convolution(tail, inputs)
-    moved = {FORWARD: traffic.forward(settled).bytes, BACKWARD: traffic.backward(settled, needs).bytes}
+    copied = 0 if read is inputs.dy else 2 * read.nbytes
+    moved = {FORWARD: traffic.forward(settled).bytes, BACKWARD: traffic.backward(settled, needs).bytes + copied}
     return Way(calls, {"output": y.clone(), **_named(into, apart)}, moved)
 
 

@@ -10,6 +10,9 @@ FORWARD_PHASES, BACKWARD_PHASES = ("moments", "finish", "apply"), ("reduce", "fi
 FORWARD, BACKWARD = "forward", "backward"
 CONVOLUTION = {FORWARD: "convolution forward", BACKWARD: "convolution backward"}
 
+# Behind the name of a network's last tail, whose dy comes from an average pool: a copy precedes the launch.
+NCHW = ", dy in NCHW"
+
 COLUMNS = [
     Column("tail", "key"),
     Column("way", "key"),

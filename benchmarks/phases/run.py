@@ -6,8 +6,11 @@ import argparse
 import math
 import time
 from dataclasses import asdict, replace
+from typing import Any
 
 import torch
+
+from fused_resnet.choice import machine_of
 
 from ..accuracy import relative_error
 from ..clocks import Clock, CpuClock, GpuClock, measure
@@ -17,11 +20,11 @@ from ..provenance import provenance
 from ..result import Result, Row
 from ..tail.ceilings import Ceilings, measure_ceilings
 from ..tail.measure import TOLERANCE
-from ..tail_shapes import DistinctTail, TailShape, distinct, small_of_each_kind
+from ..tail_shapes import NETWORKS, DistinctTail, TailShape, distinct, small_of_each_kind
 from ..tails import Tail
 from ..timing import Spread
 from .calls import Inputs, Way, eager_way, kernel_way
-from .columns import COLUMNS, DIRECT, EAGER, LIBRARY, MATERIALISE, MOMENTS, rates
+from .columns import COLUMNS, DIRECT, EAGER, LIBRARY, MATERIALISE, MOMENTS, NCHW, rates
 
 # Longer than Python takes to queue any of the calls, eager backward included.
 _BUSY_MS = 2.0
@@ -40,20 +43,22 @@ class Run:
         self._problems: list[str] = []
         self._left_out: list[str] = []
 
-    def measure(self, tail: DistinctTail) -> None:
-        """Adds the rows of a tail."""
+    def measure(self, tail: DistinctTail, suffix: str = "") -> None:
+        """Adds the rows of a tail; with the suffix `NCHW`, of one whose incoming gradient has its channels apart."""
         shape = tail.shape
         torch.manual_seed(0)
         made = Tail(shape, self._dtype).to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         inputs = self._inputs(made)
+        if suffix == NCHW:
+            inputs = replace(inputs, dy=inputs.dy.contiguous())
         eager = eager_way(made, inputs)
         for name in ways_of(shape):
             try:
                 way = eager if name == EAGER else kernel_way(name, made, inputs, self._backend)
-                row = self._row(tail, name, way, eager)
+                row = self._row(tail, suffix, name, way, eager)
             except Exception as error:  # such as too little memory: other ways may fit
                 said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                self._problems.append(f"{shape.network} {shape.block}, {name}: {said}")
+                self._problems.append(f"{shape.network} {shape.block}{suffix}, {name}: {said}")
             else:
                 self._rows += [] if row is None else [row]
 
@@ -71,7 +76,13 @@ class Run:
             "runs": self._runs,
             "tolerance": TOLERANCE[self._dtype],
         }
-        details = {"ceilings": asdict(self._ceilings), "problems": self._problems, "left_out": self._left_out}
+        details: dict[str, Any] = {
+            "ceilings": asdict(self._ceilings),
+            "problems": self._problems,
+            "left_out": self._left_out,
+        }
+        if self._device.type == "cuda":
+            details["machine"] = asdict(machine_of(torch.cuda.current_device()))
         return Result("phases", self._origin, settings, COLUMNS, self._rows, notes, details)
 
     def _inputs(self, tail: Tail) -> Inputs:
@@ -79,20 +90,20 @@ class Run:
         with torch.no_grad():
             return Inputs(x, before, incoming_gradient(tail.sum(x, before)))
 
-    def _row(self, tail: DistinctTail, name: str, way: Way, eager: Way) -> Row | None:
+    def _row(self, tail: DistinctTail, suffix: str, name: str, way: Way, eager: Way) -> Row | None:
         error = max(
             (relative_error(value, eager.results[key].double()) for key, value in way.results.items()),
             key=lambda error: (math.isnan(error), error),
         )
         if not error <= TOLERANCE[self._dtype]:
-            where = f"{tail.shape.network} {tail.shape.block}"
+            where = f"{tail.shape.network} {tail.shape.block}{suffix}"
             self._problems.append(
                 f"{name} differs from eager, so it was not timed: {where}, relative error {error:.2g}."
             )
             return None
         times = measure(way.calls, self._clock, runs=self._runs, warm_up=1)
         row: Row = {
-            "tail": f"{tail.shape.network} {tail.shape.block}",
+            "tail": f"{tail.shape.network} {tail.shape.block}{suffix}",
             "way": name,
             "kind": tail.shape.kind,
             "blocks": ", ".join(f"{network} {count}" for network, count in tail.blocks.items()),
@@ -132,16 +143,23 @@ def run_tails(arguments: argparse.Namespace, device: torch.device, dtype: torch.
     if arguments.quick:
         tails = small_of_each_kind(tails)
     run = Run(arguments, device, dtype, backend)
-    with progress("tails", len(tails)) as advance:
-        for tail in tails:
+    # The average pool behind a network's last block gives its gradient in NCHW.
+    each = [(tail, "") for tail in tails] + [(tail, NCHW) for tail in tails if _is_last(tail.shape)]
+    with progress("tails", len(each)) as advance:
+        for tail, suffix in each:
             if time.monotonic() > deadline:
                 run.leave_out(tail)
             else:
-                run.measure(tail)
+                run.measure(tail, suffix)
                 if arguments.json is not None:
                     run.result().write(arguments.json)
             advance()
     return run.result()
+
+
+def _is_last(shape: TailShape) -> bool:
+    last = NETWORKS[shape.network][-1]
+    return shape.block == last.block
 
 
 def _milliseconds(seconds: Spread) -> Spread:

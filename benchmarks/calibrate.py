@@ -1,0 +1,206 @@
+"""Fits the rates of `fused_resnet.cost_model` to a result of ``benchmarks phases``, and says what would be chosen.
+
+Each launch's time is a sum of amounts times their rates; the rates, none of them negative, are those whose times differ
+least from the measured ones, relative to these. Run it again with a new result after the kernels have changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fused_resnet import cost_model
+from fused_resnet.cost_model import Amounts, BranchProblem, Machine, Rates, TailProblem, Way
+
+from .errors import UserError
+from .phases.columns import BACKWARD, CONVOLUTION, DIRECT, EAGER, FORWARD, LIBRARY, MATERIALISE, MOMENTS, NCHW
+from .result import Result, read
+from .table import table
+from .tail_shapes import NETWORKS, TailShape
+from .timing import Spread
+
+RESULT = Path(__file__).parent / "results" / "phases-h100.json"
+# Of results that do not say it themselves. From NVIDIA's data sheet of the H100 SXM5.
+_MACHINES = {"NVIDIA H100 80GB HBM3": Machine(132, 1.98e9, 3.35e12)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("result", nargs="?", type=Path, default=RESULT, help="JSON of benchmarks phases")
+    parser.add_argument("--out", type=Path, default=cost_model.CALIBRATION, help="file that the rates are written to")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the rates, and prints what would be chosen for each tail."""
+    measured = Measurements(read(arguments.result))
+    calibration = calibrate(measured, arguments.result.name)
+    arguments.out.write_text(json.dumps(calibration, indent=2) + "\n", encoding="utf-8")
+    choices = [choice_for(tail, measured, Rates(calibration)) for tail in measured.tails]
+    print(table(["tail", "chosen", "ms", "", "eager ms", "best ms"], [choice.row() for choice in choices]))
+    print("times are measured, forward and backward; * of the model, where such a combination was not measured")
+    return 0
+
+
+class Measurements:
+    """The rows of a result of ``benchmarks phases``, by tail and way, in seconds."""
+
+    def __init__(self, result: Result) -> None:
+        if result.benchmark != "phases":
+            raise UserError(f"a result of benchmarks {result.benchmark}, expected one of phases")
+        self.origin = result.provenance
+        self.machine = _machine(result)
+        self._batch, self._dtype = int(result.settings["batch"]), str(result.settings["dtype"])
+        self._rows = {(str(row["tail"]), str(row["way"])): row for row in result.rows}
+        self.tails = list(dict.fromkeys(tail for tail, _ in self._rows if not tail.endswith(NCHW)))
+
+    def ways(self, tail: str) -> list[str]:
+        """Those that were measured."""
+        return [way for name, way in self._rows if name == tail]
+
+    def seconds(self, tail: str, way: str, column: str) -> float:
+        """A column's median."""
+        value = self._rows[tail, way][column]
+        assert isinstance(value, Spread | float)
+        return (value.median if isinstance(value, Spread) else value) * 1e-3
+
+    def both(self, tail: str, way: str) -> float:
+        """Forward and backward, with the convolution that a way leaves to PyTorch."""
+        columns = [FORWARD, BACKWARD, *(CONVOLUTION.values() if way == LIBRARY else [])]
+        return sum(self.seconds(tail, way, column) for column in columns)
+
+    def problem(self, tail: str) -> TailProblem:
+        """The tail as the model takes it."""
+        network, block = tail.split()
+        shape = next(shape for shape in NETWORKS[network] if shape.block == block)
+        math = "half" if self._dtype in ("bfloat16", "float16") else "float32"
+        rows = self._batch * shape.size**2
+        return TailProblem(rows, shape.channels, _branches(shape), 2 if math == "half" else 4, math, backward=True)
+
+
+def _machine(result: Result) -> Machine:
+    recorded = result.details.get("machine")
+    if recorded is not None:
+        return Machine(**recorded)
+    if result.provenance.device not in _MACHINES:
+        raise UserError(f"the result does not say what its GPU is like ({result.provenance.device}): measure again")
+    return _MACHINES[result.provenance.device]
+
+
+def _branches(shape: TailShape) -> tuple[BranchProblem, ...]:
+    if shape.inner is None:
+        main = BranchProblem("direct", shape.channels, 1, "training")
+    else:
+        main = BranchProblem("projection", shape.inner, 1, "training")
+    if shape.before is None:
+        return main, BranchProblem("direct", shape.channels, 1, "none")
+    if shape.shortcut == "projection":
+        return main, BranchProblem("projection", shape.before, shape.stride, "training")
+    return main, BranchProblem("zero_pad", shape.before, shape.stride, "none")
+
+
+def ways_of_row(problem: TailProblem, way: str) -> tuple[Way, ...]:
+    """What a row's way is for each branch: "library" leaves the main projection alone to PyTorch."""
+    each: dict[str, list[Way]] = {
+        LIBRARY: ["library", "moments"],
+        DIRECT: [None, None],
+        MOMENTS: ["moments"] * 2,
+        MATERIALISE: ["materialise"] * 2,
+    }
+    return tuple(own if b.source == "projection" else None for b, own in zip(problem.branches, each[way], strict=True))
+
+
+def calibrate(measured: Measurements, name: str) -> dict[str, Any]:
+    """The rates that fit, as `fused_resnet.cost_model` reads them."""
+    kernels = [(tail, way) for tail in measured.tails for way in measured.ways(tail) if way != EAGER]
+    directions: dict[str, Callable[[TailProblem, tuple[Way, ...]], Amounts]]
+    directions = {FORWARD: cost_model.kernel_forward, BACKWARD: cost_model.kernel_backward}
+    fitted = {}
+    for direction, amounts in directions.items():
+        observed = []
+        for tail, way in kernels:
+            problem, seconds = measured.problem(tail), measured.seconds(tail, way, direction)
+            observed.append(Observed(amounts(problem, ways_of_row(problem, way)), seconds))
+        fitted[f"kernel {direction}"] = fit(observed)
+        fitted[f"plain {direction}"] = fit(list(_plain(measured, direction)))
+    return {
+        "measured": {"file": name, "device": measured.origin.device, "commit": measured.origin.commit},
+        "machine": asdict(measured.machine),
+        "seconds": fitted,
+    }
+
+
+def _plain(measured: Measurements, direction: str) -> Sequence[Observed]:
+    backward, observed = direction == BACKWARD, []
+    for tail in measured.tails:
+        problem = measured.problem(tail)
+        observed.append(Observed(cost_model.plain(problem, backward), measured.seconds(tail, EAGER, direction)))
+        if LIBRARY in measured.ways(tail):
+            alone = cost_model.convolution(problem, problem.branches[0], backward)
+            observed.append(Observed(alone, measured.seconds(tail, LIBRARY, CONVOLUTION[direction])))
+    return observed
+
+
+@dataclass(frozen=True)
+class Observed:
+    amounts: Amounts
+    seconds: float
+
+
+def fit(observed: Sequence[Observed]) -> Mapping[str, float]:
+    """Non-negative least squares of relative errors: every set of positive rates is tried."""
+    names = list(dict.fromkeys(name for one in observed for name in one.amounts))
+    matrix = np.array([[one.amounts.get(name, 0.0) / one.seconds for name in names] for one in observed])
+    scale = matrix.max(axis=0)
+    best, rates = np.inf, np.zeros(len(names))
+    for size in range(1, len(names) + 1):
+        for chosen in itertools.combinations(range(len(names)), size):
+            columns = list(chosen)
+            found = np.linalg.lstsq(matrix[:, columns] / scale[columns], np.ones(len(observed)), rcond=None)[0]
+            error = float(np.square(matrix[:, columns] / scale[columns] @ found - 1).sum())
+            if (found >= 0).all() and error < best * (1 - 1e-9):
+                best, rates = error, np.zeros(len(names))
+                rates[columns] = found / scale[columns]
+    return {name: float(f"{rate:.4g}") for name, rate in zip(names, rates, strict=True)}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is chosen for a tail, and how long it takes, forward and backward, in seconds.
+
+    Attributes:
+        ways: a way a branch; None: PyTorch's own operations.
+        measured: whether this very combination was; its time is the model's otherwise.
+        best: the shortest time that was measured for the tail.
+    """
+
+    tail: str
+    ways: tuple[Way, ...] | None
+    seconds: float
+    measured: bool
+    eager: float
+    best: float
+
+    def row(self) -> list[str]:
+        """For people."""
+        ways = "PyTorch" if self.ways is None else " + ".join(way or "as it is" for way in self.ways)
+        times = [f"{seconds * 1e3:.2f}" for seconds in (self.seconds, self.eager, self.best)]
+        return [self.tail, ways, times[0], "" if self.measured else "*", *times[1:]]
+
+
+def choice_for(tail: str, measured: Measurements, rates: Rates) -> Choice:
+    """What would be chosen on the GPU of the rates."""
+    problem = measured.problem(tail)
+    ways = cost_model.fastest(problem, rates, plain_too=True)
+    known = {ways_of_row(problem, way): measured.both(tail, way) for way in measured.ways(tail) if way != EAGER}
+    eager = measured.both(tail, EAGER)
+    best = min(eager, *known.values())
+    if ways is None:
+        return Choice(tail, ways, eager, True, eager, best)
+    seconds = known.get(ways, cost_model.seconds(problem, ways, rates))
+    return Choice(tail, ways, seconds, ways in known, eager, best)
