@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from operator import is_
 
@@ -60,8 +60,7 @@ class _Snapshot:
         self._types = [*map(type, self._modules)]
         hooked = [module for module in [*containers, *others] if module is not block]
         self._hooks = [vars(module)[hooks] for module in hooked for hooks in HOOKS]
-        classes = [cls for cls in dict.fromkeys(self._types) if not _is_of_torch(cls)]
-        self._methods = [(cls, name) for cls in classes for name in METHODS]
+        self._methods = list(dict.fromkeys([*_methods(self._types), *_inherited_forwards(containers)]))
         self._functions = [getattr(*method, None) for method in self._methods]
 
     def holds_for(self, block: nn.Module) -> bool:
@@ -74,6 +73,16 @@ class _Snapshot:
             and not any(self._hooks)
             and [getattr(*method, None) for method in self._methods] == self._functions
         )
+
+
+def _methods(classes: Iterable[type]) -> Iterator[tuple[type, str]]:
+    return ((cls, name) for cls in classes if not _is_of_torch(cls) for name in METHODS)
+
+
+def _inherited_forwards(containers: Iterable[nn.Module]) -> Iterator[tuple[type, str]]:
+    """A fused block's class has a forward of its own, and another behind it."""
+    classes = (cls for module in containers for cls in type(module).__mro__ if cls is not nn.Module)
+    return ((cls, "forward") for cls in classes if "forward" in vars(cls))
 
 
 def _is_of_torch(cls: type) -> bool:

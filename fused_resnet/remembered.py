@@ -35,6 +35,7 @@ from .strategy import StrategyChoice
 from .tail import Needs, Tail, operands_of, shares_statistics, strategy_for
 
 _OPERANDS = len(Needs._fields)
+_LAUNCHED = 4  # the first fields of `Statistics`, which a launch leaves
 
 
 def run(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor | None:
@@ -94,7 +95,7 @@ def _describe(
     saved = [backward_arguments(*of) for of in zip(each, statistics, strict=True)]
     return {
         "call": call,
-        "given": [*_both([own[:INPUTS] for own in each]), y, *_both([own[:4] for own in statistics])],
+        "given": [*_both([own[:INPUTS] for own in each]), y, *_both([own[:_LAUNCHED] for own in statistics])],
         "saved": [*(t for own in saved for t in own[:SAVED]), y if relu else None],
         "settings": [own[SAVED:] for own in saved],
     }
