@@ -227,7 +227,7 @@ def tested(backend):
 
 
 @pytest.fixture
-def module(backend):
+def module(backend, nothing_remembered):
     return module_of(backend)
 
 
