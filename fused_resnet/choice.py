@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from . import backend, strategy
+from . import _availability, backend, strategy
 from .branches import Branch, Direct, Projection, output_shape
 from .checks import HALF_DTYPES
 from .cost_model import BranchProblem, Machine, Rates, TailProblem, Way, calibrated, fastest
@@ -25,11 +25,15 @@ def strategies(branches: Sequence[Branch], backward: bool) -> list[StrategyChoic
         return ["library" if isinstance(branch, Projection) else "auto" for branch in branches]
     x = branches[0].x
     modelled = strategy.choice.value == "auto" and x.device.type == "cuda" and x.dtype != torch.float64
-    if torch.compiler.is_dynamo_compiling() or not modelled or backend.chosen_for(x.device) != "cuda":
+    if torch.compiler.is_dynamo_compiling() or not modelled or not _kernels_compute(x.device):
         return ["auto"] * len(branches)
     plain_too = backend.choice.value == "auto" and not kernels_required()
     ways = _fastest(_problem_of(branches, backward), x.device.index, plain_too)
     return None if ways is None else [way or "auto" for way in ways]
+
+
+def _kernels_compute(device: torch.device) -> bool:
+    return backend.chosen_for(device) == "cuda" and _availability.missing_on(device.index) is None
 
 
 @functools.lru_cache(maxsize=4096)
