@@ -24,7 +24,7 @@ from .tail import Computation
 Backend: TypeAlias = Literal["cuda", "emulated", "reference"]
 BackendChoice: TypeAlias = Literal["auto", "cuda", "emulated", "reference"]
 
-MODULES: dict[str, _kernels.Name] = {"cuda": "_C", "emulated": "_emulated"}
+_MODULES: dict[str, _kernels.Name] = {"cuda": "_C", "emulated": "_emulated"}
 choice: Setting[BackendChoice] = Setting("auto")
 
 
@@ -73,7 +73,7 @@ def computation(device: torch.device) -> Computation:
         reason = _availability.missing_on(device.index)
         if reason is not None:
             raise RuntimeError(f"backend 'cuda' cannot be used here: {reason}")
-    return ReferenceComputation() if choice.value == "reference" else _kernel_computation(MODULES[choice.value])
+    return ReferenceComputation() if choice.value == "reference" else _kernel_computation(_MODULES[choice.value])
 
 
 def kernels_take(device: torch.device) -> bool:
@@ -96,7 +96,7 @@ def tile_of(name: Backend) -> tuple[int, int, int] | None:
     """Rows and columns of the kernels' tiles, and how many bytes they are deep; None of plain PyTorch."""
     if name == "reference":
         return None
-    module: Any = _kernels.load(MODULES[name])[0]
+    module: Any = _kernels.load(_MODULES[name])[0]
     tile: tuple[int, int, int] = module.tile
     return tile
 

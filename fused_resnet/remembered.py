@@ -16,7 +16,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from . import _kernels, backend, strategy
+from . import _availability, _kernels, backend, strategy
 from .autograd import asked, gradients
 from .branches import Activation, Branch, Direct, Norm, Projection, ZeroPad, with_tensors
 from .kernel_branch import kept
@@ -145,25 +145,29 @@ def _call_backward(
     return _both(gradients(saved, settings, dy, _needs(wanted, len(settings))))
 
 
-# By whether tensors are on a GPU, for the current choices. Looked for at a call: to look for a GPU initialises CUDA.
-_modules: dict[bool, Any] = {}
+# By the tensors' device, -1 for none of the GPUs, for the current choices. Looked for at a call: that initialises CUDA.
+_modules: dict[int, Any] = {}
 _connected: list[Any] = []
 
 
 def _module_for(main: Branch) -> Any:
     """The compiled module that computes such tails, None where PyTorch does."""
-    on_gpu = main.x.is_cuda
+    gpu = main.x.get_device()
     try:
-        return _modules[on_gpu]
+        return _modules[gpu]
     except KeyError:
-        return _modules.setdefault(on_gpu, _module_on(on_gpu))
+        return _modules.setdefault(gpu, _module_on(gpu))
 
 
-def _module_on(gpu: bool) -> Any:
+def _module_on(gpu: int) -> Any:
     chosen = backend.choice.value
-    name = backend.MODULES.get(chosen, "_C" if chosen == "auto" and gpu else None)
-    module: Any = None if name is None else _kernels.load(name)[0]
-    if module is not None and module not in _connected:
+    if chosen == "emulated":
+        module: Any = _kernels.load("_emulated")[0]
+    elif chosen != "reference" and gpu >= 0 and _availability.missing_on(gpu) is None:
+        module = _kernels.load("_C")[0]
+    else:
+        return None
+    if module not in _connected:
         module.connect(
             direct=Direct,
             projection=Projection,

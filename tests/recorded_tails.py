@@ -1,5 +1,6 @@
 """What is computed as a tail, to tell that a network computed fused tails and how many."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,21 +13,21 @@ def recorded_tails() -> Iterator[list[Any]]:
     """The list of (main, shortcut, activation) that are computed within, as calls that are remembered or new."""
     calls: list[Any] = []
     compute, run = functional.compute, remembered.run
-    depth = 0
+    within = threading.local()
 
     def compute_and_record(*tail):
-        nonlocal depth
-        if depth == 0:
-            calls.append(tail)
-        depth += 1
+        if getattr(within, "compute", False):  # what a convolution has been taken out of
+            return compute(*tail)
+        calls.append(tail)
+        within.compute = True
         try:
             return compute(*tail)
         finally:
-            depth -= 1
+            within.compute = False
 
     def run_and_record(*tail):
         y = run(*tail)
-        if depth == 0 and y is not None:
+        if y is not None and not getattr(within, "compute", False):
             calls.append(tail)
         return y
 
