@@ -25,7 +25,7 @@ LAYERS = (
     {"nn"},
     {"modules"},
     {"functional"},
-    {"ops"},
+    {"choice", "ops", "remembered"},
     {"autograd"},
     {"implementations"},
     {"backend"},
@@ -37,7 +37,7 @@ LAYERS = (
     {"memory", "work"},
     {"tail"},
     {"reference", "strategy", "checks", "_autocast", "_availability"},
-    {"branches", "requirement", "_generators", "_kernels", "_setting", "_tracers"},
+    {"branches", "cost_model", "examined", "requirement", "_generators", "_kernels", "_setting", "_tracers"},
     {"_architectures", "kernel_build"},
 )
 
