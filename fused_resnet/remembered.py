@@ -124,6 +124,12 @@ def _describe_backward(
     of = asked(saved, settings, _needs(wanted, len(settings)))
     if _kernels_of(module, dy.device) is None or not any(map(any, of.computed)):
         return None
+    # dy itself is a gradient only where it has the layout that the gradient is to have.
+    if any(
+        passes and not dy.is_contiguous(memory_format=own.x_format)
+        for own, passes in zip(of.each, of.passed, strict=True)
+    ):
+        return None
     each = [backward_branch(own._replace(needs=needs), dy) for own, needs in zip(of.each, of.computed, strict=True)]
     branches = tuple(branch for branch, _, _ in each)
     tail = Tail(branches, tuple(own.strategy for own in of.each), saved[-1] is not None)
@@ -132,10 +138,7 @@ def _describe_backward(
     into = [empty_gradients(branch, needs, dy) for branch, _, needs in each]
     read = readable_gradient(tail, dy, saved[-1])
     call = backward_call(module, tail, read, saved[-1], [statistics for _, statistics, _ in each], into)
-    found = [
-        own._replace(x=dy.contiguous(memory_format=of_branch.x_format)) if passes else own
-        for own, of_branch, passes in zip(into, of.each, of.passed, strict=True)
-    ]
+    found = [own._replace(x=dy) if passes else own for own, passes in zip(into, of.passed, strict=True)]
     return call, read, _both(found)
 
 

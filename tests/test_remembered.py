@@ -82,13 +82,15 @@ def test_whatever_changes_makes_it_another_call(change, device):
         assert_same(tail, inputs, dy)
 
 
-@pytest.mark.parametrize("layout", ["NCHW", "expanded", "negated"])
-def test_an_incoming_gradient_of_another_layout_is_another_backward(layout, device):
-    tail, inputs, dy = build(SAMPLES["bottleneck identity"], device)
+@pytest.mark.parametrize("name", ["bottleneck identity", "preactivation projection", "preactivation identity"])
+@pytest.mark.parametrize("layout", ["NCHW", "expanded", "of a sum", "negated"])
+def test_an_incoming_gradient_of_another_layout_is_another_backward(layout, name, device):
+    tail, inputs, dy = build(SAMPLES[name], device)
     step(tail, inputs, dy)
     other = {
         "NCHW": lambda: dy.contiguous(),
         "expanded": lambda: dy[:, :, :1, :1].expand_as(dy),
+        "of a sum": lambda: dy[:1, :1, :1, :1].expand_as(dy),
         "negated": lambda: torch.complex(dy, -dy).conj().imag,
     }[layout]()
     for _ in range(2):

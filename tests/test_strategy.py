@@ -117,6 +117,8 @@ def test_context_manager_restores_the_former_strategy():
 @pytest.mark.parametrize("name", ["Moments", "", None, 1])
 def test_unknown_strategy_lists_the_choices_and_changes_nothing(name):
     with use_strategy("moments"):
-        with pytest.raises(ValueError, match=r"strategy is .*, expected one of 'moments', 'materialise', 'auto'"):
+        with pytest.raises(
+            ValueError, match=r"strategy is .*, expected one of 'moments', 'materialise', 'library', 'auto'"
+        ):
             use_strategy(name)
         assert current_strategy() == "moments"
