@@ -1,9 +1,9 @@
 // The extension module: tensors in, launches out. The only file that knows torch and Python.
 
 // Ahead of ours, whose macros (device/launch.h) are names in there.
+#include <ATen/autocast_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/utils/pybind.h>
-#include <torch/custom_class.h>
 
 namespace py = pybind11;
 

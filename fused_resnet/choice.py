@@ -18,17 +18,20 @@ from .strategy import StrategyChoice
 def strategies(branches: Sequence[Branch], backward: bool) -> list[StrategyChoice] | None:
     """A strategy a branch, "auto" where the operators settle it; None where PyTorch's own operations are fastest.
 
-    `backward` says whether gradients will be asked for. Compilers see sizes that are open, and settle it in the
-    operators.
+    `backward` says whether gradients will be asked for. Where a compiler or an exporter looks on, sizes may be open,
+    and the operators settle it.
     """
     if strategy.choice.value == "library":
         return ["library" if isinstance(branch, Projection) else "auto" for branch in branches]
     x = branches[0].x
     modelled = strategy.choice.value == "auto" and x.device.type == "cuda" and x.dtype != torch.float64
-    if torch.compiler.is_dynamo_compiling() or not modelled or not _kernels_compute(x.device):
+    if torch.compiler.is_compiling() or not modelled or not _kernels_compute(x.device):
+        return ["auto"] * len(branches)
+    problem = _problem_of(branches, backward)
+    if not isinstance(problem.rows, int):  # another tracer's
         return ["auto"] * len(branches)
     plain_too = backend.choice.value == "auto" and not kernels_required()
-    ways = _fastest(_problem_of(branches, backward), x.device.index, plain_too)
+    ways = _fastest(problem, x.device.index, plain_too)
     return None if ways is None else [way or "auto" for way in ways]
 
 

@@ -213,6 +213,18 @@ def test_a_graph_is_gone_after_its_backward(device):
             y.backward(dy)
 
 
+def test_a_compiler_of_backwards_takes_it(device):
+    """`torch._dynamo.compiled_autograd` calls the node as it is, as one operation."""
+    compiled_autograd = pytest.importorskip("torch._dynamo.compiled_autograd")
+    tail, inputs, dy = build(SAMPLES["bottleneck projection"], device)
+    expected = step(tail, inputs, dy)
+    y = tail.fused(inputs)
+    with compiled_autograd._enable(torch.compile(backend="eager")):
+        y.backward(dy)
+    for mine, theirs in zip([x.grad for x in inputs.values()], expected[1:], strict=False):
+        assert torch.equal(mine, theirs)
+
+
 def test_without_compiled_modules_the_operators_are_called(nothing_remembered, device):
     tail, inputs, _ = build(SAMPLES["bottleneck projection"], device)
     assert "_TailBackward" in type(tail.fused(inputs).grad_fn).__name__

@@ -5,7 +5,6 @@
 #include <ATen/ops/empty_strided.h>
 #include <c10/core/SafePyObject.h>
 #include <torch/csrc/PyInterpreter.h>
-#include <torch/custom_class.h>
 
 #include <bindings/backward_call.h>
 #include <bindings/forward_call.h>
@@ -44,7 +43,7 @@ struct BackwardPlan {
 };
 
 // A forward, and the backwards that have followed it.
-class ForwardPlan : public torch::CustomClassHolder {
+class ForwardPlan {
  public:
   // Nothing to replay: the tail is not computed by a launch of its own. `by_library`: nor are these projections.
   explicit ForwardPlan(std::array<bool, branches> by_library) : by_library(by_library) {}
@@ -91,6 +90,7 @@ class ForwardPlan : public torch::CustomClassHolder {
   std::array<bool, branches> by_library{};
   std::array<bool, inputs> is_given{};
   std::int64_t choices = 0;
+  std::string name;                             // among all plans
   std::unique_ptr<c10::SafePyObject> settings;  // of the backward operator
 
   // Null where no launch of its own computes it.
@@ -114,9 +114,9 @@ class ForwardPlan : public torch::CustomClassHolder {
   std::size_t saved_size_ = 0;
 };
 
-using PlanPointer = c10::intrusive_ptr<ForwardPlan>;
+using PlanPointer = std::shared_ptr<ForwardPlan>;
 
-// All plans of this module.
+// All plans of this module. None is ever forgotten: graphs that still wait for their backward know them by name.
 class Plans {
  public:
   static Plans& of_module() {
@@ -130,15 +130,23 @@ class Plans {
     return found == plans_.end() ? PlanPointer() : found->second;
   }
 
-  void remember(Key key, PlanPointer plan) {
-    std::unordered_map<Key, PlanPointer, Key::Hash> forgotten;
+  // False where there are too many: sizes that never come back must not fill the memory.
+  bool remember(Key key, const PlanPointer& plan) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    // Sizes that never come back must not fill the memory.
-    if (plans_.size() >= most) forgotten.swap(plans_);
-    plans_.insert_or_assign(std::move(key), std::move(plan));
+    if (all_.size() >= most) return false;
+    plan->name = std::to_string(all_.size());
+    all_.push_back(plan);
+    plans_.insert_or_assign(std::move(key), plan);
+    return true;
   }
 
-  static constexpr std::size_t most = 4096;
+  PlanPointer named(const std::string& name) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return all_.at(std::stoul(name));
+  }
+
+  // Some ten kilobytes each.
+  static constexpr std::size_t most = 8192;
 
   // What `fused_resnet.use_backend` and `use_strategy` have chosen, as a number.
   std::atomic<std::int64_t> choices{0};
@@ -148,6 +156,7 @@ class Plans {
 
  private:
   std::unordered_map<Key, PlanPointer, Key::Hash> plans_;
+  std::vector<PlanPointer> all_;  // by name
   std::mutex mutex_;
 };
 

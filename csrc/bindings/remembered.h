@@ -75,10 +75,8 @@ inline bool remember(py::handle main, py::handle shortcut, bool relu, const Forw
   TailValues tail;
   if (!tail.read_from(main.ptr(), shortcut.ptr(), relu)) return false;
   Plans& plans = Plans::of_module();
-  auto plan = c10::make_intrusive<ForwardPlan>(call, plain(given), plain(saved), std::move(settings), plans.choices);
-  if (!plan->is_complete()) return false;
-  plans.remember(tail.key(plans.choices, allows_tf32()), std::move(plan));
-  return true;
+  const auto plan = std::make_shared<ForwardPlan>(call, plain(given), plain(saved), std::move(settings), plans.choices);
+  return plan->is_complete() && plans.remember(tail.key(plans.choices, allows_tf32()), plan);
 }
 
 // Remembers that these projections of tails like this one are PyTorch's own convolutions'.
@@ -87,7 +85,7 @@ inline void remember_library(py::handle main, py::handle shortcut, bool relu, bo
   if (!tail.read_from(main.ptr(), shortcut.ptr(), relu)) return;
   Plans& plans = Plans::of_module();
   plans.remember(tail.key(plans.choices, allows_tf32()),
-                 c10::make_intrusive<ForwardPlan>(std::array<bool, branches>{of_main, of_shortcut}));
+                 std::make_shared<ForwardPlan>(std::array<bool, branches>{of_main, of_shortcut}));
 }
 
 }  // namespace fused_resnet::bindings

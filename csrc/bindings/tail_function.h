@@ -25,7 +25,8 @@ class ResidualTail : public autograd::Function<ResidualTail> {
                             OptionalOperand, OptionalOperand, const Call& call) {
     const std::vector<at::Tensor> given = call.plan->run(call.inputs);
     context->save_for_backward(call.plan->saved(given));
-    context->saved_data[plan_name] = c10::IValue::make_capsule(call.plan);
+    // A word, which compilers of the backward can take for a constant.
+    context->saved_data[plan_name] = call.plan->name;
     context->set_materialize_grads(false);
     return given[inputs];
   }
@@ -33,8 +34,8 @@ class ResidualTail : public autograd::Function<ResidualTail> {
   static autograd::variable_list backward(autograd::AutogradContext* context, autograd::variable_list incoming) {
     const at::Tensor& dy = incoming[0];
     if (!dy.defined()) return autograd::variable_list(operands + 1);  // nothing downstream depends on the output
-    const auto capsule = context->saved_data[plan_name].toCapsule();
-    ForwardPlan& plan = static_cast<ForwardPlan&>(*capsule);
+    const PlanPointer kept = Plans::of_module().named(context->saved_data[plan_name].toStringRef());
+    ForwardPlan& plan = *kept;
     autograd::variable_list saved = context->get_saved_variables();
     std::array<bool, operands> needs{};
     for (int operand = 0, edge = 0; operand < operands; ++operand)
