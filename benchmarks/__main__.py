@@ -25,7 +25,7 @@ BENCHMARKS = {
     "emulated": "bytes and launches of every tail as the kernels make them, against the formulas; needs no GPU",
     "scaling": "time against rows, channels, batch and the number of processes",
     "shortcuts": "the study: what a shortcut does to learning (docs/shortcuts.md)",
-    "all": "the six above, one after the other, with their results kept",
+    "all": "tail, training, memory, emulated, scaling and shortcuts in a row, with their results kept",
     "compare": "two result files side by side",
     "report": "one HTML page with all results",
     "figures": "draws the pictures of all results again, and the README's tables",
