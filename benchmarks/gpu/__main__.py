@@ -35,11 +35,11 @@ class Part:
 PARTS = {
     "build": Part(60, build.run_part),
     "checks": Part(30, correctness.run_part),
-    "tests": Part(20, cuda_tests.run_part),
+    "tests": Part(30, cuda_tests.run_part),
     "phases": Part(40, phases.run_part),
     "training": Part(60, networks.run_training),
     "evaluation": Part(20, networks.run_evaluation),
-    "compiled": Part(150, compiled.run_part),
+    "compiled": Part(140, compiled.run_part),
     "sanitize": Part(60, sanitize.run_part),
     "counters": Part(45, counters.run_part),
 }
