@@ -26,9 +26,12 @@ def recorded_tails() -> Iterator[list[Any]]:
             within.compute = False
 
     def run_and_record(*tail):
-        y = run(*tail)
-        if y is not None and not getattr(within, "compute", False):
-            calls.append(tail)
+        y = True
+        try:
+            y = run(*tail)
+        finally:  # checkpointing ends a second forward by an exception, once all is saved
+            if y is not None and not getattr(within, "compute", False):
+                calls.append(tail)
         return y
 
     functional.compute, remembered.run = compute_and_record, run_and_record
