@@ -10,7 +10,7 @@ import torch
 from . import _availability, backend, strategy
 from .branches import Branch, Direct, Projection, output_shape
 from .checks import HALF_DTYPES
-from .cost_model import BranchProblem, Machine, Rates, TailProblem, Way, calibrated, fastest
+from .cost_model import BranchProblem, Machine, Rates, Source, Statistics, TailProblem, Way, calibrated, fastest
 from .requirement import kernels_required
 from .strategy import StrategyChoice
 
@@ -67,6 +67,7 @@ def _problem_of(branches: Sequence[Branch], backward: bool) -> TailProblem:
 
 def _of_branch(branch: Branch) -> BranchProblem:
     norm = branch.norm
-    statistics = "none" if norm is None else "training" if norm.training else "running"
-    source = "direct" if isinstance(branch, Direct) else "projection" if isinstance(branch, Projection) else "zero_pad"
-    return BranchProblem(source, branch.x.shape[1], branch.stride, statistics)  # type: ignore[arg-type]
+    statistics: Statistics = "none" if norm is None else "training" if norm.training else "running"
+    source: Source = "direct" if isinstance(branch, Direct) else "zero_pad"
+    source = "projection" if isinstance(branch, Projection) else source
+    return BranchProblem(source, branch.x.shape[1], branch.stride, statistics)

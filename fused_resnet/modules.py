@@ -13,6 +13,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn.modules import module as _nn_module
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import functional, remembered
 from .branches import Activation, Branch, Direct, Norm, Projection
@@ -73,13 +74,15 @@ def branch_of(x: Tensor, conv: nn.Module | None, norm: nn.Module | None) -> Bran
     described = None if norm is None else _norm_of(norm)
     if conv is None:
         return Direct(x, described)
+    assert isinstance(conv, nn.Conv2d)
     weight, bias = _parameters_of(conv)
-    return Projection(x, weight, described, conv.stride[0], bias)  # type: ignore[index, arg-type]
+    return Projection(x, weight, described, conv.stride[0], bias)
 
 
 def _norm_of(norm: nn.Module) -> Norm:
     """Describes what ``norm`` would do if called now, as ``nn.BatchNorm2d.forward`` decides it."""
-    training: bool = norm.training
+    assert isinstance(norm, _BatchNorm)
+    training = norm.training
     tracks = not training or norm.track_running_stats
     weight, bias = _parameters_of(norm)
     running_mean, running_var, batches = _buffers_of(norm)
@@ -89,8 +92,8 @@ def _norm_of(norm: nn.Module) -> Norm:
         running_mean if tracks else None,
         running_var if tracks else None,
         batches if training and tracks else None,
-        norm.momentum,  # type: ignore[arg-type]
-        norm.eps,  # type: ignore[arg-type]
+        norm.momentum,
+        norm.eps,
         training or (running_mean is None and running_var is None),
         _process_group(norm) if isinstance(norm, nn.SyncBatchNorm) else None,
     )
