@@ -21,6 +21,7 @@ import fused_resnet
 from fused_resnet.kernel_build.cache import sources_digest
 
 ROOT = pathlib.Path(__file__).parents[1]
+OF_THE_PACKAGE = (".py", ".pyi", "py.typed", "calibration.json")
 IN_SDIST = ("LICENSE", "CHANGELOG.md", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
 
 
@@ -97,8 +98,8 @@ def test_sdist_has_what_a_build_needs_and_nothing_that_was_built(sdist):
     with tarfile.open(sdist) as archive:
         members = {member.name.partition("/")[2] for member in archive if member.isfile()}
     assert members >= {*IN_SDIST, *files_below("csrc", "tests/emulator")}
-    assert members >= package_files(".py", ".pyi", "py.typed")
-    assert not [name for name in members if name.endswith((".so", ".json", ".pyc"))]
+    assert members >= package_files(*OF_THE_PACKAGE)
+    assert not [name for name in members - package_files(*OF_THE_PACKAGE) if name.endswith((".so", ".json", ".pyc"))]
     assert not [name for name in members if name.startswith(("tests/test_", "benchmarks"))]
 
 
@@ -109,7 +110,7 @@ def test_wheel_has_the_package_and_the_sources_of_its_kernels(wheel):
     own = {name for name in members if ".dist-info/" not in name}
     records = {"fused_resnet/_C.json", "fused_resnet/_emulated.json"}
     kernels = {f"fused_resnet/{name}" for name in files_below("csrc")}
-    assert own == package_files(".py", ".pyi", "py.typed") | records | kernels
+    assert own == package_files(*OF_THE_PACKAGE) | records | kernels
     assert record == {"reason": "installed without CUDA kernels: FUSED_RESNET_CUDA=0"}
     assert [name for name in members if name.endswith("/LICENSE")]
     assert wheel.name.endswith("-py3-none-any.whl")
