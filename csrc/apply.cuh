@@ -1,36 +1,12 @@
-// The phase that writes y, tile by tile: products into accumulators, norms, the other sources, relu.
-//
-// Neighbouring blocks take neighbouring column tiles of the same rows, so that these come from memory once and from the
-// L2 cache after that. `products` is the number of branches that are multiplied here: 0, 1 or 2; they come first.
+// The phase that writes y: products into accumulators, norms, the other source, relu. Where no branch is multiplied, y
+// is streamed (stream.cuh). `products` is the number of branches that are multiplied here: 0, 1 or 2; they come first.
 #pragma once
 
 #include <epilogue.cuh>
 #include <mainloop.cuh>
+#include <stream.cuh>
 
 namespace fused_resnet {
-
-// sum += affine(product) for the tile. Both may be the same accumulators, if these take the place of the sum.
-template <bool add>
-DEVICE void apply_affine(const Accumulators& product, int index, Accumulators& sum) {
-  const WarpTile tile = warp_tile();
-  const Lane lane;
-#pragma unroll
-  for (int n = 0; n < fragment_columns; ++n) {
-    Affine affines[2];
-    Affines::load(index, tile.column + n * 8 + 2 * lane.t, affines);
-#pragma unroll
-    for (int odd = 0; odd < 2; ++odd) {
-#pragma unroll
-      for (int m = 0; m < fragment_rows; ++m)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const float value = affines[odd](product.values[m][n][2 * half + odd]);
-          float& to = sum.values[m][n][2 * half + odd];
-          to = add ? to + value : value;
-        }
-    }
-  }
-}
 
 template <class Element>
 DEVICE float projection_bias(const Branch& branch, int channel) {
@@ -66,58 +42,102 @@ DEVICE void keep_running_statistics(const Branch& branch, int channel) {
 }
 
 template <class Element>
-DEVICE void prepare_affines(const Tail& tail, TilePlace place) {
-  Affines::prepare(place.channel, tail.channels, [&](int index, int channel) {
+DEVICE void prepare_affines(const Tail& tail, TileColumn column) {
+  Affines::prepare(column.channel(), tail.channels, [&](int index, int channel) {
     const Branch& branch = tail.branches[index];
-    if (place.row == 0 && branch.statistics == Statistics::running && branch.mean != nullptr)
+    if (column.share == 0 && branch.statistics == Statistics::running && branch.mean != nullptr)
       keep_running_statistics<Element>(branch, channel);
     return affine<Element>(branch, channel);
   });
 }
 
-// The sum of the tile's products, norms applied.
-template <class Products, int products>
-DEVICE void sum_products(const Tail& tail, TilePlace place, Accumulators& sum) {
-  sum.clear();
-  if constexpr (products == 0) {
-    device::block_sync();
-  } else if constexpr (products == 1) {
-    multiply_weight<Products>(tail, tail.branches[0], place, sum);
-    if (warp_has_work(place, tail.channels)) apply_affine<false>(sum, 0, sum);
-  } else {
-#pragma unroll 1
-    for (int index = 0; index < 2; ++index) {
-      Accumulators product;
-      product.clear();
-      multiply_weight<Products>(tail, tail.branches[index], place, product);
-      if (warp_has_work(place, tail.channels)) apply_affine<true>(product, index, sum);
-    }
-  }
+DEVICE const Activations& added(const Branch& branch) {
+  return branch.statistics == Statistics::product ? branch.materialised : branch.x;
 }
 
-DEVICE Addend addend_of(const Branch& branch) {
-  return {branch.statistics == Statistics::product ? branch.materialised : branch.x, branch.source != Source::none,
-          branch.statistics != Statistics::none, branch.channels_before};
-}
-
-template <class Products, int products>
-DEVICE void apply_tile(const Tail& tail, TilePlace place) {
+// affine 0 of a product + affine 1 of an addend, where `has_addend`, through a relu or not.
+template <class Products>
+DEVICE void product_tiles(const Tail& tail, TileColumn column, const ProductOperands& product,
+                          const Addend<typename Products::Element>& addend, bool has_addend, const Activations& to,
+                          bool relu) {
   using Element = typename Products::Element;
-  prepare_affines<Element>(tail, place);
+  const int products = product.steps<Element>(), steps = products + (has_addend ? addend.steps : 0);
   Accumulators sum;
-  sum_products<Products, products>(tail, place, sum);  // has a barrier: the affines are complete
-  const Ending<products> ending{{addend_of(tail.branches[0]), addend_of(tail.branches[1])}, tail.relu};
-  store_tile<Element>(tail, Output{tail.y, tail.vectorised}, sum, place, ending);
+  run_tiles(
+      tail, column, steps,
+      [&](int row, int step, SharedOffset stage) {
+        if (step < products) return product.copy<Element>(tail, row, column.channel(), step, stage);
+        addend.copy(tail, row, column.channel(), step - products, stage);
+      },
+      [&](int row, int step, SharedOffset stage) {
+        const TilePlace place{row, tail.rows, column.channel()};
+        if (!warp_has_work(place, tail.channels)) return;
+        if (step == 0) sum.clear();
+        if (step < products) multiply_stage<Products>(sum, stage);
+        if (step == products - 1) apply_affine<Element, false>(sum, 0, sum);
+        if (step >= products) addend.add(step - products, 1, column.channel(), stage, sum);
+        if (step == steps - 1) store_tile<Element>(tail, to, sum, place, relu);
+      });
+}
+
+// One product, and what the other branch adds to it.
+template <class Products>
+DEVICE void apply_product(const Tail& tail, TileColumn column) {
+  const Branch& other = tail.branches[1];
+  product_tiles<Products>(tail, column, weight_product(tail, tail.branches[0]), {added(other), other.channels_before},
+                          other.source != Source::none, tail.y, tail.relu);
+}
+
+// The sum of two products.
+template <class Products>
+DEVICE void apply_products(const Tail& tail, TileColumn column) {
+  using Element = typename Products::Element;
+  const int channel = column.channel();
+  const auto first = weight_product(tail, tail.branches[0]), second = weight_product(tail, tail.branches[1]);
+  const int firsts = first.steps<Element>(), steps = firsts + second.steps<Element>();
+  Accumulators sum, product;
+  run_tiles(
+      tail, column, steps,
+      [&](int row, int step, SharedOffset stage) {
+        if (step < firsts) return first.copy<Element>(tail, row, channel, step, stage);
+        second.copy<Element>(tail, row, channel, step - firsts, stage);
+      },
+      [&](int row, int step, SharedOffset stage) {
+        const TilePlace place{row, tail.rows, channel};
+        if (!warp_has_work(place, tail.channels)) return;
+        if (step == 0 || step == firsts) product.clear();
+        multiply_stage<Products>(product, stage);
+        if (step == firsts - 1) apply_affine<Element, false>(product, 0, sum);
+        if (step != steps - 1) return;
+        apply_affine<Element, true>(product, 1, sum);
+        store_tile<Element>(tail, tail.y, sum, place, tail.relu);
+      });
+}
+
+template <class Element>
+DEVICE void apply_sources(const Tail& tail, TileColumn column) {
+  const auto streamed = [&](const Branch& branch) {
+    return StreamedAddend{added(branch), branch.source != Source::none, branch.channels_before};
+  };
+  stream_tiles<Element>(tail, tail.y, streamed(tail.branches[0]), streamed(tail.branches[1]), tail.vectorised,
+                        tail.relu, column);
 }
 
 template <class Products, int products>
 DEVICE void apply(const Tail& tail) {
+  using Element = typename Products::Element;
   const int columns = tiles_of(tail.channels, tile_columns);
-  for (int item = device::block_index(); item < apply_items(tail); item += device::grid_size()) {
-    device::block_sync();  // the last tile's affines and slabs have been read
-    const int row = item / columns;
-    apply_tile<Products, products>(tail, {row * tile_rows, tail.rows, (item - row * columns) * tile_columns});
-  }
+  for_each_column({0, columns, columns}, [&](TileColumn column) {
+    prepare_affines<Element>(tail, column);
+    device::block_sync();
+    if constexpr (products == 0) {
+      apply_sources<Element>(tail, column);
+    } else if constexpr (products == 1) {
+      apply_product<Products>(tail, column);
+    } else {
+      apply_products<Products>(tail, column);
+    }
+  });
 }
 
 }  // namespace fused_resnet

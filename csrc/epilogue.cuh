@@ -1,191 +1,164 @@
-// From accumulators to memory. A warp's tile passes through its own slab of shared memory, so that neighbouring lanes
-// write neighbouring elements: channels where these lie side by side, 16 bytes a lane where the layout allows, pixels
-// otherwise.
+// What becomes of the accumulators on their way to memory. A lane holds vectors of neighbouring channels (LaneColumns):
+// it writes them 16 bytes at once where the layout allows, and finds what is added to them 16 bytes at once in a stage.
 #pragma once
 
 #include <affine.cuh>
-#include <pixels.cuh>
+#include <products.cuh>
 
 namespace fused_resnet {
 
-// A tensor that is added to a tile where it is written.
-struct Addend {
-  const Activations& x;
-  bool exists;          // otherwise nothing is added
-  bool normed;          // by its affine
-  int channels_before;  // of the tile's, ahead of x's own; negative where x's first are left out
-};
-
-DEVICE Addend nothing(const Activations& any) { return {any, false, false, 0}; }
-
-// An addend as one lane adds it: `V` neighbouring channels of any row.
 template <class Element, int V>
-struct AddendColumn {
-  struct alignas(sizeof(Element) * V) Values {
-    Element at[V];
-  };
-
-  const Activations& x;
-  // Of row 0. Null where the addend has zeros, which in vectors begin and end at multiples of V.
-  const Element* channel;
-  int index, column;
-  bool normed;
-
-  // From channel `first` on, which is column `tile_column` of the tile; `affine` is the index of its affine.
-  DEVICE AddendColumn(const Addend& addend, int affine, int first, int tile_column)
-      : x(addend.x), channel(nullptr), index(affine), column(tile_column), normed(addend.normed) {
-    const int from = first - addend.channels_before;
-    if (addend.exists && from >= 0 && from < x.channels)
-      channel = static_cast<const Element*>(x.data) + from * x.stride_c;
-  }
-
-  DEVICE Values load(const Tail& tail, int row) const {
-    if (channel == nullptr) return {};
-    return device::global_load(reinterpret_cast<const Values*>(channel + row_offset(tail, x, row)));
-  }
-
-  DEVICE void add(const Values& loaded, float (&values)[V]) const {
-    if (channel == nullptr) return;
-    if (!normed) {
-#pragma unroll
-      for (int i = 0; i < V; ++i) values[i] += device::to_float(loaded.at[i]);
-      return;
-    }
-    // From shared memory for each row: in registers they would cost accumulators theirs.
-    constexpr int step = V < 4 ? V : 4;
-#pragma unroll
-    for (int i = 0; i < V; i += step) {
-      Affine affines[step];
-      Affines::load(index, column + i, affines);
-#pragma unroll
-      for (int j = 0; j < step; ++j) values[i + j] += affines[j](device::to_float(loaded.at[i + j]));
-    }
-  }
+struct alignas(sizeof(Element) * V) Channels {
+  Element at[V];
 };
 
-DEVICE SharedOffset warp_slab() { return device::warp_index() * slab_bytes; }
-
-// Puts the warp's accumulators into its slab, row by row.
-DEVICE void fill_slab(const Accumulators& sum, SharedOffset slab) {
-  const int g = device::lane_index() / 4, t = device::lane_index() % 4;
+// Calls `run(row, group, values)` for the warp's rows, in the tile, and each group's vector of the lane.
+template <class Element, class Sums, class Run>
+DEVICE void for_each_vector(Sums& sum, Run run) {
+  using Columns = LaneColumns<Element>;
+  const int first = warp_tile().row + Lane().g;
 #pragma unroll
   for (int m = 0; m < fragment_rows; ++m)
 #pragma unroll
-    for (int n = 0; n < fragment_columns; ++n)
+    for (int half = 0; half < 2; ++half)
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = m * 16 + half * 8 + g, column = n * 8 + 2 * t;
-        const float* pair = &sum.values[m][n][2 * half];
-        device::shared_store(slab + 4 * (row * slab_pitch + column), Float2{pair[0], pair[1]});
+      for (int group = 0; group < Columns::groups; ++group) {
+        const auto value = [&](int i) -> auto& {
+          return sum.values[m][group * Columns::fragments + i / 2][2 * half + i % 2];
+        };
+        run(first + m * 16 + half * 8, group, value);
       }
 }
 
-// What becomes of a tile on its way to memory: addends from `first_addend` on are added, then relu.
-template <int first_addend>
-struct Ending {
-  // There is something in the accumulators: products take the place of the first addends.
-  static constexpr bool has_products = first_addend > 0;
-  Addend addends[2];
-  bool relu;
-};
-
-// Where a tile goes: a tensor whose pixels are the rows.
-struct Output {
-  const Activations& out;
-  bool vectorised;  // and all addends with it
-
-  // Called where a row's values have been written at `pixel`.
-  template <class Values, class Element>
-  DEVICE void surround(const Tail&, Element*, int) const {}
-};
-
-// How lanes share a slab: neighbouring lanes take neighbouring rows, or neighbouring vectors of channels.
-template <int V, bool rows_first>
-struct Lanes {
-  static constexpr int vectors = warp_columns / V;
-  static constexpr int across = rows_first ? 1 : vectors < device::warp_size ? vectors : device::warp_size;
-  static constexpr int down = device::warp_size / across;
-  // Rows whose addends a lane loads before it uses the first of them.
-  static constexpr int batch = V > 1 ? 2 : 1;
-  static_assert(warp_rows % (down * batch) == 0);
-};
-
-// Writes `V` channels of the slab's rows, from column `column` of the tile on.
-template <class Element, int V, bool rows_first, class To, int first_addend>
-DEVICE void store_column(const Tail& tail, const To& to, TilePlace place, SharedOffset slab, int column,
-                         const Ending<first_addend>& ending) {
-  using Column = AddendColumn<Element, V>;
-  using Values = typename Column::Values;
-  using Share = Lanes<V, rows_first>;
-  const WarpTile tile = warp_tile();
-  const int channel = place.channel + tile.column + column;
-  const Column addends[2] = {{ending.addends[0], 0, channel, tile.column + column},
-                             {ending.addends[1], 1, channel, tile.column + column}};
-  auto* out = static_cast<Element*>(to.out.data) + channel * to.out.stride_c;
-#pragma unroll 1
-  for (int first = device::lane_index() / Share::across; first < warp_rows; first += Share::down * Share::batch) {
-    Values loaded[Share::batch][2];
+// sum += affine(product) for the tile. Both may be the same accumulators, if these take the place of the sum.
+template <class Element, bool add>
+DEVICE void apply_affine(const Accumulators& product, int index, Accumulators& sum) {
+  using Columns = LaneColumns<Element>;
+  // Four channels at a time: more would cost the accumulators their registers.
+  constexpr int step = 4;
+  const int first = warp_tile().column;
 #pragma unroll
-    for (int j = 0; j < Share::batch; ++j) {
-      const int row = place.row + tile.row + first + j * Share::down;
+  for (int group = 0; group < Columns::groups; ++group)
 #pragma unroll
-      for (int index = first_addend; index < 2; ++index)
-        loaded[j][index] = row < place.end ? addends[index].load(tail, row) : Values{};
-    }
+    for (int part = 0; part < Columns::vector; part += step) {
+      Affine affines[step];
+      Affines::load(index, first + Columns::first(group) + part, affines);
 #pragma unroll
-    for (int j = 0; j < Share::batch; ++j) {
-      const int slab_row = first + j * Share::down, row = place.row + tile.row + slab_row;
-      if (row >= place.end) continue;
-      float values[V];
+      for (int i = 0; i < step; ++i) {
+        const int n = group * Columns::fragments + (part + i) / 2;
 #pragma unroll
-      for (int k = 0; k < V; ++k)
-        values[k] = Ending<first_addend>::has_products
-                        ? device::shared_load<float>(slab + 4 * (slab_row * slab_pitch + column + k))
-                        : 0.0f;
+        for (int m = 0; m < fragment_rows; ++m)
 #pragma unroll
-      for (int index = first_addend; index < 2; ++index) addends[index].add(loaded[j][index], values);
-      Values result;
-#pragma unroll
-      for (int k = 0; k < V; ++k) {
-        const float value = ending.relu && values[k] <= 0.0f ? 0.0f : values[k];  // NaN stays NaN
-        result.at[k] = device::from_float<Element>(value);
+          for (int half = 0; half < 2; ++half) {
+            const int at = 2 * half + i % 2;
+            const float value = affines[i](product.values[m][n][at]);
+            sum.values[m][n][at] = add ? sum.values[m][n][at] + value : value;
+          }
       }
-      Element* pixel = out + row_offset(tail, to.out, row);
-      device::global_store(reinterpret_cast<Values*>(pixel), result);
-      to.template surround<Values>(tail, pixel, row);
+    }
+}
+
+// A tensor that is added to the sum, through its affine. A stage holds one group of both warps' columns, an operand
+// each.
+template <class Element>
+struct Addend {
+  using Columns = LaneColumns<Element>;
+  static constexpr int steps = Columns::groups;
+
+  const Activations& x;
+  int channels_before;  // of y's, ahead of x's own
+
+  // Starts the copies of a step; the tile begins at (row, channel).
+  DEVICE void copy(const Tail& tail, int row, int channel, int step, SharedOffset stage) const {
+#pragma unroll 1
+    for (int half = 0; half < warp_grid_columns; ++half)
+      copy_pixel_rows<Element>(tail, x, row,
+                               channel - channels_before + half * warp_columns + step * Columns::group_columns,
+                               stage + half * operand_bytes);
+  }
+
+  // Adds what a step brought; `channel` is the tile's first. Channels that x does not have add nothing, whatever the
+  // affine.
+  DEVICE void add(int step, int index, int channel, SharedOffset stage, Accumulators& sum) const {
+    const Lane lane;
+    const WarpTile tile = warp_tile();
+    const SharedOffset own = stage + tile.column / warp_columns * operand_bytes + row_chunk(tile.row + lane.g, lane.t);
+#pragma unroll
+    for (int group = 0; group < Columns::groups; ++group) {
+      if (group != step) continue;  // accumulators are registers, which no variable can choose
+      const int column = tile.column + Columns::first(group);
+      const int own_channel = channel + column - channels_before;
+      // Four channels at a time: more would cost the accumulators their registers.
+#pragma unroll
+      for (int part = 0; part < Columns::vector; part += 4) {
+        Affine affines[4];
+        Affines::load(index, column + part, affines);
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          if (own_channel + part + i < 0 || own_channel + part + i >= x.channels) affines[i] = {0.0f, 0.0f, 0.0f};
+#pragma unroll
+        for (int m = 0; m < fragment_rows; ++m)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const SharedOffset at = further_down(own, m * 16 + half * 8) + part * static_cast<int>(sizeof(Element));
+            const auto four = device::shared_load<Channels<Element, 4>>(at);
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+              sum.values[m][group * Columns::fragments + (part + i) / 2][2 * half + i % 2] +=
+                  affines[i](device::to_float(four.at[i]));
+          }
+      }
     }
   }
-}
+};
 
-template <class Element, int V, bool rows_first, class To, int first_addend>
-DEVICE void store_slab(const Tail& tail, const To& to, TilePlace place, SharedOffset slab,
-                       const Ending<first_addend>& ending) {
-  using Share = Lanes<V, rows_first>;
+DEVICE float rectified(float x) { return x <= 0.0f ? 0.0f : x; }  // NaN stays NaN
+
+// Calls `store(pixel, channel, values)` for the lane's vectors of the tile that are in `to`.
+template <class Element, class Store>
+DEVICE void for_each_stored(const Tail& tail, const Activations& to, const Accumulators& sum, TilePlace place,
+                            bool relu, Store store) {
+  using Columns = LaneColumns<Element>;
   const int first = place.channel + warp_tile().column;
-#pragma unroll 1
-  for (int vector = device::lane_index() % Share::across; vector < Share::vectors; vector += Share::across)
-    if (first + vector * V < to.out.channels)
-      store_column<Element, V, rows_first>(tail, to, place, slab, vector * V, ending);
+  for_each_vector<Element>(sum, [&](int tile_row, int group, auto value) {
+    const int row = place.row + tile_row, channel = first + Columns::first(group);
+    if (row >= place.end || channel >= to.channels) return;
+    Vector16<Element> result;
+#pragma unroll
+    for (int i = 0; i < Columns::vector; ++i)
+      result.values[i] = device::from_float<Element>(relu ? rectified(value(i)) : value(i));
+    store(static_cast<Element*>(to.data) + row_offset(tail, to, row) + channel * to.stride_c, channel, result);
+  });
 }
 
-// Writes the tile. The stages must be free.
-template <class Element, class To, int first_addend>
-DEVICE void store_tile(const Tail& tail, const To& to, const Accumulators& sum, TilePlace place,
-                       const Ending<first_addend>& ending) {
-  const WarpTile tile = warp_tile();
-  if (place.row + tile.row >= place.end || place.channel + tile.column >= to.out.channels) return;
-  const SharedOffset slab = warp_slab();
-  if constexpr (Ending<first_addend>::has_products) {
-    fill_slab(sum, slab);
-    device::warp_sync();
-  }
-  if (to.vectorised) {
-    store_slab<Element, TileTraits<Element>::vector, false>(tail, to, place, slab, ending);
-  } else if (to.out.stride_c == 1) {
-    store_slab<Element, 1, false>(tail, to, place, slab, ending);
-  } else {
-    store_slab<Element, 1, true>(tail, to, place, slab, ending);
-  }
+// Writes the tile to `to`, whose pixels are the rows, through a relu or not.
+template <class Element>
+DEVICE void store_tile(const Tail& tail, const Activations& to, const Accumulators& sum, TilePlace place, bool relu) {
+  using Vector = Vector16<Element>;
+  if (to.vectorised)
+    return for_each_stored<Element>(tail, to, sum, place, relu, [](Element* pixel, int, const Vector& result) {
+      device::global_store(reinterpret_cast<Vector*>(pixel), result);
+    });
+  const std::int64_t stride = device::unforeseen(to.stride_c);
+  for_each_stored<Element>(tail, to, sum, place, relu, [&](Element* pixel, int channel, const Vector& result) {
+#pragma unroll
+    for (int i = 0; i < Vector::size; ++i)
+      if (channel + i < to.channels) device::global_store(pixel + i * stride, result.values[i]);
+  });
+}
+
+DEVICE SharedOffset warp_slab() { return device::warp_index() * slab_bytes; }
+
+// Puts the warp's accumulators into its slab, row by row, for sums over rows. The stages must be free.
+template <class Element>
+DEVICE void fill_slab(const Accumulators& sum, SharedOffset slab) {
+  using Columns = LaneColumns<Element>;
+  const int warp_row = warp_tile().row;
+  for_each_vector<Element>(sum, [&](int row, int group, auto value) {
+    const SharedOffset to = slab + 4 * ((row - warp_row) * slab_pitch + Columns::first(group));
+#pragma unroll
+    for (int i = 0; i < Columns::vector; i += 2) device::shared_store(to + 4 * i, Float2{value(i), value(i + 1)});
+  });
 }
 
 }  // namespace fused_resnet

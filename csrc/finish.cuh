@@ -23,7 +23,7 @@ DEVICE double sum_over_ranges(int ranges, int sharers, bool active, Term term) {
     for (int range = device::thread_index() / apart; range < ranges; range += sharers) sum += term(range);
   }
   if (sharers == 1) return sum;
-  const SharedOffset own = scratch_offset + 8 * device::thread_index();
+  const SharedOffset own = 8 * device::thread_index();
   device::block_sync();
   device::shared_store(own, sum);
   device::block_sync();
@@ -32,9 +32,9 @@ DEVICE double sum_over_ranges(int ranges, int sharers, bool active, Term term) {
   return sum;
 }
 
-// mean - shift of x's channels of a tile pair, the row tile's first, in scratch memory behind sum_over_ranges'.
+// mean - shift of x's channels of a tile pair, the row tile's first, in the stages behind sum_over_ranges'.
 struct PairOffsets {
-  DEVICE static SharedOffset offset(int i) { return scratch_offset + 8 * (block_threads + i); }
+  DEVICE static SharedOffset offset(int i) { return 8 * (block_threads + i); }
 
   // `owner`: one block of those that prepare a pair writes the means.
   DEVICE static void prepare(const Tail& tail, const Branch& branch, TilePair pair, bool owner) {
@@ -55,7 +55,7 @@ struct PairOffsets {
   DEVICE static double row(int i) { return device::shared_load<double>(offset(i)); }
   DEVICE static double column(int i) { return device::shared_load<double>(offset(tile_rows + i)); }
 };
-static_assert(8 * (block_threads + tile_rows + tile_columns) <= scratch_bytes);
+static_assert(8 * (block_threads + tile_rows + tile_columns) <= ring_bytes);
 
 // One element of Cov for each thread (or group of sharers) from `first` of the tile on.
 DEVICE void combine_elements(const Tail& tail, const Branch& branch, int number, TilePair pair, int first,

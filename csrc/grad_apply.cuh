@@ -6,34 +6,45 @@
 //
 // Where a projection's pre-norm tensor is computed again, its gradient dp takes dz's formula with p = x W^T from the
 // accumulators; it is written, and behind a barrier dW = dp^T x and dx = dp W follow. Pixels of dx that a strided
-// source does not read are written as zeros with their neighbours.
+// source does not read are written as zeros.
 #pragma once
 
 #include <grad_finish.cuh>
 
 namespace fused_resnet {
 
-// Where dx goes. The pixels that belong to a row's cell are written with it.
-struct InputGradient {
-  const Activations& out;
-  bool vectorised;  // and all addends with it
-  const Cell& cell;
-
-  template <class Values, class Element>
-  DEVICE void surround(const Tail& tail, Element* pixel, int row) const {
-    if (cell.stride == 1) return;
-    const unsigned line = static_cast<unsigned>(row) / tail.width;
-    const int w = static_cast<int>(row - line * tail.width), h = static_cast<int>(line % tail.height);
-    const int below = cell.height - h * cell.stride, beside = cell.width - w * cell.stride;
+// Writes zeros to the pixels of dx that no row reads, a column of tiles.
+template <class Element, int V>
+DEVICE void zero_pass(const Tail& tail, const BranchGradient& own, TileColumn tile, const Share<V>& share, int pass) {
+  using Values = Channels<Element, V>;
+  const int channel = tile.channel() + pass + share.column();
+  if (channel >= own.dx.channels) return;
+  auto* out = static_cast<Element*>(own.dx.data) + channel * own.dx.stride_c;
+  const Cell& cell = own.cell;
+  const int batches = tiles_of(tail.rows, share.rows());
+#pragma unroll 1
+  for (int number = tile.share; number < batches; number += tile.shares) {
+    const int row = number * share.rows() + share.row();
+    if (row >= tail.rows) continue;
+    const Pixel at(tail, row);
+    const int below = cell.height - static_cast<int>(at.h) * cell.stride,
+              beside = cell.width - static_cast<int>(at.w) * cell.stride;
+    Element* pixel = out + row_offset(tail, own.dx, row);
 #pragma unroll 1
     for (int i = 0; i < cell.stride && i < below; ++i)
 #pragma unroll 1
       for (int j = i == 0 ? 1 : 0; j < cell.stride && j < beside; ++j)
         device::global_store(reinterpret_cast<Values*>(pixel + i * cell.stride_h + j * cell.stride_w), Values{});
   }
-};
+}
 
-DEVICE InputGradient input_gradient(const BranchGradient& own) { return {own.dx, own.vectorised, own.cell}; }
+template <class Element>
+DEVICE void zero_tiles(const Tail& tail, const BranchGradient& own, TileColumn tile) {
+  with_share<Element>(own.vectorised, own.dx.stride_c == 1, own.dx.channels, [&](auto share) {
+#pragma unroll 1
+    for (int pass = 0; pass < tile_columns; pass += share.columns()) zero_pass<Element>(tail, own, tile, share, pass);
+  });
+}
 
 // What becomes of the normed tensor (0) and of g (1) in the gradient of the former.
 DEVICE Affine norm_gradient(const TailGradient& gradient, int index, int of, int channel) {
@@ -49,92 +60,139 @@ DEVICE Affine norm_gradient(const TailGradient& gradient, int index, int of, int
 }
 
 template <class Element>
-DEVICE void direct_tile(const TailGradient& gradient, int index, TilePlace place) {
-  const Branch& branch = gradient.tail.branches[index];
-  Affines::prepare(place.channel, gradient.tail.channels,
+DEVICE void direct_tiles(const TailGradient& gradient, int index, TileColumn column) {
+  const Tail& tail = gradient.tail;
+  const Branch& branch = tail.branches[index];
+  Affines::prepare(column.channel(), tail.channels,
                    [&](int of, int channel) { return norm_gradient(gradient, index, of, channel); });
   device::block_sync();
-  const Addend z{branch.x, is_training(branch), true, 0}, g{gradient.g, true, true, 0};
-  const Ending<0> ending{{z, g}, false};
-  store_tile<Element>(gradient.tail, input_gradient(gradient.branches[index]), Accumulators{}, place, ending);
+  const BranchGradient& own = gradient.branches[index];
+  stream_tiles<Element>(tail, own.dx, {branch.x, is_training(branch), 0}, {gradient.g, true, 0}, own.vectorised, false,
+                        column);
 }
 
 template <class Element>
-DEVICE void zero_pad_tile(const TailGradient& gradient, int index, TilePlace place) {
+DEVICE void zero_pad_tiles(const TailGradient& gradient, int index, TileColumn column) {
   const int before = gradient.tail.branches[index].channels_before;
-  const Ending<0> ending{{{gradient.g, true, false, -before}, nothing(gradient.g)}, false};
-  store_tile<Element>(gradient.tail, input_gradient(gradient.branches[index]), Accumulators{}, place, ending);
+  const BranchGradient& own = gradient.branches[index];
+  Affines::prepare(column.channel(), own.dx.channels, [](int, int) { return Affine{0.0f, 1.0f, 0.0f}; });
+  device::block_sync();
+  stream_tiles<Element>(gradient.tail, own.dx, {gradient.g, true, -before}, {gradient.g, false, 0}, own.vectorised,
+                        false, column);
 }
 
-// Adds x factor^T, not scaled.
+// Steps of a product with a factor, `steps` of which are the matrix's.
 template <class Products>
-DEVICE void multiply_factor(const Tail& tail, const Activations& x, const Factor& factor, int columns, TilePlace place,
-                            Accumulators& sum) {
-  Mainloop<Products>::multiply(tail, x, factor.matrix, columns, place, sum);
-  if constexpr (!Products::exact_operands)
-    if (factor.remainder.data != nullptr) Mainloop<Products>::multiply(tail, x, factor.remainder, columns, place, sum);
+DEVICE int factor_steps(const Factor& factor, int steps) {
+  return !Products::exact_operands && factor.remainder.data != nullptr ? 2 * steps : steps;
+}
+
+template <class Element>
+DEVICE void copy_factor(const Tail& tail, const Activations& x, const Factor& factor, int columns, int row, int column,
+                        int step, int steps, SharedOffset stage) {
+  if (step < steps) return ProductOperands{x, factor.matrix, columns}.copy<Element>(tail, row, column, step, stage);
+  ProductOperands{x, factor.remainder, columns}.copy<Element>(tail, row, column, step - steps, stage);
 }
 
 // dx of a projection, from g; or from dp, which leaves nothing to correct.
 template <class Products, bool recomputed>
-DEVICE void projection_tile(const TailGradient& gradient, int index, TilePlace place) {
+DEVICE void projection_tiles(const TailGradient& gradient, int index, TileColumn column) {
+  using Element = typename Products::Element;
   const Tail& tail = gradient.tail;
   const BranchGradient& own = gradient.branches[index];
-  const int inputs = own.dx.channels;
+  const int inputs = own.dx.channels, channel = column.channel();
   const bool quadratic = !recomputed && has_quadratic(own);
-  Affines::prepare(place.channel, inputs, [&](int of, int channel) -> Affine {
-    const float scale = device::global_load(own.folded.scale + channel);
-    if (of == 1) return {0.0f, scale, device::global_load(own.offset + channel)};
+  Affines::prepare(channel, inputs, [&](int of, int input) -> Affine {
+    const float scale = device::global_load(own.folded.scale + input);
+    if (of == 1) return {0.0f, scale, device::global_load(own.offset + input)};
     // In units of the second product, which is added to the first.
-    return {0.0f, quadratic ? device::global_load(own.quadratic.scale + channel) / scale : 0.0f, 0.0f};
+    return {0.0f, quadratic ? device::global_load(own.quadratic.scale + input) / scale : 0.0f, 0.0f};
   });
+  device::block_sync();
+  const Activations &x = tail.branches[index].x, &g = recomputed ? own.dp : gradient.g;
+  // The steps of a factor's remainder follow those of its matrix.
+  const int of_x = tiles_of(x.channels, TileTraits<Element>::depth),
+            of_g = tiles_of(g.channels, TileTraits<Element>::depth);
+  const int firsts = quadratic ? factor_steps<Products>(own.quadratic, of_x) : 0;
+  const int steps = firsts + factor_steps<Products>(own.folded, of_g);
   Accumulators sum;
-  sum.clear();
-  if (quadratic) {
-    multiply_factor<Products>(tail, tail.branches[index].x, own.quadratic, inputs, place, sum);
-    apply_affine<false>(sum, 0, sum);
-  }
-  multiply_factor<Products>(tail, recomputed ? own.dp : gradient.g, own.folded, inputs, place, sum);
-  apply_affine<false>(sum, 1, sum);
-  store_tile<typename Products::Element>(tail, input_gradient(own), sum, place,
-                                         Ending<2>{{nothing(own.dx), nothing(own.dx)}, false});
+  run_tiles(
+      tail, column, steps,
+      [&](int row, int step, SharedOffset stage) {
+        if (step < firsts) return copy_factor<Element>(tail, x, own.quadratic, inputs, row, channel, step, of_x, stage);
+        copy_factor<Element>(tail, g, own.folded, inputs, row, channel, step - firsts, of_g, stage);
+      },
+      [&](int row, int step, SharedOffset stage) {
+        const TilePlace place{row, tail.rows, channel};
+        if (!warp_has_work(place, inputs)) return;
+        if (step == 0) sum.clear();
+        multiply_stage<Products>(sum, stage);
+        if (step == firsts - 1) apply_affine<Element, false>(sum, 0, sum);
+        if (step != steps - 1) return;
+        apply_affine<Element, false>(sum, 1, sum);
+        store_tile<Element>(tail, own.dx, sum, place, false);
+      });
 }
 
 // The gradient of a pre-norm tensor that is computed again.
 template <class Products>
-DEVICE void recomputed_tile(const TailGradient& gradient, int index, TilePlace place) {
+DEVICE void recomputed_tiles(const TailGradient& gradient, int index, TileColumn column) {
   const Tail& tail = gradient.tail;
-  Affines::prepare(place.channel, tail.channels,
-                   [&](int of, int channel) { return norm_gradient(gradient, index, of, channel); });
-  Accumulators sum;
-  sum.clear();
-  multiply_weight<Products>(tail, tail.branches[index], place, sum);
-  apply_affine<false>(sum, 0, sum);
-  const Activations& dp = gradient.branches[index].dp;
-  const Ending<1> ending{{nothing(dp), {gradient.g, true, true, 0}}, false};
-  store_tile<typename Products::Element>(tail, Output{dp, dp.vectorised && gradient.g.vectorised}, sum, place, ending);
+  Affines::prepare(column.channel(), tail.channels,
+                   [&](int of, int c) { return norm_gradient(gradient, index, of, c); });
+  device::block_sync();
+  product_tiles<Products>(tail, column, weight_product(tail, tail.branches[index]), {gradient.g, 0}, true,
+                          gradient.branches[index].dp, false);
+}
+
+// A branch's columns of tiles.
+DEVICE TileColumns columns_of(const Work& work, int index) {
+  return index == 0 ? TileColumns{0, work.tiles_before, work.tiles}
+                    : TileColumns{work.tiles_before, work.tiles, work.tiles};
+}
+
+// Calls `run(index, column)` for the columns of the branches of which `has(index)`: a loop of its own for each kind of
+// work.
+template <class Has, class Run>
+DEVICE void for_each_column(const Work& work, Has has, Run run) {
+#pragma unroll 1
+  for (int index = 0; index < 2; ++index) {
+    const TileColumns columns = columns_of(work, index);
+    if (columns.first < columns.end && has(index))
+      for_each_column(columns, [&](TileColumn column) { run(index, column); });
+  }
+}
+
+// The pixels of dx that a stride passes by; `recomputed`: of the branches whose dx is made of dp, or of the others.
+template <class Element>
+DEVICE void apply_zeros(const TailGradient& gradient, const Work& work, bool recomputed) {
+  for_each_column(
+      work,
+      [&](int index) {
+        const BranchGradient& own = gradient.branches[index];
+        return own.cell.stride > 1 && is_recomputed(own) == recomputed;
+      },
+      [&](int index, TileColumn column) { zero_tiles<Element>(gradient.tail, gradient.branches[index], column); });
 }
 
 template <class Products, bool projections>
-DEVICE void apply_gradient_tile(const TailGradient& gradient, int index, TilePlace place) {
+DEVICE void apply_gradient(const TailGradient& gradient) {
   using Element = typename Products::Element;
-  const Source source = gradient.tail.branches[index].source;
-  if constexpr (projections)
-    if (source == Source::projection) {
-      if (is_recomputed(gradient.branches[index])) return recomputed_tile<Products>(gradient, index, place);
-      return projection_tile<Products, false>(gradient, index, place);
-    }
-  if (source == Source::zero_pad) return zero_pad_tile<Element>(gradient, index, place);
-  direct_tile<Element>(gradient, index, place);
-}
-
-// Calls `write(index, place)` for the tiles that are the block's.
-template <class Write>
-DEVICE void for_each_tile(const Tail& tail, const Work& work, Write write) {
-  for_each_item(work, [&](int index, int row, int tile) {
-    device::block_sync();  // the last tile's affines and slabs have been read
-    write(index, TilePlace{row * tile_rows, tail.rows, tile * tile_columns});
-  });
+  const auto of = [&](Source source, bool recomputed) {
+    return [&gradient, source, recomputed](int index) {
+      return gradient.tail.branches[index].source == source && is_recomputed(gradient.branches[index]) == recomputed;
+    };
+  };
+  for_each_column(gradient.apply, of(Source::direct, false),
+                  [&](int index, TileColumn column) { direct_tiles<Element>(gradient, index, column); });
+  for_each_column(gradient.apply, of(Source::zero_pad, false),
+                  [&](int index, TileColumn column) { zero_pad_tiles<Element>(gradient, index, column); });
+  if constexpr (projections) {
+    for_each_column(gradient.apply, of(Source::projection, false),
+                    [&](int index, TileColumn column) { projection_tiles<Products, false>(gradient, index, column); });
+    for_each_column(gradient.apply, of(Source::projection, true),
+                    [&](int index, TileColumn column) { recomputed_tiles<Products>(gradient, index, column); });
+  }
 }
 
 // dp^T (x - shift): where dp's columns sum to zero, the same as dp^T x.
@@ -172,15 +230,16 @@ DEVICE void finish_recomputed(const TailGradient& gradient) {
 
 template <class Products, bool projections>
 DEVICE void grad_apply(const TailGradient& gradient) {
-  for_each_tile(gradient.tail, gradient.apply, [&](int index, TilePlace place) {
-    apply_gradient_tile<Products, projections>(gradient, index, place);
-  });
+  apply_zeros<typename Products::Element>(gradient, gradient.apply, false);
+  apply_gradient<Products, projections>(gradient);
   if constexpr (projections) {
     if (!is_recomputed(gradient.branches[0]) && !is_recomputed(gradient.branches[1])) return;
     device::grid_sync();
     reduce_recomputed<Products>(gradient);
-    for_each_tile(gradient.tail, gradient.recomputed_inputs,
-                  [&](int index, TilePlace place) { projection_tile<Products, true>(gradient, index, place); });
+    apply_zeros<typename Products::Element>(gradient, gradient.recomputed_inputs, true);
+    for_each_column(
+        gradient.recomputed_inputs, [](int) { return true; },
+        [&](int index, TileColumn column) { projection_tiles<Products, true>(gradient, index, column); });
     device::grid_sync();
     finish_recomputed<Products>(gradient);
   }

@@ -14,9 +14,8 @@
 namespace fused_resnet {
 
 // A stage holds g, what it is multiplied with, and y.
-constexpr int gradient_stage_bytes = 3 * operand_bytes;
-constexpr SharedOffset gradient_scratch = stages * gradient_stage_bytes;
-constexpr SharedOffset gradient_shifts = gradient_scratch + 8 * tile_columns;  // behind ColumnSums::join's
+using GradientRing = RingOf<3, 3 * operand_bytes>;
+constexpr SharedOffset gradient_shifts = GradientRing::stages * GradientRing::bytes;
 constexpr int gradient_shared_bytes = gradient_shifts + 4 * tile_columns;
 static_assert(gradient_shared_bytes >= shared_bytes, "the other phases find their memory");
 // Two blocks of 82,944 bytes fit a multiprocessor of sm_80, with what the system keeps of it.
@@ -31,6 +30,7 @@ DEVICE Element masked(Element dy, Element y) {
 template <class Element, bool masks>
 struct Incoming {
   using Vector = Vector16<Element>;
+  using Traits = PixelTraits<Element, wide>;
   static constexpr SharedOffset y_operand = 2 * operand_bytes;
 
   const TailGradient& gradient;
@@ -59,10 +59,10 @@ struct Incoming {
     const Tail& tail = gradient.tail;
     if (!vectorised()) {
       const auto locate = [this](int pixel) { return at(pixel); };
-      return copy_pixel_elements<Element>(from.stride_c != 1, row, end, channel, tail.channels, locate, stage);
+      return copy_pixel_elements<Element, Traits>(from.stride_c != 1, row, end, channel, tail.channels, locate, stage);
     }
-    copy_pixels<Element>(tail, from, row, end, channel, stage);
-    if (relu()) copy_pixels<Element>(tail, tail.y, row, end, channel, stage + y_operand);
+    copy_pixels<Element, Traits>(tail, from, row, end, channel, stage);
+    if (relu()) copy_pixels<Element, Traits>(tail, tail.y, row, end, channel, stage + y_operand);
   }
 
   // Masks what this thread has copied.
@@ -70,7 +70,7 @@ struct Incoming {
     if (!vectorised() || !relu()) return;
 #pragma unroll 1
     for (int i = 0; i < 2; ++i) {
-      const PixelChunk<Element> chunk(i);
+      const PixelChunk<Traits> chunk(i);
       auto values = device::shared_load<Vector>(stage + chunk.offset());
       const auto y = device::shared_load<Vector>(stage + y_operand + chunk.offset());
 #pragma unroll
@@ -94,40 +94,73 @@ DEVICE float* of_range(float* partial, int range, int channels) {
   return partial + static_cast<std::int64_t>(range) * channels;
 }
 
-template <class Element>
-DEVICE void dot_item(const TailGradient& gradient, int index, int range, int tile) {
-  constexpr int depth = TileTraits<Element>::depth;
+// Of a pass of a tile's columns, the tile beginning at channel `first`.
+template <class Element, int V>
+DEVICE void dot_pass(const TailGradient& gradient, int index, int range, int first, int pass, const Share<V>& share) {
+  using Values = Channels<Element, V>;
+  constexpr int batch = V > 4 ? 2 : 4;  // of three tensors
   const Tail& tail = gradient.tail;
   const Branch& branch = tail.branches[index];
   const BranchGradient& own = gradient.branches[index];
-  const bool dot = own.reduction == Reduction::dot;
-  const int first = tile * tile_columns, channel = first + block_column();
+  const bool dots = own.reduction == Reduction::dot, leads = index == gradient.leader;
   const RowRange rows(tail, gradient.partition, range);
-  const auto incoming = incoming_output<Element>(gradient, index == gradient.leader);
-  const float mean = dot && channel < tail.channels ? device::global_load(branch.mean + channel) : 0.0f;
-  ColumnSums<Element> sums;
-  pipeline<gradient_stage_bytes>(
-      rows.steps<Element>(),
-      [&](int step, SharedOffset stage) {
-        incoming.load(rows.begin + step * depth, rows.end, first, stage);
-        if (dot)
-          copy_pixels<Element>(tail, branch.x, rows.begin + step * depth, rows.end, first, stage + operand_bytes);
-      },
-      [&](int step, SharedOffset stage) { incoming.prepare(rows.begin + step * depth, rows.end, first, stage); },
-      [&](int step, SharedOffset stage) {
-        sums.add(rows.end - rows.begin - step * depth, [&](SharedOffset at, float& sum, float& products) {
-          const float g = device::to_float(device::shared_load<Element>(stage + at));
-          sum += g;
-          if (!dot) return;
-          const float z = device::to_float(device::shared_load<Element>(stage + operand_bytes + at));
-          products = device::fma(g, z - mean, products);
-        });
-      });
-  sums.join(gradient_scratch);
-  if (block_half() == 1 || channel >= tail.channels) return;
-  if (index == gradient.leader)
-    device::global_store(of_range(gradient.partial_sum, range, tail.channels) + channel, sums.totals[0]);
-  if (dot) device::global_store(of_range(own.partial_dot, range, tail.channels) + channel, sums.totals[1]);
+  const int channel = first + pass + share.column();
+  const StreamedColumn<Element, V> dy(gradient.dy, true, channel), y(tail.y, tail.relu, channel),
+      z(branch.x, dots, channel);
+  Element* g = nullptr;
+  if (leads && tail.relu && gradient.g.data != nullptr)
+    g = static_cast<Element*>(gradient.g.data) + channel * gradient.g.stride_c;
+  float means[V], sums[2][V] = {};
+#pragma unroll
+  for (int i = 0; i < V; ++i)
+    means[i] = dots && channel + i < tail.channels ? device::global_load(branch.mean + channel + i) : 0.0f;
+  if (dy.channel != nullptr)
+    for_each_batch<batch>(rows, share, [&](auto row) {
+      Values loaded[batch][3];
+#pragma unroll
+      for (int j = 0; j < batch; ++j) {
+        const bool exists = row(j) < rows.end;
+        loaded[j][0] = exists ? dy.load(tail, row(j)) : Values{};
+        loaded[j][1] = exists ? y.load(tail, row(j)) : Values{};
+        loaded[j][2] = exists ? z.load(tail, row(j)) : Values{};
+      }
+      StreamedSums<V> batch_sums(sums);
+#pragma unroll
+      for (int j = 0; j < batch; ++j) {
+        if (row(j) >= rows.end) break;
+        Values incoming = loaded[j][0];
+        if (tail.relu)
+#pragma unroll
+          for (int i = 0; i < V; ++i) incoming.at[i] = masked(incoming.at[i], loaded[j][1].at[i]);
+        if (g != nullptr)
+          device::global_store(reinterpret_cast<Values*>(g + row_offset(tail, gradient.g, row(j))), incoming);
+#pragma unroll
+        for (int i = 0; i < V; ++i) {
+          const float value = device::to_float(incoming.at[i]);
+          batch_sums.add(i, value, value, device::to_float(loaded[j][2].at[i]) - means[i]);
+        }
+      }
+      batch_sums.finish();
+    });
+  join_streamed(share, sums, [&](int column, float sum, float dot) {
+    const int at = first + pass + column;
+    if (at >= tail.channels) return;
+    if (leads) device::global_store(of_range(gradient.partial_sum, range, tail.channels) + at, sum);
+    if (dots) device::global_store(of_range(own.partial_dot, range, tail.channels) + at, dot);
+  });
+}
+
+template <class Element>
+DEVICE void dot_item(const TailGradient& gradient, int index, int range, int tile) {
+  const Activations& z = gradient.tail.branches[index].x;
+  const bool dots = gradient.branches[index].reduction == Reduction::dot;
+  const int first = tile * tile_columns, channels = gradient.tail.channels;
+  with_share<Element>(gradient.vectorised && (!dots || z.vectorised), gradient.dy.stride_c == 1, channels,
+                      [&](auto share) {
+#pragma unroll 1
+                        for (int pass = 0; pass < tile_columns && first + pass < channels; pass += share.columns())
+                          dot_pass<Element>(gradient, index, range, first, pass, share);
+                      });
 }
 
 DEVICE float* product_tile(const TailGradient& gradient, int index, int range, int tile) {
@@ -136,54 +169,66 @@ DEVICE float* product_tile(const TailGradient& gradient, int index, int range, i
          (range * static_cast<std::int64_t>(own.product_tiles) + tile) * (tile_rows * tile_columns);
 }
 
-// Tile `tile` of incoming^T (x - shift) over the rows; `sums`: of the incoming gradient are kept.
-template <class Products, bool masks>
+// Tile `tile` of incoming^T (x - shift) over the rows; `sums`: of the incoming gradient are kept. `width`: of x's tile.
+template <class Products, int width, bool masks>
 DEVICE void product_item(const TailGradient& gradient, const Incoming<typename Products::Element, masks>& incoming,
                          bool sums, int index, RowRange rows, int range, int tile) {
   using Element = typename Products::Element;
-  constexpr int depth = TileTraits<Element>::depth;
+  using Traits = PixelTraits<Element, wide>;
+  using Warps = WarpShare<tile_rows, width>;
+  constexpr int depth = Traits::depth, pixels = depth / Warps::parts;
   const Tail& tail = gradient.tail;
   const Activations& x = tail.branches[index].x;
   const int tiles = gradient.branches[index].input_tiles;
   const int first = tile / tiles * tile_rows, input = (tile - tile / tiles * tiles) * tile_columns;
-  const int column = block_column();
-  if (block_half() == 0) {
+  if (const int column = device::thread_index(); column < tile_columns) {
     const float shift = input + column < x.channels ? channel_shift<Products>(tail, x, input + column) : 0.0f;
     device::shared_store(gradient_shifts + 4 * column, shift);
     if (range == 0 && first == 0 && input + column < x.channels)
       device::global_store(gradient.branches[index].shift + input + column, shift);
   }
-  const bool work = warp_has_work({first, tail.channels, input}, x.channels);
+  const WarpTile warp = Warps::tile();
+  const bool work = first + warp.row < tail.channels && input + warp.column < x.channels;
+  const SharedOffset part = Warps::part() * pixels * Traits::pitch;
   Accumulators sum;
   sum.clear();
-  ColumnSums<Element> columns;
-  pipeline<gradient_stage_bytes>(
-      rows.steps<Element>(),
+  ColumnSums<Element, Traits> columns;
+  pipeline<GradientRing>(
+      rows.steps(depth),
       [&](int step, SharedOffset stage) {
         incoming.load(rows.begin + step * depth, rows.end, first, stage);
-        copy_pixels<Element>(tail, x, rows.begin + step * depth, rows.end, input, stage + operand_bytes);
+        copy_pixels<Element, Traits>(tail, x, rows.begin + step * depth, rows.end, input, stage + operand_bytes);
       },
       [&](int step, SharedOffset stage) { incoming.prepare(rows.begin + step * depth, rows.end, first, stage); },
       [&](int step, SharedOffset stage) {
         const SharedOffset other = stage + operand_bytes;
-        if (sums)
-          columns.add(depth, [&](SharedOffset at, float& total, float&) {  // pixels that do not exist are zeros
-            total += device::to_float(device::shared_load<Element>(stage + at));
-          });
+        // Pixels that do not exist are zeros.
+        if (sums) columns.add(stage, depth, [](float value, int) { return value; });
         if constexpr (Products::shifted_in_place) {
-          prepare_pixels<Products>(other, rows.end - rows.begin - step * depth, gradient_shifts);
+          prepare_pixels<Products, Traits>(other, rows.end - rows.begin - step * depth, gradient_shifts);
           device::block_sync();
         }
         if (work)
-          Products::template transposed<false>(sum, stage, other, warp_tile(), gradient_shifts, gradient_shifts);
+          Products::template transposed<false, pixels, Traits::pitch>(sum, stage + part, other + part, warp,
+                                                                      gradient_shifts, gradient_shifts);
       });
-  if (work)
-    store_partial_product(sum, tail.channels - first, x.channels - input, product_tile(gradient, index, range, tile));
+  join_parts<Warps>(sum);
+  if (work && Warps::part() == 0)
+    store_partial_product(sum, warp, tail.channels - first, x.channels - input,
+                          product_tile(gradient, index, range, tile));
   if (!sums) return;
-  columns.join(gradient_scratch);
-  const int channel = first + block_column();
-  if (block_half() == 0 && channel < tail.channels)
-    device::global_store(of_range(gradient.partial_sum, range, tail.channels) + channel, columns.totals[0]);
+  const float total = columns.join(joined_columns);
+  const int channel = first + device::thread_index();
+  if (device::thread_index() < tile_rows && channel < tail.channels)
+    device::global_store(of_range(gradient.partial_sum, range, tail.channels) + channel, total);
+}
+
+template <class Products, bool masks>
+DEVICE void product_item(const TailGradient& gradient, const Incoming<typename Products::Element, masks>& incoming,
+                         bool sums, int index, RowRange rows, int range, int tile) {
+  if (gradient.tail.branches[index].x.channels <= narrow)
+    return product_item<Products, narrow>(gradient, incoming, sums, index, rows, range, tile);
+  product_item<Products, wide>(gradient, incoming, sums, index, rows, range, tile);
 }
 
 // Sums of the recomputed tiles so far, for each column of a warp: a lane has two, 32 apart. In memory that stages and
@@ -195,8 +240,8 @@ struct alignas(8) RecomputedSums {
     return slabs_bytes + (warp * warp_columns + column) * static_cast<int>(sizeof(RecomputedSums));
   }
 };
-static_assert(stages * stage_bytes <= slabs_bytes);
-static_assert(slabs_bytes + 2 * block_threads * sizeof(RecomputedSums) <= gradient_scratch);
+static_assert(slabs_bytes == ring_bytes);
+static_assert(slabs_bytes + 2 * block_threads * sizeof(RecomputedSums) <= gradient_shifts);
 static_assert(warp_columns == 2 * device::warp_size);
 
 // Adds the warp's rows of the tile in its slab.
@@ -255,9 +300,9 @@ DEVICE void recomputed_item(const TailGradient& gradient, int index, int range, 
     const TilePlace place{row, rows.end, first};
     Accumulators p;
     p.clear();
-    multiply_weight<Products>(tail, branch, place, p);
+    multiply_tile<Products>(tail, weight_product(tail, branch), place, p);
     if (warp_has_work(place, tail.channels)) {
-      fill_slab(p, warp_slab());
+      fill_slab<Element>(p, warp_slab());
       device::warp_sync();
       add_recomputed<Element>(branch, incoming, place);
     }
@@ -269,7 +314,6 @@ DEVICE void recomputed_item(const TailGradient& gradient, int index, int range, 
     if (leads) device::global_store(of_range(gradient.partial_sum, range, tail.channels) + channel, total.of_g);
     device::global_store(of_range(gradient.branches[index].partial_dot, range, tail.channels) + channel, total.of_dots);
   }
-  device::block_sync();  // the sums have been read
 }
 
 template <class Products, bool projections>
@@ -295,6 +339,7 @@ DEVICE void for_each_item(const Work& work, Run run) {
   for (int item = device::block_index(); item < work.items; item += device::grid_size()) {
     const int part = item / work.tiles, tile = item - part * work.tiles;
     const int index = tile < work.tiles_before ? 0 : 1;
+    device::block_sync();  // what the last item left in shared memory has been read
     run(index, part, index == 0 ? tile : tile - work.tiles_before);
   }
 }

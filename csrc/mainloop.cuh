@@ -1,41 +1,113 @@
-// From operands in memory to accumulators.
+// From operands in memory to accumulators, tile after tile.
 //
-// What is written where y, p, dp and dx are asks for `Mainloop<Products>::multiply` alone. GPUs whose tensor cores want
-// their operands brought in another way (wgmma, TMA) get a type of products of their own, a specialisation of
-// `Mainloop` beside it, and a line in dispatch.h.
+// A block keeps to one column of tiles and takes every so many of its tiles. All that a tile reads is cut into steps, a
+// stage each: products of 64 bytes of each operand's rows, then what is added to them. The steps of one tile follow
+// those of the one before it in the pipeline, so that copies of the next tile are under way while this one is written.
 #pragma once
 
 #include <products.cuh>
 
 namespace fused_resnet {
 
-template <class Products>
-struct Mainloop {
-  using Element = typename Products::Element;
+using RowRing = RingOf<stages, stage_bytes>;
 
-  // Adds x b^T for the tile; b has `columns` rows, along which lie x's channels. The stages are free afterwards.
-  DEVICE static void multiply(const Tail& tail, const Activations& x, const Matrix& matrix, int columns,
-                              TilePlace place, Accumulators& sum) {
-    constexpr int depth = TileTraits<Element>::depth;
-    const auto a = input_rows<Element>(tail, x, place.row);
-    const auto b = matrix_rows<Element>(matrix, columns, x.channels, place.channel);
-    const WarpTile tile = warp_tile();
-    const bool work = warp_has_work(place, columns);
-    pipeline((x.channels + depth - 1) / depth,
-             [&](int step, SharedOffset stage) {
-               a.copy(step * depth, stage);
-               b.copy(step * depth, stage + operand_bytes);
-             },
-             [&](int, SharedOffset stage) {
-               if (work) Products::multiply(sum, stage, stage + operand_bytes, tile);
-             });
+// x b^T, of which a step multiplies `depth` channels of x; b has `columns` rows, along which lie x's channels.
+struct ProductOperands {
+  const Activations& x;
+  const Matrix& matrix;
+  int columns;
+
+  template <class Element>
+  DEVICE int steps() const {
+    return tiles_of(x.channels, TileTraits<Element>::depth);
+  }
+
+  // Starts the copies of a step; the tile begins at (row, column).
+  template <class Element>
+  DEVICE void copy(const Tail& tail, int row, int column, int step, SharedOffset stage) const {
+    const int k = step * TileTraits<Element>::depth;
+    copy_pixel_rows<Element>(tail, x, row, k, stage);
+    copy_matrix_rows<Element>(matrix, columns, x.channels, column, k, stage + operand_bytes);
   }
 };
 
-// Adds x W^T for the tile.
 template <class Products>
-DEVICE void multiply_weight(const Tail& tail, const Branch& branch, TilePlace place, Accumulators& sum) {
-  Mainloop<Products>::multiply(tail, branch.x, branch.weight, tail.channels, place, sum);
+DEVICE void multiply_stage(Accumulators& sum, SharedOffset stage) {
+  Products::multiply(sum, stage, stage + operand_bytes, warp_tile());
+}
+
+// Adds x b^T for one tile. The stages are free afterwards.
+template <class Products>
+DEVICE void multiply_tile(const Tail& tail, const ProductOperands& operands, TilePlace place, Accumulators& sum) {
+  using Element = typename Products::Element;
+  const bool work = warp_has_work(place, operands.columns);
+  pipeline<RowRing>(
+      operands.steps<Element>(),
+      [&](int step, SharedOffset stage) { operands.copy<Element>(tail, place.row, place.channel, step, stage); },
+      [&](int, SharedOffset stage) {
+        if (work) multiply_stage<Products>(sum, stage);
+      });
+}
+
+// x W^T.
+DEVICE ProductOperands weight_product(const Tail& tail, const Branch& branch) {
+  return {branch.x, branch.weight, tail.channels};
+}
+
+// A column of tiles, of which a block takes every `shares`-th, from number `share` on.
+struct TileColumn {
+  int column, share, shares;
+
+  DEVICE int channel() const { return column * tile_columns; }
+};
+
+// Columns of tiles, numbers `first` to `end` of `all` that the grid works on.
+struct TileColumns {
+  int first, end, all;
+};
+
+// Calls `run(column)` for those of the columns that the block works on: of all, it has one, where there are enough
+// blocks. Neighbouring blocks take neighbouring columns of the same rows, so that these come from memory once and from
+// the L2 cache after that. A loop for each kind of work: in one loop for several, what does not change would be
+// computed ahead of it for all of them, and would take their registers.
+template <class Run>
+DEVICE void for_each_column(TileColumns columns, Run run) {
+#pragma unroll 1
+  for (int pass = 0; pass * device::grid_size() < columns.end; ++pass) {
+    const int blocks = device::grid_size(), block = device::block_index();
+    const int column = block % columns.all + pass * blocks;
+    if (column < columns.first || column >= columns.end) continue;
+    device::block_sync();  // the affines of the last column have been read
+    run(TileColumn{column - columns.first, block / columns.all, (blocks - 1 - column) / columns.all + 1});
+  }
+}
+
+// The pipeline over a column of tiles: `copy(row, step, stage)` ahead of `compute(row, step, stage)`, for each of the
+// block's tiles all of its `steps`.
+template <class Copy, class Compute>
+DEVICE void run_tiles(const Tail& tail, TileColumn column, int steps, Copy copy, Compute compute) {
+  struct Cursor {
+    unsigned row;  // beyond the last, one may be more than an int holds
+    int step;
+    DEVICE void advance(int steps, int rows) {
+      if (++step < steps) return;
+      step = 0;
+      row += rows;
+    }
+  };
+  const int further = column.shares * tile_rows;
+  const auto exists = [&](const Cursor& at) { return at.row < static_cast<unsigned>(tail.rows); };
+  Cursor ahead{static_cast<unsigned>(column.share) * tile_rows, 0}, now = ahead;
+  pipeline<RowRing>([&](int) { return exists(ahead); },
+                    [&](int, SharedOffset stage) {
+                      copy(static_cast<int>(ahead.row), ahead.step, stage);
+                      ahead.advance(steps, further);
+                    },
+                    [](int, SharedOffset) {}, [&](int) { return exists(now); },
+                    [&](int, SharedOffset stage) {
+                      compute(static_cast<int>(now.row), now.step, stage);
+                      now.advance(steps, further);
+                    });
 }
 
 }  // namespace fused_resnet

@@ -1,8 +1,9 @@
 // How a warp multiplies what a stage holds into its accumulators, for each way of computing products. All leave their
 // results where the tensor cores do (`device/matrix.cuh`), so that there is one epilogue.
 //
-//   multiply   d += a b^T of two operands whose rows run along the summed dimension  (x W^T)
-//   transposed d += (a - shift_a)^T (b - shift_b) of two stages of pixels            (x^T x; g^T x, without shift_a)
+//   multiply   d += a b^T of two operands whose rows run along the summed dimension  (x W^T); a lane's columns are
+//              those of LaneColumns
+//   transposed d += (a - shift_a)^T (b - shift_b) of so many pixels of two stages    (x^T x; g^T x, without shift_a)
 //
 // `operand` rounds to what the tensor cores read (`exact_operands`: any float). A shift is a value near a channel's
 // mean (moments.cuh). Floats are shifted where they lie, before `transposed`; halves on their way to the tensor cores,
@@ -23,18 +24,39 @@ struct Lane {
   DEVICE explicit Lane(int lane) : g(lane / 4), t(lane % 4) {}
 };
 
-// What a lane gives to load_matrices for the 16 rows x 2 chunks of an operand from (row, chunk) on: the order of the
-// matrices is that of the A fragment (rows first) or of two B fragments (chunks first). Eight rows further, the swizzle
-// is the same: the address grows by `eight_rows`.
+// The columns that a lane holds when `multiply` is done. Columns of the tensor cores' fragments are dealt so that these
+// are vectors of 16 bytes, side by side in memory: fragment n has columns 2t, 2t + 1 of lane t in its registers, which
+// are channels 2 n and 2 n + 1 of the lane's vector (of the first group of four vectors, or two, and so on).
+template <class Element>
+struct LaneColumns {
+  static constexpr int vector = TileTraits<Element>::vector;
+  static constexpr int fragments = vector / 2;  // of a group: 64 bytes of each row
+  static constexpr int groups = fragment_columns / fragments;
+  static constexpr int group_columns = 4 * vector;
+
+  // The lane's first column of a group, from the warp's first on.
+  DEVICE static int first(int group) { return group * group_columns + device::lane_index() % 4 * vector; }
+  // The column, from the warp's first on, that is column `column` of fragment 0; then how much further it is of others.
+  DEVICE static constexpr int of_first_fragment(int column) { return column / 2 * vector + column % 2; }
+  DEVICE static constexpr int further(int fragment) {
+    return fragment / fragments * group_columns + fragment % fragments * 2;
+  }
+};
+
+// What a lane gives to load_matrices for the 16 rows x 2 chunks of an operand from (row, chunk) on, in the order of the
+// A fragment's matrices. `row` is a multiple of 32.
 DEVICE SharedOffset a_piece(SharedOffset operand, int row, int chunk) {
   const int lane = device::lane_index();
   return operand + row_chunk(row + lane % 16, chunk + lane / 16);
 }
+// The same for the matrices of B fragments 0 and 1, two chunks of each, whose columns are rows of the operand.
+template <class Element>
 DEVICE SharedOffset b_piece(SharedOffset operand, int row, int chunk) {
+  using Columns = LaneColumns<Element>;
   const int lane = device::lane_index();
-  return operand + row_chunk(row + lane / 16 * 8 + lane % 8, chunk + lane / 8 % 2);
+  return operand +
+         row_chunk(row + Columns::of_first_fragment(lane % 8) + Columns::further(lane / 16), chunk + lane / 8 % 2);
 }
-constexpr int eight_rows = 8 * 64;
 
 // Products of stages on tensor cores: `Arithmetic` names the instruction and turns the registers that load_matrices
 // brings into operands.
@@ -42,17 +64,19 @@ template <class Arithmetic>
 DEVICE void multiply_on_tensor_cores(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile) {
 #pragma unroll 1
   for (int chunk = 0; chunk < 4; chunk += 2) {
-    const SharedOffset a_lane = a_piece(a, tile.row, chunk), b_lane = b_piece(b, tile.column, chunk);
+    using Columns = LaneColumns<typename Arithmetic::Element>;
+    const SharedOffset a_lane = a_piece(a, tile.row, chunk);
+    const SharedOffset b_lane = b_piece<typename Arithmetic::Element>(b, tile.column, chunk);
     std::uint32_t a_fragments[fragment_rows][4];
 #pragma unroll
     for (int m = 0; m < fragment_rows; ++m) {
-      device::load_matrices(a_fragments[m], a_lane + 2 * m * eight_rows);
+      device::load_matrices(a_fragments[m], further_down(a_lane, 16 * m));
       Arithmetic::round(a_fragments[m]);
     }
 #pragma unroll
     for (int n = 0; n < fragment_columns; n += 2) {
       std::uint32_t pair[4];
-      device::load_matrices(pair, b_lane + n * eight_rows);
+      device::load_matrices(pair, further_down(b_lane, Columns::further(n)));
       Arithmetic::round(pair);
       const std::uint32_t b_fragments[2][2] = {{pair[0], pair[1]}, {pair[2], pair[3]}};
 #pragma unroll
@@ -81,7 +105,7 @@ struct HalfProducts {
   }
 
   // `a_shifts` and `b_shifts` are offsets of the operands' shifts in shared memory, floats.
-  template <bool shift_a>
+  template <bool shift_a, int pixels, int pitch>
   DEVICE static void transposed(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset a_shifts,
                                 SharedOffset b_shifts) {
     const int g = Lane().g;
@@ -98,7 +122,7 @@ struct HalfProducts {
     const int a_lane = (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 16;
     const int b_lane = lane % 16 * pitch + lane / 16 * 16;
 #pragma unroll
-    for (int k = 0; k < TileTraits<Element>::depth; k += 16) {
+    for (int k = 0; k < pixels; k += 16) {
       std::uint32_t a_fragments[fragment_rows][4];
 #pragma unroll
       for (int m = 0; m < fragment_rows; ++m) {
@@ -126,8 +150,6 @@ struct HalfProducts {
   }
 
  private:
-  static constexpr int pitch = TileTraits<Element>::pixel_pitch;
-
   // A channel's shift twice, as registers hold two pixels of a channel.
   DEVICE static std::uint32_t pair_of(SharedOffset shifts, int channel) {
     const std::uint32_t bits = device::from_float<Element>(device::shared_load<float>(shifts + 4 * channel)).bits;
@@ -152,13 +174,12 @@ struct Tf32Products {
     multiply_on_tensor_cores<Tf32Products>(d, a, b, tile);
   }
 
-  template <bool shift_a>
+  template <bool shift_a, int pixels, int pitch>
   DEVICE static void transposed(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset,
                                 SharedOffset) {
-    constexpr int pitch = TileTraits<Element>::pixel_pitch;
     const Lane lane;
 #pragma unroll 1
-    for (int k = 0; k < TileTraits<Element>::depth; k += 8) {
+    for (int k = 0; k < pixels; k += 8) {
       const SharedOffset a_lane = a + (k + lane.t) * pitch + (tile.row + lane.g) * 4;
       const SharedOffset b_lane = b + (k + lane.t) * pitch + (tile.column + lane.g) * 4;
       Split a_fragments[fragment_rows][4];
@@ -214,18 +235,18 @@ struct Float32Products {
 #pragma unroll 1
     for (int k = 0; k < TileTraits<float>::depth; k += 2) {
       const SharedOffset a_lane = a + row_element<float>(tile.row + lane.g, k);
-      const SharedOffset b_lane = b + row_element<float>(tile.column + 2 * lane.t, k);
+      const SharedOffset b_lane = b + row_element<float>(tile.column + LaneColumns<float>::first(0), k);
       Float2 rows[fragment_rows][2];
 #pragma unroll
       for (int m = 0; m < fragment_rows; ++m)
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          rows[m][half] = device::shared_load<Float2>(a_lane + (2 * m + half) * eight_rows);
+          rows[m][half] = device::shared_load<Float2>(further_down(a_lane, 16 * m + 8 * half));
 #pragma unroll
       for (int n = 0; n < fragment_columns; ++n)
 #pragma unroll
         for (int odd = 0; odd < 2; ++odd) {
-          const auto column = device::shared_load<Float2>(b_lane + n * eight_rows + odd * 64);
+          const auto column = device::shared_load<Float2>(further_down(b_lane, LaneColumns<float>::further(n) + odd));
 #pragma unroll
           for (int m = 0; m < fragment_rows; ++m)
 #pragma unroll
@@ -238,13 +259,12 @@ struct Float32Products {
     }
   }
 
-  template <bool shift_a>
+  template <bool shift_a, int pixels, int pitch>
   DEVICE static void transposed(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset,
                                 SharedOffset) {
     const Lane lane;
-    constexpr int pitch = TileTraits<float>::pixel_pitch;
 #pragma unroll 1
-    for (int k = 0; k < TileTraits<float>::depth; ++k) {
+    for (int k = 0; k < pixels; ++k) {
       float rows[fragment_rows][2];
 #pragma unroll
       for (int m = 0; m < fragment_rows; ++m)

@@ -5,6 +5,9 @@
 
 namespace fused_resnet {
 
+// Floats of the stages, which are free between the phases that stream.
+DEVICE SharedOffset stage_float(int i) { return 4 * i; }
+
 // The sum over the warp's lanes, float or double.
 template <class T>
 DEVICE T warp_sum(T x) {
@@ -22,7 +25,7 @@ DEVICE float warp_max(float x) {
   return x;
 }
 
-// Turns each thread's values into the block's, in every thread, by way of scratch memory from float `free` on:
+// Turns each thread's values into the block's, in every thread, by way of the stages from float `free` on:
 // `of_warp` reduces over lanes, `join(a, b)` two results. Called by all threads.
 template <class OfWarp, class Join>
 DEVICE void reduce_over_block(float (&values)[channel_group], int free, OfWarp of_warp, Join join) {
@@ -31,15 +34,15 @@ DEVICE void reduce_over_block(float (&values)[channel_group], int free, OfWarp o
   for (int i = 0; i < channel_group; ++i) {
     const float result = of_warp(values[i]);
     if (device::lane_index() == 0)
-      device::shared_store(scratch(free + device::warp_index() * channel_group + i), result);
+      device::shared_store(stage_float(free + device::warp_index() * channel_group + i), result);
   }
   device::block_sync();
 #pragma unroll
   for (int i = 0; i < channel_group; ++i) {
-    values[i] = device::shared_load<float>(scratch(free + i));
+    values[i] = device::shared_load<float>(stage_float(free + i));
 #pragma unroll 1
     for (int warp = 1; warp < block_threads / device::warp_size; ++warp)
-      values[i] = join(values[i], device::shared_load<float>(scratch(free + warp * channel_group + i)));
+      values[i] = join(values[i], device::shared_load<float>(stage_float(free + warp * channel_group + i)));
   }
 }
 
@@ -69,13 +72,13 @@ struct GroupColumns {
 constexpr int group_depth = 64;
 constexpr int group_scratch = channel_group * group_depth;                                     // floats
 constexpr int group_sums = group_scratch + block_threads / device::warp_size * channel_group;  // behind reductions'
-static_assert(4 * (group_sums + channel_group * block_threads) <= scratch_bytes);
+static_assert(4 * (group_sums + channel_group * block_threads) <= ring_bytes);
 
 // Adds the sums of the threads that share a column to those of the first of them, in a fixed order.
 DEVICE void join_shares(const GroupColumns& own, float (&products)[channel_group]) {
   if (own.sharers() == 1) return;
   const auto at = [&](int share, int i) {
-    return scratch(group_sums + (share * channel_group + i) * own.columns + own.column());
+    return stage_float(group_sums + (share * channel_group + i) * own.columns + own.column());
   };
   if (own.share() > 0)
 #pragma unroll
@@ -100,7 +103,7 @@ DEVICE void multiply_group(const GroupColumns& own, int depth, bool active, Coef
     for (int at = device::thread_index(); at < channel_group * group_depth; at += block_threads) {
       const int i = at / group_depth, step = at % group_depth;
       const float value = step < left ? coefficient(k + step, i) : 0.0f;
-      device::shared_store(scratch(step * channel_group + i), value);
+      device::shared_store(stage_float(step * channel_group + i), value);
     }
     device::block_sync();
     if (!active) continue;
@@ -109,7 +112,7 @@ DEVICE void multiply_group(const GroupColumns& own, int depth, bool active, Coef
       const float factor = entry(k + step);
 #pragma unroll
       for (int i = 0; i < channel_group; i += 4) {
-        const auto four = device::shared_load<Vector16<float>>(scratch(step * channel_group + i));
+        const auto four = device::shared_load<Vector16<float>>(stage_float(step * channel_group + i));
 #pragma unroll
         for (int j = 0; j < 4; ++j) products[i + j] = device::fma(four.values[j], factor, products[i + j]);
       }

@@ -29,6 +29,11 @@ enum class Statistics {
   product,  // p is written to `materialised`, its columns are summed on the way
 };
 
+// n / divisor of n below 2^31, without a division (Granlund and Montgomery, 1994, figure 4.1).
+struct Divider {
+  std::uint32_t divisor, multiplier, shift;
+};
+
 // The pixels that a branch reads (or writes), in units of elements. Strides along h and w include the branch's stride.
 struct Activations {
   void* data;
@@ -96,6 +101,7 @@ struct Tail {
   Branch branches[2];
   Activations y;
   int rows, height, width, channels;
+  Divider by_width, by_height;
   bool relu;
   bool vectorised;  // y and whatever is added to it can be accessed 16 bytes at once
 };

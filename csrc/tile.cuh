@@ -1,5 +1,5 @@
-// The shape that all phases share: a block of 8 warps holds a 128 x 128 tile of float accumulators and streams its
-// operands through three stages of shared memory, 64 bytes of each operand's rows at a time.
+// The shape that all phases with products share: a block of 8 warps holds a 128 x 128 tile of float accumulators, and
+// all that it reads comes through a ring of stages in shared memory, 64 bytes of each operand's rows at a time.
 #pragma once
 
 #include <device/convert.cuh>
@@ -11,7 +11,6 @@ namespace fused_resnet {
 using device::SharedOffset;
 
 constexpr int block_threads = 256;
-constexpr int stages = 3;
 
 // Warps stand 4 x 2, each with 32 rows and 64 columns: rows of 64 columns make stores of whole cache lines.
 constexpr int warp_grid_rows = 4;
@@ -29,33 +28,50 @@ struct TileTraits {
   static constexpr int vector = 16 / sizeof(Element);               // elements of a 16-byte chunk
   static constexpr int depth = tile_depth_bytes / sizeof(Element);  // elements along the summed dimension, a stage
   static constexpr int row_chunks = depth / vector;
-  // Stages of pixels lie channels first; the padding spreads the pixels over the banks for the loads of `products.cuh`.
-  static constexpr int pixel_pitch = tile_columns * sizeof(Element) + (sizeof(Element) == 4 ? 32 : 16);
-  static constexpr int pixel_chunks = tile_columns / vector;
   static_assert(tile_rows * row_chunks == 2 * block_threads, "a thread copies two chunks of each operand");
-  static_assert(depth * pixel_chunks == 2 * block_threads, "a thread copies two chunks of each operand");
-  static_assert(pixel_pitch % 16 == 0, "rows of chunks are aligned");
 };
 
-// Shared memory, in bytes from its start.
+// A stage of pixels, which are the summed dimension then: channels lie side by side. Of `wide` channels, or half as
+// many and twice the pixels. The padding spreads the pixels over the banks for the loads of `products.cuh`.
+constexpr int wide = tile_columns;
+constexpr int narrow = tile_columns / 2;
+template <class Element, int width>
+struct PixelTraits {
+  static constexpr int columns = width;
+  static constexpr int vector = TileTraits<Element>::vector;
+  static constexpr int depth = TileTraits<Element>::depth * wide / width;
+  static constexpr int pitch = width * sizeof(Element) + (sizeof(Element) == 4 ? 32 : 16);
+  static constexpr int chunks = width / vector;
+  static constexpr int bytes = depth * pitch;
+  static_assert(depth * chunks == 2 * block_threads, "a thread copies two chunks of each operand");
+  static_assert(pitch % 16 == 0, "rows of chunks are aligned");
+};
+
+// Shared memory, in bytes from its start. A stage of rows has two operands.
 constexpr int operand_bytes = 8704;
 constexpr int stage_bytes = 2 * operand_bytes;
-// A warp's accumulators on their way to memory, in place of the stages when these have been computed with.
-// The padding spreads the rows that lanes write at the same time over the banks.
-constexpr int slab_pitch = warp_columns + 8;
+constexpr int stages = 4;
+constexpr int ring_bytes = stages * stage_bytes;
+// A warp's accumulators, where sums over rows are taken of them, in place of the stages when these have been computed
+// with. The padding spreads over the banks what lanes write at the same time.
+constexpr int slab_pitch = warp_columns + 4;
 constexpr int slab_bytes = warp_rows * slab_pitch * sizeof(float);
 constexpr int slabs_bytes = block_threads / device::warp_size * slab_bytes;
-// Norms of the tile's channels; behind stages and slabs.
-constexpr SharedOffset vectors_offset = slabs_bytes > (stages * stage_bytes) ? slabs_bytes : (stages * stage_bytes);
+static_assert(slabs_bytes <= ring_bytes);
+// Of sums of warps and of threads on their way to one of them, when the stages are free.
+constexpr int joined_bytes = 48 * 1024;
+constexpr SharedOffset joined_columns = joined_bytes;
+// Norms of the tile's channels; behind the stages.
+constexpr SharedOffset vectors_offset = ring_bytes;
 constexpr int vectors_bytes = 2 * 3 * tile_columns * sizeof(float);
 constexpr int shared_bytes = vectors_offset + vectors_bytes;
-// Scratch of the phases that use neither slabs nor norms; beside the stages.
-constexpr SharedOffset scratch_offset = stages * stage_bytes;
-constexpr int scratch_bytes = shared_bytes - scratch_offset;
+// Scratch of the phases that use no norms; beside the stages.
+constexpr SharedOffset scratch_offset = vectors_offset;
+constexpr int scratch_bytes = vectors_bytes;
 
 template <class Element>
-constexpr bool fits = tile_rows * tile_depth_bytes <= operand_bytes &&
-                      TileTraits<Element>::depth * TileTraits<Element>::pixel_pitch <= operand_bytes;
+constexpr bool fits =
+    tile_rows * tile_depth_bytes <= operand_bytes && PixelTraits<Element, wide>::bytes <= operand_bytes;
 static_assert(fits<float> && fits<BFloat16> && fits<Float16>);
 // 99 KiB is what every architecture from sm_80 on gives to a block.
 static_assert(shared_bytes <= 99 * 1024);
@@ -69,6 +85,18 @@ DEVICE WarpTile warp_tile() {
   const int warp = device::warp_index();
   return {warp / warp_grid_columns * warp_rows, warp % warp_grid_columns * warp_columns};
 }
+
+// How warps share a product of pixels: tiles side by side, and where these are fewer than the warps, each takes a part
+// of every stage's pixels.
+template <int rows, int columns>
+struct WarpShare {
+  static constexpr int across = columns / warp_columns, tiles = rows / warp_rows * across;
+  static constexpr int parts = block_threads / device::warp_size / tiles;
+
+  DEVICE static int part() { return device::warp_index() / tiles; }
+  DEVICE static int number() { return device::warp_index() % tiles; }
+  DEVICE static WarpTile tile() { return {number() / across * warp_rows, number() % across * warp_columns}; }
+};
 
 // Rows up to `end` of the tile at (row, channel).
 struct TilePlace {
@@ -99,31 +127,45 @@ struct Accumulators {
   }
 };
 
-// Runs `load(step, stage)` ahead of `compute(step, stage)`, so that copies are under way while earlier stages are
-// computed with. `load` starts copies into `stage` or stores there; `prepare` may change what its own thread has
-// loaded; `compute` finds the stage complete. The stages, of so many bytes, are free again afterwards.
-template <int bytes, class Load, class Prepare, class Compute>
-DEVICE void pipeline(int steps, Load load, Prepare prepare, Compute compute) {
+// Runs `load(step, stage)` ahead of `compute(step, stage)`, by one stage less than there are, so that copies are under
+// way while earlier stages are computed with. `load` starts copies into `stage` or stores there; `prepare` may change
+// what its own thread has loaded; `compute` finds the stage complete. `to_load(step)` and `to_compute(step)`: whether
+// there is such a step. The stages are free again afterwards.
+template <class Ring, class ToLoad, class Load, class Prepare, class ToCompute, class Compute>
+DEVICE void pipeline(ToLoad to_load, Load load, Prepare prepare, ToCompute to_compute, Compute compute) {
   // Negative steps only fill the pipeline: one loop, so that `load` and `compute` are compiled once.
 #pragma unroll 1
-  for (int step = 1 - stages; step < steps; ++step) {
+  for (int step = 1 - Ring::stages; step < 0 || to_compute(step); ++step) {
     if (step >= 0) {
-      device::copy_async_wait<stages - 2>();
-      prepare(step, step % stages * bytes);
+      device::copy_async_wait<Ring::stages - 2>();
+      prepare(step, step % Ring::stages * Ring::bytes);
       device::block_sync();
     }
-    const int next = step + stages - 1;
-    if (next < steps) load(next, next % stages * bytes);
+    const int next = step + Ring::stages - 1;
+    if (to_load(next)) load(next, next % Ring::stages * Ring::bytes);
     device::copy_async_commit();
-    if (step >= 0) compute(step, step % stages * bytes);
+    if (step >= 0) compute(step, step % Ring::stages * Ring::bytes);
   }
   device::block_sync();
 }
 
-// Of two operands, which need no preparation.
-template <class Load, class Compute>
+// Of so many steps.
+template <class Ring, class Load, class Prepare, class Compute>
+DEVICE void pipeline(int steps, Load load, Prepare prepare, Compute compute) {
+  const auto exists = [steps](int step) { return step < steps; };
+  pipeline<Ring>(exists, load, prepare, exists, compute);
+}
+
+// So many stages of so many bytes each.
+template <int count, int size>
+struct RingOf {
+  static constexpr int stages = count, bytes = size;
+};
+
+// Of what needs no preparation.
+template <class Ring, class Load, class Compute>
 DEVICE void pipeline(int steps, Load load, Compute compute) {
-  pipeline<stage_bytes>(steps, load, [](int, SharedOffset) {}, compute);
+  pipeline<Ring>(steps, load, [](int, SharedOffset) {}, compute);
 }
 
 }  // namespace fused_resnet

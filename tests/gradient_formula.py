@@ -20,6 +20,7 @@ from tile_formula import (
     SAMPLED_ROWS,
     BranchSizes,
     TailSizes,
+    by_blocks,
     ranges_of,
     read,
     tiles,
@@ -75,10 +76,10 @@ class BranchGradient:
         return {"dy": read(self.y, times), "y": read(self.y, times)}
 
     def norm_vectors(self) -> Touched:
-        """The sums in the gradient of a pre-norm tensor, once for each tile of rows."""
+        """The sums in the gradient of a pre-norm tensor."""
         if not self.training:
             return {}
-        sums = read(self.vector, tiles(self.rows))
+        sums = by_blocks(self.vector)
         return {"sum": sums, **self.named(dot=sums)}
 
 
@@ -127,8 +128,8 @@ class ProjectionGradient(BranchGradient):
         times = tiles(self.rows)
         return self.named(
             folded=read(self.weight, times),
-            folded_scale=read(self.inputs, 2 * times),
-            offset=read(self.inputs, times),
+            folded_scale=by_blocks(self.inputs),
+            offset=by_blocks(self.inputs),
             dx=written(self.dx),
         )
 
@@ -199,7 +200,7 @@ class ProductGradient(ProjectionGradient):
             "x": read(self.x, 2 * inputs),  # the matrix is the sum of two
             "quadratic": read(self.k**2 * self.size, rows),
             "quadratic_remainder": read(self.k**2 * self.size, rows),
-            "quadratic_scale": read(self.inputs, rows),
+            "quadratic_scale": by_blocks(self.inputs),
         }
         own = self.named(**quadratic) if self.training else {}
         return {"g": read(self.y, inputs), **self.input_product(), **own}

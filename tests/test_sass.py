@@ -65,12 +65,10 @@ def expected(kernel):
             yield LOAD_MATRICES
         if multiplies_transposed(kernel) and kernel.math in ("bfloat16", "float16"):
             yield LOAD_MATRICES_TRANSPOSED
-    if kernel.kind in ("grad_reduce", "grad_summarise", "backward"):
-        yield COPY_16_BYTES
-        yield STORE_16_BYTES  # of the masked gradient
-    sums_up = kernel.kind in ("apply", "forward") and kernel.numbers < (2,)
-    if sums_up or kernel.kind in ("grad_apply", "grad_complete", "backward"):
-        yield LOAD_16_BYTES  # of what is no product
+    if kernel.kind in STATISTICS:
+        yield LOAD_16_BYTES  # of columns' sums
+    if kernel.kind in GRADIENTS or (kernel.kind == "apply" and not multiplies(kernel)):
+        yield LOAD_16_BYTES  # of what is streamed, and the masked gradient
         yield STORE_16_BYTES
 
 

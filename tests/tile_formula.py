@@ -8,8 +8,8 @@ For a tail of M rows and C output channels, with T(n) = ceil(n / 128) tiles:
   on and below the diagonal, one tile for a pair on it and two for any other: each tile is part of T(K) pairs. All else
   is asked for once.
 - Statistics are taken about a shift, the mean of 16 sampled rows; every block that works on a channel samples for
-  itself, so this is a constant for each range of rows. In columns, and on x^T x's diagonal, both halves of the block
-  sample the same channels.
+  itself, so this is a constant for each range of rows.
+- While y or a gradient is written, each block asks for the vectors of its channels once, however many tiles it takes.
 """
 
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ FLOAT = 4
 SAMPLED_ROWS = 16
 GROUP_THREADS = 8  # that share the ranges of a channel of columns or a product
 QUADRATIC_GROUP, BLOCK_THREADS = 8, 256
+BY_BLOCKS = -1  # of requested bytes: they depend on the grid
 
 
 def tiles(size: int, tile: int = TILE) -> int:
@@ -120,9 +121,9 @@ class TailSizes:
         x, k = f"{branch.name}.x", branch.channels
         samples = self.ranges(branch) * SAMPLED_ROWS * k * self.element_size
         if branch.statistics == "columns":
-            return {x: read(self._bytes(k), extra=2 * samples)}
+            return {x: read(self._bytes(k), extra=samples)}
         if branch.statistics == "gram":
-            return {x: read(self._bytes(k), tiles(k), extra=(tiles(k) + 1) * samples)}
+            return {x: read(self._bytes(k), tiles(k), extra=tiles(k) * samples)}
         if branch.statistics == "product":
             p = written(self._bytes(self.channels))
             return {x: read(self._bytes(k), tiles(self.channels)), f"{branch.name}.materialised": p}
@@ -152,7 +153,7 @@ class TailSizes:
             # The first range's mean by each that shares the ranges; then all of them for the sum and for the squares.
             again = read(partial, 2, extra=GROUP_THREADS * vector)
             return {mean: again, m2: read(partial), **self._statistics(branch, written(vector))}
-        return self._statistics(branch, read(vector, tiles(self.rows))) if phase == "apply" else {}
+        return self._statistics(branch, by_blocks(vector)) if phase == "apply" else {}
 
     def _gram_workspace(self, branch: BranchSizes, phase: str) -> dict[str, Traffic]:
         name, k, ranges = branch.name, branch.channels, self.ranges(branch)
@@ -172,7 +173,7 @@ class TailSizes:
             groups = tiles(self.channels, QUADRATIC_GROUP)
             inputs = {f"{name}.cov": read(covariance, groups), f"{name}.mu": read(means, groups)}
             return inputs | self._statistics(branch, written(vector))
-        return self._statistics(branch, read(vector, tiles(self.rows)))
+        return self._statistics(branch, by_blocks(vector))
 
     def _statistics(self, branch: BranchSizes, traffic: Traffic) -> dict[str, Traffic]:
         return {f"{branch.name}.mean": traffic, f"{branch.name}.var": traffic}
@@ -185,6 +186,19 @@ def written(size: int) -> Traffic:
 def read(size: int, times: int = 1, extra: int = 0) -> Traffic:
     """So many bytes, all of them asked for so often and some of them once more."""
     return Traffic(size, 0, size * times + extra, 0)
+
+
+def by_blocks(size: int) -> Traffic:
+    """So many bytes, as often as the grid has blocks for them."""
+    return Traffic(size, 0, BY_BLOCKS, 0)
+
+
+def as_expected(found: Traffic, expected: Traffic) -> bool:
+    """Whether what was counted is what the formula says."""
+    if expected.requested_read >= 0:
+        return found == expected
+    by_grid = expected._replace(requested_read=found.requested_read)
+    return found == by_grid and found.requested_read >= found.distinct_read
 
 
 def _gram_elements(channels: int) -> int:

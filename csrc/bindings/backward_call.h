@@ -83,10 +83,7 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
   void fill_output_gradient() {
     const at::Tensor& dy = arguments_.dy;
     Tail& tail = gradient_.tail;
-    tail.height = static_cast<int>(dy.size(2));
-    tail.width = static_cast<int>(dy.size(3));
-    tail.rows = static_cast<int>(dy.size(0) * dy.size(2) * dy.size(3));
-    tail.channels = static_cast<int>(dy.size(1));
+    set_pixels(tail, dy);
     tail.relu = arguments_.y.has_value();
     gradient_.dy = activations(dy, 1, dy.size(2), dy.size(3));
     use("dy", gradient_.dy.data, dy, Step::input);

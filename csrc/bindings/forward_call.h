@@ -78,10 +78,7 @@ class ForwardCall : Call<Tail, ForwardStep> {
 
   void fill_output() {
     const at::Tensor& y = arguments_.y;
-    tail_.height = static_cast<int>(y.size(2));
-    tail_.width = static_cast<int>(y.size(3));
-    tail_.rows = static_cast<int>(y.size(0) * y.size(2) * y.size(3));
-    tail_.channels = static_cast<int>(y.size(1));
+    set_pixels(tail_, y);
     tail_.relu = arguments_.relu;
     tail_.y = activations(y, 1, y.size(2), y.size(3));
     use("y", tail_.y.data, y, Step::apply);

@@ -28,6 +28,23 @@ inline bool aligned_to_vectors(const at::Tensor& t) {
   return reinterpret_cast<std::uintptr_t>(t.const_data_ptr()) % 16 == 0;
 }
 
+inline Divider divider(int divisor) {
+  std::uint32_t shift = 0;
+  while ((std::uint64_t{1} << shift) < static_cast<std::uint64_t>(divisor)) ++shift;
+  const std::uint64_t excess = (std::uint64_t{1} << shift) - divisor;
+  return {static_cast<std::uint32_t>(divisor), static_cast<std::uint32_t>((excess << 32) / divisor + 1), shift};
+}
+
+// What the output's pixels are: those of y, or of its gradient.
+inline void set_pixels(Tail& tail, const at::Tensor& y) {
+  tail.height = static_cast<int>(y.size(2));
+  tail.width = static_cast<int>(y.size(3));
+  tail.by_height = divider(tail.height);
+  tail.by_width = divider(tail.width);
+  tail.rows = static_cast<int>(y.size(0) * y.size(2) * y.size(3));
+  tail.channels = static_cast<int>(y.size(1));
+}
+
 // Every `stride`-th pixel of x (N, C, H, W), `height` x `width` of them.
 inline Activations activations(const at::Tensor& x, std::int64_t stride, std::int64_t height, std::int64_t width) {
   const std::int64_t n = x.size(0), channels = x.size(1);

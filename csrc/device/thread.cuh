@@ -6,14 +6,16 @@
 
 #include <cooperative_groups.h>
 
+#include <cstdint>
+
 #define DEVICE __device__ __forceinline__
 
 namespace fused_resnet::device {
 
 constexpr int warp_size = 32;
 
-// Read anew at each call: what is derived from it would otherwise stay in registers from one phase of a kernel to the
-// next.
+// These are read anew at each call: what is derived from them would otherwise stay in registers from one phase of a
+// kernel to the next.
 DEVICE int thread_index() {
   int index;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
@@ -21,8 +23,23 @@ DEVICE int thread_index() {
 }
 DEVICE int lane_index() { return thread_index() % warp_size; }
 DEVICE int warp_index() { return thread_index() / warp_size; }
-DEVICE int block_index() { return static_cast<int>(blockIdx.x); }
-DEVICE int grid_size() { return static_cast<int>(gridDim.x); }
+DEVICE int block_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
+  return index;
+}
+DEVICE int grid_size() {
+  int size;
+  asm volatile("mov.u32 %0, %%nctaid.x;" : "=r"(size));
+  return size;
+}
+
+// The value, of which the compiler knows nothing more: what follows from it is computed where it stands. Computed ahead
+// of a loop, it would take registers of all that the loop does.
+DEVICE std::int64_t unforeseen(std::int64_t value) {
+  asm volatile("" : "+l"(value));
+  return value;
+}
 
 // All threads of the block, warp or grid; memory written before is visible to them after. grid_sync needs a cooperative
 // launch.

@@ -1,6 +1,8 @@
 // The emulator's `csrc/device/thread.cuh`.
 #pragma once
 
+#include <cstdint>
+
 #include <engine/place.h>
 #include <engine/thread.h>
 #include <engine/warp.h>
@@ -16,6 +18,8 @@ DEVICE int lane_index() { return emulator::running->index % warp_size; }
 DEVICE int warp_index() { return emulator::running->index / warp_size; }
 DEVICE int block_index() { return emulator::running->block->index; }
 DEVICE int grid_size() { return emulator::running->block->grid_size; }
+
+DEVICE std::int64_t unforeseen(std::int64_t value) { return value; }
 
 DEVICE void block_sync(emulator::Place place = emulator::Place::here()) { emulator::block_sync(place); }
 DEVICE void warp_sync(emulator::Place place = emulator::Place::here()) { emulator::warp_sync(place); }

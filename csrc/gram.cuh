@@ -1,0 +1,182 @@
+// x^T x of a range of rows, about a shift near the mean; and g^T x's share of that (grad_reduce.cuh).
+#pragma once
+
+#include <columns.cuh>
+#include <products.cuh>
+
+namespace fused_resnet {
+
+// Rows of x, spread over all of it, that decide on a channel's shift.
+constexpr int sampled_rows = 16;
+
+// A value near the channel's mean: that of some rows. Where x - shift must be exact in x's type, it is one of x's
+// values, as a difference is exact if x / 2 <= shift <= 2 x (Sterbenz). If any sampled value is further away, the shift
+// is 0: the spread is comparable with the mean then, and no accuracy is at stake.
+template <class Products>
+DEVICE float channel_shift(const Tail& tail, const Activations& x, int channel) {
+  using Element = typename Products::Element;
+  float first = 0.0f, sum = 0.0f;
+  bool near = true;
+#pragma unroll 4
+  for (int i = 0; i < sampled_rows; ++i) {
+    const int row = static_cast<int>(static_cast<std::int64_t>(tail.rows - 1) * i / (sampled_rows - 1));
+    const Element* pointer = row_pointer<Element>(tail, x, row) + channel * x.stride_c;
+    const float value = Products::operand(device::to_float(device::global_load(pointer)));
+    if (i == 0) first = value;
+    const float distance = value < first ? first - value : value - first;
+    near = near && distance <= 0.5f * (first < 0.0f ? -first : first);
+    sum += value;
+  }
+  if constexpr (Products::exact_shift_needed) return near ? first : 0.0f;
+  return sum - sum == 0.0f ? sum / sampled_rows : 0.0f;
+}
+
+// Tile (row, column), column <= row, of the symmetric product: number row (row + 1) / 2 + column.
+struct TilePair {
+  int row, column;
+
+  DEVICE explicit TilePair(int pair) : row(0), column(pair) {
+    while (column > row) column -= ++row;
+  }
+};
+
+DEVICE float* gram_tile(const Branch& branch, int range, int pair) {
+  return branch.partial_gram +
+         (static_cast<std::int64_t>(range) * tile_pairs(branch.x.channels) + pair) * (tile_rows * tile_columns);
+}
+
+// Writes the part of the tile that exists; `tile` is the warp's.
+DEVICE void store_partial_product(const Accumulators& sum, WarpTile tile, int rows, int columns, float* to) {
+  const Lane lane;
+#pragma unroll
+  for (int m = 0; m < fragment_rows; ++m)
+#pragma unroll
+    for (int n = 0; n < fragment_columns; ++n)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = tile.row + m * 16 + half * 8 + lane.g, column = tile.column + n * 8 + 2 * lane.t;
+        if (row >= rows || column >= columns) continue;
+        const float* pair = &sum.values[m][n][2 * half];
+        device::global_store(reinterpret_cast<Float2*>(to + row * tile_columns + column), Float2{pair[0], pair[1]});
+      }
+}
+
+// Makes the stage's pixels ready for Products::transposed: shifts them where that happens in place, and makes pixels
+// that do not exist count nothing. Says whether anything was done, that is, whether a barrier must follow.
+template <class Products, class Traits>
+DEVICE bool prepare_pixels(SharedOffset stage, int pixels, SharedOffset shifts) {
+  using Element = typename Products::Element;
+  if (!Products::shifted_in_place && pixels >= Traits::depth) return false;
+  const int column = device::thread_index() % Traits::columns;
+  const float shift = device::shared_load<float>(shifts + 4 * column);
+#pragma unroll 2
+  for (int pixel = device::thread_index() / Traits::columns; pixel < Traits::depth;
+       pixel += block_threads / Traits::columns) {
+    const SharedOffset at = stage + pixel * Traits::pitch + column * static_cast<int>(sizeof(Element));
+    if constexpr (Products::shifted_in_place) {
+      const float x = Products::operand(device::shared_load<float>(at));
+      device::shared_store(at, pixel < pixels ? x - shift : 0.0f);
+    } else if (pixel >= pixels) {
+      device::shared_store(at, device::from_float<Element>(shift));
+    }
+  }
+  return true;
+}
+
+// Which channels an item of x^T x multiplies: of a pair of tiles, which may be one tile twice.
+struct GramItem {
+  int range, number;
+  TilePair pair;
+
+  DEVICE GramItem(const Branch& branch, int item)
+      : range(item / tile_pairs(branch.x.channels)),
+        number(item - range * tile_pairs(branch.x.channels)),
+        pair(number) {}
+  DEVICE bool diagonal() const { return pair.row == pair.column; }
+  DEVICE int rows() const { return pair.row * tile_rows; }
+  DEVICE int columns() const { return pair.column * tile_columns; }
+};
+
+// Puts the shifts of the row tile's channels into scratch memory, then those of the column tile's.
+template <class Products>
+DEVICE void prepare_shifts(const Tail& tail, const Branch& branch, const GramItem& item) {
+  const int thread = device::thread_index(), column = thread % tile_columns;
+  const int channel = (thread < tile_columns ? item.rows() : item.columns()) + column;
+  const bool exists = channel < branch.x.channels && (thread < tile_columns || !item.diagonal());
+  const float shift = exists ? channel_shift<Products>(tail, branch.x, channel) : 0.0f;
+  device::shared_store(scratch(thread), shift);
+  device::block_sync();
+  if (item.range == 0 && item.diagonal() && thread < tile_columns && exists)
+    device::global_store(branch.shift + channel, shift);
+}
+
+// Sums of x - shift that an item on the diagonal leaves.
+template <class Sums>
+DEVICE void store_column_sums(const Branch& branch, const GramItem& item, const Sums& sums) {
+  const float sum = sums.join(joined_columns);
+  const int channel = item.rows() + device::thread_index();
+  if (device::thread_index() < tile_columns && channel < branch.x.channels)
+    device::global_store(branch.partial_sum + static_cast<std::int64_t>(item.range) * branch.x.channels + channel, sum);
+}
+
+// A stage of one tile of channels or, of a pair of different ones, of both.
+template <class Products, int width, bool diagonal>
+DEVICE void gram_item(const Tail& tail, const Branch& branch, const GramItem& item) {
+  using Element = typename Products::Element;
+  using Traits = PixelTraits<Element, width>;
+  using Warps = WarpShare<width, width>;
+  constexpr int pixels = Traits::depth / Warps::parts, operands = diagonal ? 1 : 2;
+  constexpr int bytes = operands * (width == wide ? operand_bytes : Traits::bytes);
+  using Ring = RingOf<ring_bytes / bytes, bytes>;
+  const Activations& x = branch.x;
+  const RowRange rows(tail, branch.partition, item.range);
+  const SharedOffset a_shifts = scratch(0), b_shifts = scratch(diagonal ? 0 : tile_rows);
+  prepare_shifts<Products>(tail, branch, item);
+
+  const WarpTile tile = Warps::tile();
+  const bool above_diagonal = diagonal && tile.column > tile.row + warp_rows - 1;
+  const bool work = !above_diagonal && item.rows() + tile.row < x.channels && item.columns() + tile.column < x.channels;
+  const SharedOffset part = Warps::part() * pixels * Traits::pitch;
+  Accumulators sum;
+  sum.clear();
+  ColumnSums<Element, Traits> columns;
+  pipeline<Ring>(
+      rows.steps(Traits::depth),
+      [&](int step, SharedOffset stage) {
+        const int row = rows.begin + step * Traits::depth;
+        copy_pixels<Element, Traits>(tail, x, row, rows.end, item.rows(), stage);
+        if constexpr (!diagonal)
+          copy_pixels<Element, Traits>(tail, x, row, rows.end, item.columns(), stage + operand_bytes);
+      },
+      [&](int step, SharedOffset stage) {
+        const int left = rows.end - rows.begin - step * Traits::depth;
+        const SharedOffset b = diagonal ? stage : stage + operand_bytes;
+        bool prepared = prepare_pixels<Products, Traits>(stage, left, a_shifts);
+        if constexpr (!diagonal) prepared = prepare_pixels<Products, Traits>(b, left, b_shifts);
+        if (prepared) device::block_sync();
+        if constexpr (diagonal) {
+          const auto shifts = device::shared_load<Float2>(a_shifts + 4 * columns.column());
+          columns.add(stage, left, [&](float value, int i) {
+            return Products::shifted_in_place ? value : value - (i == 0 ? shifts.x : shifts.y);
+          });
+        }
+        if (work)
+          Products::template transposed<true, pixels, Traits::pitch>(sum, stage + part, b + part, tile, a_shifts,
+                                                                     b_shifts);
+      });
+  join_parts<Warps>(sum);
+  if (work && Warps::part() == 0)
+    store_partial_product(sum, tile, x.channels - item.rows(), x.channels - item.columns(),
+                          gram_tile(branch, item.range, item.number));
+  if constexpr (diagonal) store_column_sums(branch, item, columns);
+}
+
+template <class Products>
+DEVICE void gram_item(const Tail& tail, const Branch& branch, int number) {
+  const GramItem item(branch, number);
+  if (branch.x.channels <= narrow) return gram_item<Products, narrow, true>(tail, branch, item);
+  if (item.diagonal()) return gram_item<Products, wide, true>(tail, branch, item);
+  gram_item<Products, wide, false>(tail, branch, item);
+}
+
+}  // namespace fused_resnet
