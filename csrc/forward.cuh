@@ -1,4 +1,4 @@
-// The forward kernels: each phase alone, and all of them in one cooperative launch with grid barriers between.
+// The forward kernel: all phases, or some of them, in one launch with grid barriers between.
 #pragma once
 
 #include <algorithm>
@@ -10,15 +10,13 @@
 namespace fused_resnet {
 
 // Two products need two sets of accumulators, which leaves registers for one block a multiprocessor.
-constexpr int blocks_a_multiprocessor(int products) { return products == 2 ? 1 : 2; }
-constexpr int moments_blocks = 2;
-constexpr int finish_blocks = 1;
+constexpr int forward_blocks(int products) { return products == 2 ? 1 : 2; }
 
-template <class Products>
-KERNEL(block_threads, device::fitting_blocks(moments_blocks, shared_bytes))
-moments_kernel(PARAMETER Tail tail) {
-  moments<Products>(tail);
-}
+// What a launch is asked for. One kernel has all phases: each alone, compiled once more, would take as long as all.
+struct ForwardWork {
+  Tail tail;
+  bool moments, finish, apply;
+};
 
 template <class Products>
 DEVICE void finish_phase(const Tail& tail) {
@@ -29,70 +27,48 @@ DEVICE void finish_phase(const Tail& tail) {
   finish<Products>(tail);
 }
 
-template <class Products>
-KERNEL(block_threads, finish_blocks)
-finish_kernel(PARAMETER Tail tail) {
-  finish_phase<Products>(tail);
-}
-
-// Statistics alone, for the processes that share them to exchange ahead of the apply phase.
-template <class Products>
-KERNEL(block_threads, device::fitting_blocks(moments_blocks, shared_bytes))
-summarise_kernel(PARAMETER Tail tail) {
-  moments<Products>(tail);
-  device::grid_sync();
-  finish_phase<Products>(tail);
-}
-
 template <class Products, int products>
-KERNEL(block_threads, device::fitting_blocks(blocks_a_multiprocessor(products), shared_bytes))
-apply_kernel(PARAMETER Tail tail) {
-  apply<Products, products>(tail);
-}
-
-template <class Products, int products>
-KERNEL(block_threads, device::fitting_blocks(blocks_a_multiprocessor(products), shared_bytes))
-forward_kernel(PARAMETER Tail tail) {
-  moments<Products>(tail);
-  device::grid_sync();
-  finish_phase<Products>(tail);
-  device::grid_sync();
-  apply<Products, products>(tail);
+KERNEL(block_threads, device::fitting_blocks(forward_blocks(products), shared_bytes))
+forward_kernel(PARAMETER ForwardWork work) {
+  if (work.moments) {
+    moments<Products>(work.tail);
+    if (work.finish) device::grid_sync();
+  }
+  if (work.finish) {
+    finish_phase<Products>(work.tail);
+    if (work.apply) device::grid_sync();
+  }
+  if (work.apply) apply<Products, products>(work.tail);
 }
 
 template <class Products, int products>
 void ForwardLauncher<Products, products>::launch(Phase phase, const Tail& tail,
                                                  const std::vector<device::Buffer>& buffers, device::Stream stream) {
-  const auto start = [&](void (*kernel)(Tail), const char* name, bool cooperative, int items) {
-    launch_persistent(kernel, {name, block_threads, shared_bytes, 0, cooperative}, items, tail, buffers, stream);
+  const int moments = moments_items(tail, tail.branches[0]) + moments_items(tail, tail.branches[1]);
+  const int applied = apply_items(tail);
+  const auto start = [&](const char* name, int items, ForwardWork work) {
+    const device::Launch how{name, block_threads, shared_bytes, 0, work.finish};
+    launch_persistent(forward_kernel<Products, products>, how, items, work, buffers, stream);
   };
-  const int moments_work = moments_items(tail, tail.branches[0]) + moments_items(tail, tail.branches[1]);
-  const int apply_work = apply_items(tail);
   switch (phase) {
     case Phase::moments:
-      return start(moments_kernel<Products>, "moments", false, moments_work);
+      return start("moments", moments, {tail, true, false, false});
     case Phase::finish:
-      return start(finish_kernel<Products>, "finish", true, moments_work);
+      return start("finish", moments, {tail, false, true, false});
     case Phase::apply:
-      return start(apply_kernel<Products, products>, "apply", false, apply_work);
+      return start("apply", applied, {tail, false, false, true});
     case Phase::summarise:
-      if (moments_work == 0) return;
-      return start(summarise_kernel<Products>, "summarise", true, moments_work);
+      if (moments > 0) start("summarise", moments, {tail, true, true, false});
+      return;
     case Phase::all:
-      if (moments_work == 0) return start(apply_kernel<Products, products>, "apply", false, apply_work);
-      return start(forward_kernel<Products, products>, "forward", true, std::max(moments_work, apply_work));
+      if (moments == 0) return start("apply", applied, {tail, false, false, true});
+      return start("forward", std::max(moments, applied), {tail, true, true, true});
   }
 }
 
 template <class Products, int products>
 NeedsByKernel ForwardLauncher<Products, products>::needs() {
-  const auto asking = [](int blocks) { return LaunchNeeds{block_threads, shared_bytes, blocks}; };
-  const std::string suffix = "<" + std::to_string(products) + ">";
-  return {{"moments", asking(moments_blocks)},
-          {"finish", asking(finish_blocks)},
-          {"summarise", asking(moments_blocks)},
-          {"apply" + suffix, asking(blocks_a_multiprocessor(products))},
-          {"forward" + suffix, asking(blocks_a_multiprocessor(products))}};
+  return {{"forward<" + std::to_string(products) + ">", {block_threads, shared_bytes, forward_blocks(products)}}};
 }
 
 }  // namespace fused_resnet

@@ -13,7 +13,7 @@ namespace fused_resnet {
 struct LaunchNeeds {
   int threads, shared_bytes, blocks;
 };
-// By kernel and, where it matters, number of products: "moments", "apply<1>".
+// By kernel and number of products, or whether there are any: "forward<2>", "backward<1>".
 using NeedsByKernel = std::map<std::string, LaunchNeeds>;
 
 template <class Products, int products>

@@ -339,13 +339,4 @@ DEVICE void finish_operands(const TailGradient& gradient) {
   finish_factors<Products>(gradient);
 }
 
-template <class Products, bool projections>
-DEVICE void grad_finish(const TailGradient& gradient) {
-  finish_vectors<Products, projections>(gradient);
-  if constexpr (projections) {
-    device::grid_sync();
-    finish_operands<Products>(gradient);
-  }
-}
-
 }  // namespace fused_resnet

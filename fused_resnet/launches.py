@@ -1,4 +1,8 @@
-"""Which kernels a tail's launches are, by the names of ``docs/kernels.md``, and how these compute products."""
+"""Which launches a tail takes, and how these compute products.
+
+There is one kernel a direction, ``forward<n>`` and ``backward<p>`` (``docs/kernels.md``). A launch that runs only some
+of its phases has their name in the place of the direction's.
+"""
 
 from __future__ import annotations
 

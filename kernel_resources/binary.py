@@ -20,12 +20,12 @@ class ToolMissingError(Exception):
 class Kernel:
     kind: str  # "forward", of forward_kernel
     math: str  # one of MATHS: how products are computed
-    numbers: tuple[int, ...]  # further template arguments
+    numbers: tuple[int, ...]  # the other template arguments
 
     @property
     def family(self) -> str:
-        """The name without the math, "forward<1>" or "moments": what the module's `launch_needs` calls it."""
-        return f"{self.kind}<{', '.join(map(str, self.numbers))}>" if self.numbers else self.kind
+        """The name without the math, "forward<1>": what the module's `launch_needs` calls it."""
+        return f"{self.kind}<{', '.join(map(str, self.numbers))}>"
 
     @property
     def order(self) -> tuple[int, str, tuple[int, ...]]:

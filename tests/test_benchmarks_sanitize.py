@@ -29,7 +29,7 @@ CLEAN = ["========= COMPUTE-SANITIZER", "case ok: one", "========= ERROR SUMMARY
 INVALID = [
     "========= COMPUTE-SANITIZER",
     "========= Invalid __global__ write of size 4 bytes",
-    "=========     at void fused_resnet::apply_kernel<fused_resnet::Float32Products, 1>(fused_resnet::Tail)+0x50",
+    "=========     at void fused_resnet::forward_kernel<fused_resnet::Float32Products, 1>(fused_resnet::Work)+0x50",
     "=========     Address 0x7f0000000080 is out of bounds",
     "=========     and is 1 bytes after the nearest allocation at 0x7f0000000000 of size 128 bytes",
     "========= ",

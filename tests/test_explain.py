@@ -84,7 +84,6 @@ def test_kernels_are_those_that_are_launched(training, strategy, backend):
                 y.sum().backward()
     passes = [own for tail in explanation.tails for own in (tail.forward, tail.backward) if own is not None]
     assert sorted(own.kernel.partition("<")[0] for own in passes) == sorted(launch.kernel for launch in launches)
-    assert {own.kernel for own in passes} <= module_of(backend).launch_needs().keys()
     assert explanation.tile == module_of(backend).tile
 
 

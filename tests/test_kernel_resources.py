@@ -10,7 +10,8 @@ from kernel_resources.binary import Kernel, ToolMissingError, Usage, find_tool, 
 from kernel_resources.occupancy import MULTIPROCESSORS, Needs, Occupancy, collect, problems
 from kernel_resources.report import TABLE, incomparable, table
 
-FORWARD = "_ZN12fused_resnet14forward_kernelINS_12HalfProductsINS_8BFloat16EEELi1EEEvNS_4TailE"
+FORWARD = "_ZN12fused_resnet14forward_kernelINS_12HalfProductsINS_8BFloat16EEELi1EEEvNS_11ForwardWorkE"
+BACKWARD = "_ZN12fused_resnet15backward_kernelINS_15Float32ProductsELb0EEEvNS_12BackwardWorkE"
 FACTS = {"nvcc": "13.0", "architectures": "8.0 9.0 12.0+PTX"}
 
 
@@ -47,8 +48,12 @@ def test_table_is_up_to_date(kernels):
     [
         (FORWARD, "forward<bfloat16, 1>", "forward<1>"),
         (FORWARD.replace("8BFloat16", "7Float16"), "forward<float16, 1>", "forward<1>"),
-        ("_ZN12fused_resnet13finish_kernelINS_12Tf32ProductsEEEvNS_4TailE", "finish<tf32>", "finish"),
-        ("_ZN12fused_resnet12apply_kernelINS_15Float32ProductsELi0EEEvNS_4TailE", "apply<float32, 0>", "apply<0>"),
+        (FORWARD.replace("12HalfProductsINS_8BFloat16EEE", "12Tf32ProductsE"), "forward<tf32, 1>", "forward<1>"),
+        (
+            BACKWARD,
+            "backward<float32, 0>",
+            "backward<0>",
+        ),
     ],
 )
 def test_names_of_kernels(function, name, family):

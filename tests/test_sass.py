@@ -3,6 +3,7 @@
 import functools
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,6 @@ from kernel_resources.binary import MATHS, ToolMissingError, extract, instructio
 TENSOR_CORES = {"tf32": "HMMA.1688.F32.TF32", "bfloat16": "HMMA.16816.F32.BF16", "float16": "HMMA.16816.F32"}
 COPY_16_BYTES = "LDGSTS.E.BYPASS.128"
 LOAD_16_BYTES, STORE_16_BYTES = "LDG.E.128", "STG.E.128"
-# Kernels that multiply x^T x, and those of the backward that work on activations.
-STATISTICS = ("moments", "summarise", "forward")
-GRADIENTS = ("grad_reduce", "grad_apply", "grad_summarise", "grad_complete", "backward")
 LOAD_MATRICES, LOAD_MATRICES_TRANSPOSED = "LDSM.16.M88.4", "LDSM.16.MT88.4"
 
 
@@ -43,33 +41,18 @@ def kernels(request):
     return found
 
 
-def multiplies(kernel):
-    """Whether products are among what the kernel computes; STATISTICS take those of x^T x."""
-    if kernel.kind in STATISTICS:
-        return True
-    return kernel.kind in ("apply", *GRADIENTS) and kernel.numbers != (0,)
-
-
-def multiplies_transposed(kernel):
-    """x^T x, or g^T x; in the apply phase, of a pre-norm tensor's gradient."""
-    return kernel.kind in STATISTICS or (kernel.kind in GRADIENTS and multiplies(kernel))
-
-
 def expected(kernel):
     """What the fast path of a kernel consists of."""
-    if multiplies(kernel):
-        yield COPY_16_BYTES
-        yield STORE_16_BYTES
-        yield TENSOR_CORES.get(kernel.math, "FFMA")
-        if kernel.math in TENSOR_CORES:
-            yield LOAD_MATRICES
-        if multiplies_transposed(kernel) and kernel.math in ("bfloat16", "float16"):
-            yield LOAD_MATRICES_TRANSPOSED
-    if kernel.kind in STATISTICS:
-        yield LOAD_16_BYTES  # of columns' sums
-    if kernel.kind in GRADIENTS or (kernel.kind == "apply" and not multiplies(kernel)):
-        yield LOAD_16_BYTES  # of what is streamed, and the masked gradient
-        yield STORE_16_BYTES
+    yield LOAD_16_BYTES  # of what is streamed
+    yield STORE_16_BYTES
+    if kernel == replace(kernel, kind="backward", numbers=(0,)):
+        return  # the only one without products: forward takes those of x^T x
+    yield COPY_16_BYTES
+    yield TENSOR_CORES.get(kernel.math, "FFMA")
+    if kernel.math in TENSOR_CORES:
+        yield LOAD_MATRICES
+    if kernel.math in ("bfloat16", "float16"):
+        yield LOAD_MATRICES_TRANSPOSED  # of x^T x, and g^T x
 
 
 def test_fast_path_is_made_of_wide_copies_and_tensor_cores(kernels):

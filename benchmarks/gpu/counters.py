@@ -19,8 +19,7 @@ from .record import Record, item_of
 
 BLOCKS = ("layer1.1", "layer3.1")
 METRICS = Path(__file__).with_name("ncu_metrics.txt")
-# Kernels of one phase; `kernel_way` launches others ahead of them.
-KERNELS = r"regex:^(moments|finish|apply|grad_reduce|grad_finish|grad_apply)_kernel"
+KERNELS = r"regex:^(forward|backward)_kernel"
 Table = dict[str, list[str]]
 
 
@@ -66,7 +65,8 @@ def command(ncu: Path | None, block: str) -> list[str]:
         "--target-processes",
         "all",
     ]
-    return [str(ncu), *options, "--kernel-name", KERNELS, "--metrics", metrics, *launches]
+    only = ["--profile-from-start", "off", "--kernel-name", KERNELS]
+    return [str(ncu), *options, *only, "--metrics", metrics, *launches]
 
 
 def _count(record: Record, ncu: Path | None, block: str, limit_s: float) -> None:
@@ -109,7 +109,7 @@ def transposed(lines: Iterable[str], ways: Sequence[str]) -> Table:
 
 
 def _column(index: int, kernel: str, ways: Sequence[str]) -> str:
-    """Such as "moments: forward apply: apply_kernel<HalfProducts<BFloat16>, 1>"."""
+    """Such as "moments: forward apply: forward_kernel<HalfProducts<BFloat16>, 1>"."""
     which, phase = divmod(index, len(PHASES))
     way = ways[which] if which < len(ways) else "?"
     return f"{way}: {PHASES[phase]}: {re.sub(r'^void |fused_resnet::', '', kernel).split('(')[0]}"

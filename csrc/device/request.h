@@ -34,7 +34,7 @@ struct Buffer {
 };
 
 struct Launch {
-  const char* name;  // of the kernel, for error messages
+  const char* name;  // of the kernel, or of the phases that it is to run, for error messages
   int threads;
   int shared_bytes;
   int blocks;

@@ -44,8 +44,8 @@ class PassExplanation:
     """One direction of a tail.
 
     Attributes:
-        kernel: as ``docs/kernels.md`` names it, or "plain PyTorch"; None where there is nothing to launch. Backward,
-            "+ copy" stands for a copy of the output's gradient that precedes it, where that has its channels apart.
+        kernel: as `fused_resnet.launches` names it, or "plain PyTorch"; None where there is nothing to launch.
+            Backward, "+ copy" stands for a copy of the output's gradient ahead of it, where its channels lie apart.
         bytes: of activations, each tensor read or written once a phase, as the kernels have them.
         operations: of the products; a multiply-add is two.
     """
