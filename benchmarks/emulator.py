@@ -26,11 +26,29 @@ class Traffic(NamedTuple):
     requested_written: int
 
 
+class Work(NamedTuple):
+    """What a phase keeps multiprocessors busy with, as ``tests/emulator/engine/work.h`` counts it.
+
+    All threads together, so that what a whole warp does counts 32 times; `multiply_adds` and `wavefronts` count once.
+    """
+
+    multiply_adds: int
+    waits: int
+    under_way: int
+    drained: float
+    load_rounds: int
+    rounds: float
+    longest: float
+    barriers: int
+    wavefronts: int
+    issued: dict[str, int]
+
+
 @dataclass(frozen=True)
 class Phase:
     """What happened between two barriers of the grid; buffers are named as in ``csrc/bindings/forward_call.h``."""
 
-    multiply_adds: int
+    work: Work
     buffers: dict[str, Traffic]
 
 
@@ -75,7 +93,7 @@ def recorded_launches() -> Iterator[list[Launch]]:
 
 @contextmanager
 def launches_left_out() -> Iterator[None]:
-    """Within, launches are checked and not made: what is left is what surrounds them."""
+    """Within, launches are checked and not made, and recorded without phases: what is left is what surrounds them."""
     library().emulator_set_launching(0)
     try:
         yield
@@ -85,7 +103,7 @@ def launches_left_out() -> Iterator[None]:
 
 def _launch(record: dict[str, Any]) -> Launch:
     phases = [
-        Phase(phase["multiply_adds"], {name: Traffic(**traffic) for name, traffic in phase["buffers"].items()})
+        Phase(Work(**phase["work"]), {name: Traffic(**traffic) for name, traffic in phase["buffers"].items()})
         for phase in record["phases"]
     ]
     return Launch(record["kernel"], record["cooperative"], record["blocks"], phases)

@@ -9,8 +9,8 @@
 
 namespace fused_resnet {
 
-// Threads that share a sum over the ranges, where there are many.
-DEVICE int range_sharers(int ranges) { return ranges >= 64 ? 8 : ranges >= 16 ? 4 : 1; }
+// Threads that share a sum over the ranges: so many that each has about as many loads as are under way together.
+DEVICE int range_sharers(int ranges) { return ranges > 128 ? 32 : ranges > 32 ? 16 : ranges > 8 ? 4 : 1; }
 
 // The sum of `term(range)` over all ranges, given by the first of the threads that share it, which lie
 // block_threads / sharers apart. Called by all threads; fixes the order.
@@ -19,7 +19,7 @@ DEVICE double sum_over_ranges(int ranges, int sharers, bool active, Term term) {
   const int apart = block_threads / sharers;
   double sum = 0.0;
   if (active) {
-#pragma unroll 4
+#pragma unroll 8
     for (int range = device::thread_index() / apart; range < ranges; range += sharers) sum += term(range);
   }
   if (sharers == 1) return sum;
@@ -38,18 +38,27 @@ struct PairOffsets {
 
   // `owner`: one block of those that prepare a pair writes the means.
   DEVICE static void prepare(const Tail& tail, const Branch& branch, TilePair pair, bool owner) {
-    const int i = device::thread_index();
+    const int channels = branch.x.channels, ranges = branch.partition.ranges;
+    // On the diagonal, half of the channels are the other half.
+    const bool diagonal = pair.row == pair.column;
+    const int wanted = !diagonal ? tile_rows + tile_columns : channels > tile_rows / 2 ? tile_rows : tile_rows / 2;
+    const int sharers = block_threads / wanted;
+    const int i = device::thread_index() % wanted;
     const int channel = i < tile_rows ? pair.row * tile_rows + i : pair.column * tile_columns + i - tile_rows;
-    double sum = 0.0;
-    if (channel < branch.x.channels)
-      for (int range = 0; range < branch.partition.ranges; ++range)
-        sum += device::global_load(branch.partial_sum + range * static_cast<std::int64_t>(branch.x.channels) + channel);
+    const double sum = sum_over_ranges(ranges, sharers, channel < channels, [&](int range) {
+      return static_cast<double>(
+          device::global_load(branch.partial_sum + range * static_cast<std::int64_t>(channels) + channel));
+    });
     device::block_sync();  // the last pair's have been read
-    device::shared_store(offset(i), sum / static_cast<double>(tail.rows));
+    if (device::thread_index() < wanted) {
+      const double mean = sum / static_cast<double>(tail.rows);
+      device::shared_store(offset(i), mean);
+      if (diagonal) device::shared_store(offset(tile_rows + i), mean);
+      if (owner && diagonal && channel < channels)
+        device::global_store(branch.mu + channel,
+                             static_cast<float>(device::global_load(branch.shift + channel) + mean));
+    }
     device::block_sync();
-    if (owner && pair.row == pair.column && i < tile_rows && channel < branch.x.channels)
-      device::global_store(branch.mu + channel, static_cast<float>(device::global_load(branch.shift + channel) +
-                                                                   device::shared_load<double>(offset(i))));
   }
 
   DEVICE static double row(int i) { return device::shared_load<double>(offset(i)); }
@@ -57,16 +66,19 @@ struct PairOffsets {
 };
 static_assert(8 * (block_threads + tile_rows + tile_columns) <= ring_bytes);
 
+// Rows and columns of a tile pair that may exist.
+DEVICE int pair_extent(int channels) { return channels < tile_columns ? channels : tile_columns; }
+
 // One element of Cov for each thread (or group of sharers) from `first` of the tile on.
 DEVICE void combine_elements(const Tail& tail, const Branch& branch, int number, TilePair pair, int first,
                              int sharers) {
+  const int channels = branch.x.channels, extent = pair_extent(channels);
   const int element = first + device::thread_index() % (block_threads / sharers);
-  const int row = element / tile_columns, column = element % tile_columns;
-  const int channels = branch.x.channels;
+  const int row = element / extent, column = element % extent;
   const std::int64_t i = pair.row * tile_rows + row, j = pair.column * tile_columns + column;
-  const bool exists = i < channels && j <= i;
+  const bool exists = row < extent && i < channels && j <= i;
   const double sum = sum_over_ranges(branch.partition.ranges, sharers, exists, [&](int range) {
-    return static_cast<double>(device::global_load(gram_tile(branch, range, number) + element));
+    return static_cast<double>(device::global_load(gram_tile(branch, range, number) + row * tile_columns + column));
   });
   if (!exists || device::thread_index() >= block_threads / sharers) return;
   const double mean = sum / static_cast<double>(tail.rows);
@@ -76,9 +88,8 @@ DEVICE void combine_elements(const Tail& tail, const Branch& branch, int number,
 }
 
 DEVICE void combine_branch(const Tail& tail, const Branch& branch) {
-  constexpr int elements = tile_rows * tile_columns;
-  const int sharers = range_sharers(branch.partition.ranges);
-  const int chunk = block_threads / sharers, chunks = elements / chunk;
+  const int sharers = range_sharers(branch.partition.ranges), extent = pair_extent(branch.x.channels);
+  const int chunk = block_threads / sharers, chunks = tiles_of(extent * extent, chunk);
   const int pairs = tile_pairs(branch.x.channels);
   // Consecutive chunks to a block, so that it prepares few pairs.
   const std::int64_t each = (static_cast<std::int64_t>(pairs) * chunks + device::grid_size() - 1) / device::grid_size();
@@ -88,7 +99,7 @@ DEVICE void combine_branch(const Tail& tail, const Branch& branch) {
     if (number >= pairs) break;
     const int first = static_cast<int>(i % chunks) * chunk;
     const TilePair pair(number);
-    if (first / tile_columns + pair.row * tile_rows >= branch.x.channels) continue;
+    if (first / extent + pair.row * tile_rows >= branch.x.channels) continue;
     if (number != prepared) PairOffsets::prepare(tail, branch, pair, first == 0);
     prepared = number;
     combine_elements(tail, branch, number, pair, first, sharers);

@@ -207,6 +207,18 @@ DEVICE void reduce_recomputed(const TailGradient& gradient) {
   });
 }
 
+// The sum of an element of the partial products.
+DEVICE double sum_of_products(const TailGradient& gradient, int index, const Partition& partition, int channel,
+                              int input) {
+  const int tile = channel / tile_rows * gradient.branches[index].input_tiles + input / tile_columns;
+  const int element = channel % tile_rows * tile_columns + input % tile_columns;
+  double sum = 0.0;
+#pragma unroll 8
+  for (int range = 0; range < partition.ranges; ++range)
+    sum += device::global_load(product_tile(gradient, index, range, tile) + element);
+  return sum;
+}
+
 template <class Products>
 DEVICE void finish_recomputed(const TailGradient& gradient) {
   const int groups = tiles_of(gradient.tail.channels, channel_group);

@@ -1,6 +1,6 @@
 // The backward's second phase: from partial sums to the gradients of parameters, and to what dx is multiplied from.
 //
-// `finish_vectors` leaves dbeta and dgamma, a channel a warp, and G = g^T (x - m). Behind a barrier, `finish_matrices`
+// `finish_vectors` leaves dbeta and dgamma, and G = g^T (x - m). Behind a barrier, `finish_matrices`
 // takes dW = diag(a) (G - diag(dgamma / std) W Cov) and Q (docs/design.md, section 3); behind another, `finish_factors`
 // makes diag(a) W and Q ready to be multiplied with. Processes that share statistics add up their sums behind
 // `finish_vectors` ("Several processes" there).
@@ -55,71 +55,95 @@ DEVICE double sum_of_partials(const float* partial, const Partition& partition, 
   return warp_sum(sum);
 }
 
-// The sum of an element of the partial products.
-DEVICE double sum_of_products(const TailGradient& gradient, int index, const Partition& partition, int channel,
-                              int input) {
-  const int tile = channel / tile_rows * gradient.branches[index].input_tiles + input / tile_columns;
-  const int element = channel % tile_rows * tile_columns + input % tile_columns;
-  double sum = 0.0;
-#pragma unroll 8
-  for (int range = 0; range < partition.ranges; ++range)
-    sum += device::global_load(product_tile(gradient, index, range, tile) + element);
-  return sum;
-}
-
 template <class Element>
 DEVICE void store_element(const Matrix& matrix, int channel, int input, float value) {
   auto* data = static_cast<Element*>(matrix.data);
   device::global_store(data + channel * matrix.stride_c + input * matrix.stride_k, device::from_float<Element>(value));
 }
 
-// A channel's row of G, by the lanes of a warp; the sum over the row of what dgamma is made of. Norms that are not
-// trained have dW = diag(a) g^T x, which is stored at once.
+// The sum over the ranges of a channel's partial products with the thread's input, `from` + its index, for as many
+// inputs as a tile has; 0 in all other threads. Warps share the ranges, a lane has four inputs of each.
+DEVICE double sum_of_row(const TailGradient& gradient, int index, int channel, int from) {
+  constexpr int warps = block_threads / device::warp_size, vector = tile_columns / device::warp_size;
+  const int tile = channel / tile_rows * gradient.branches[index].input_tiles + from / tile_columns;
+  const int column = vector * device::lane_index(), element = channel % tile_rows * tile_columns + column;
+  const int left = gradient.tail.branches[index].x.channels - from - column;
+  double sums[vector] = {};
+#pragma unroll 4
+  for (int range = device::warp_index(); range < gradient.partition.ranges; range += warps) {
+    const float* at = product_tile(gradient, index, range, tile) + element;
+    Vector16<float> loaded{};
+    if (left >= vector) {
+      loaded = device::global_load(reinterpret_cast<const Vector16<float>*>(at));
+    } else {
+#pragma unroll
+      for (int i = 0; i < vector; ++i) loaded.values[i] = i < left ? device::global_load(at + i) : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < vector; ++i) sums[i] += loaded.values[i];
+  }
+  const auto scratch = [](int warp, int i) -> SharedOffset { return 8 * (warp * tile_columns + i); };
+  device::block_sync();
+#pragma unroll
+  for (int i = 0; i < vector; ++i) device::shared_store(scratch(device::warp_index(), column + i), sums[i]);
+  device::block_sync();
+  if (device::thread_index() >= tile_columns) return 0.0;
+  double sum = 0.0;
+#pragma unroll
+  for (int warp = 0; warp < warps; ++warp) sum += device::shared_load<double>(scratch(warp, device::thread_index()));
+  return sum;
+}
+static_assert(8 * block_threads / device::warp_size * tile_columns <= ring_bytes);
+
+// The sum over the block's threads, in each of them.
+DEVICE double block_sum(double x) {
+  x = warp_sum(x);
+  device::block_sync();
+  if (device::lane_index() == 0) device::shared_store(8 * device::warp_index(), x);
+  device::block_sync();
+  double sum = 0.0;
+#pragma unroll
+  for (int warp = 0; warp < block_threads / device::warp_size; ++warp) sum += device::shared_load<double>(8 * warp);
+  return sum;
+}
+
+// A channel's row of G, by a block; the sum over the row of what dgamma is made of. Norms that are not trained have
+// dW = diag(a) g^T x, which is stored at once.
 template <class Products>
 DEVICE double finish_row(const TailGradient& gradient, int index, int channel, double sum) {
   const Branch& branch = gradient.tail.branches[index];
   const BranchGradient& own = gradient.branches[index];
   const int inputs = branch.x.channels;
   const bool training = is_training(branch);
-  const float scale = norm_scale(branch, channel);
   double dot = 0.0;
 #pragma unroll 1
-  for (int input = device::lane_index(); input < inputs; input += device::warp_size) {
-    const double product = sum_of_products(gradient, index, gradient.partition, channel, input);
+  for (int from = 0; from < inputs; from += tile_columns) {
+    const double product = sum_of_row(gradient, index, channel, from);
+    const int input = from + device::thread_index();
+    if (device::thread_index() >= tile_columns || input >= inputs) continue;
     const double shift = device::global_load(own.shift + input);
     const double w = weight_element<Products>(branch, channel, input);
-    if (training) {
-      const double centred = product - sum * (device::global_load(branch.mu + input) - shift);
-      if (own.product != nullptr)
-        device::global_store(own.product + static_cast<std::int64_t>(channel) * inputs + input,
-                             static_cast<float>(centred));
-      dot += w * centred;
-      continue;
-    }
-    const double whole = product + sum * shift;
-    dot += w * whole;
-    if (own.dweight.data != nullptr)
-      store_element<typename Products::Element>(own.dweight, channel, input, scale * static_cast<float>(whole));
+    const double g_x =
+        product + sum * (training ? shift - static_cast<double>(device::global_load(branch.mu + input)) : shift);
+    dot += w * g_x;
+    if (training && own.product != nullptr)
+      device::global_store(own.product + static_cast<std::int64_t>(channel) * inputs + input, static_cast<float>(g_x));
+    if (!training && own.dweight.data != nullptr)
+      store_element<typename Products::Element>(own.dweight, channel, input,
+                                                norm_scale(branch, channel) * static_cast<float>(g_x));
   }
-  dot = warp_sum(dot);
+  dot = block_sum(dot);
   if (own.own_mean != nullptr) dot += own_distance(branch, own, channel) * sum;
   // sum g (p - mean): g^T x W^T has p whole.
   return training || branch.statistics == Statistics::none ? dot
                                                            : dot - device::global_load(branch.mean + channel) * sum;
 }
 
-template <class Products, bool projections>
-DEVICE void finish_channel(const TailGradient& gradient, int index, int channel) {
-  using Element = typename Products::Element;
-  const Tail& tail = gradient.tail;
-  const Branch& branch = tail.branches[index];
+// A channel's vectors, from the sum of its g and the one that dgamma is made of.
+template <class Element>
+DEVICE void store_vectors(const TailGradient& gradient, int index, int channel, double sum, double dot) {
+  const Branch& branch = gradient.tail.branches[index];
   const BranchGradient& own = gradient.branches[index];
-  const double sum = sum_of_partials(gradient.partial_sum, gradient.partition, tail.channels, channel);
-  double dot = 0.0;
-  if (own.partial_dot != nullptr) dot = sum_of_partials(own.partial_dot, gradient.partition, tail.channels, channel);
-  if constexpr (projections)
-    if (own.reduction == Reduction::product) dot = finish_row<Products>(gradient, index, channel, sum);
-  if (device::lane_index() != 0) return;
   if (index == gradient.leader) device::global_store(gradient.sum + channel, static_cast<float>(sum));
   if (own.shared_sum != nullptr) device::global_store(own.shared_sum + channel, static_cast<float>(sum));
   const ElementType type = branch.norm.type;
@@ -135,17 +159,37 @@ DEVICE void finish_channel(const TailGradient& gradient, int index, int channel)
   device::global_store(static_cast<Element*>(own.dbias) + channel, device::from_float<Element>(dbias));
 }
 
-// Groups of channels, one a warp; nothing in them may wait for the block.
+// By the lanes of a warp, unless there is a row to finish: that takes the block.
+template <class Products, bool projections>
+DEVICE void finish_channel(const TailGradient& gradient, int index, int channel) {
+  const Tail& tail = gradient.tail;
+  const BranchGradient& own = gradient.branches[index];
+  const double sum = sum_of_partials(gradient.partial_sum, gradient.partition, tail.channels, channel);
+  double dot = 0.0;
+  if (own.partial_dot != nullptr) dot = sum_of_partials(own.partial_dot, gradient.partition, tail.channels, channel);
+  int writer = device::lane_index();
+  if constexpr (projections)
+    if (own.reduction == Reduction::product) {
+      dot = finish_row<Products>(gradient, index, channel, sum);
+      writer = device::thread_index();
+    }
+  if (writer == 0) store_vectors<typename Products::Element>(gradient, index, channel, sum, dot);
+}
+
+// Channels of a branch, a block each where there are rows to finish, a warp each where not.
 template <class Products, bool projections>
 DEVICE void finish_vectors(const TailGradient& gradient) {
-  static_assert(channel_group == block_threads / device::warp_size);
-  const int groups = tiles_of(gradient.tail.channels, channel_group);
-  const int first = gradient.branches[0].has_vectors ? 0 : groups;
-  const int last = gradient.branches[1].has_vectors ? 2 * groups : groups;
+  int item = device::block_index();
 #pragma unroll 1
-  for (int item = first + device::block_index(); item < last; item += device::grid_size()) {
-    const int index = item / groups, channel = (item - index * groups) * channel_group + device::warp_index();
-    if (channel < gradient.tail.channels) finish_channel<Products, projections>(gradient, index, channel);
+  for (int index = 0; index < 2; ++index) {
+    const BranchGradient& own = gradient.branches[index];
+    const int together = channels_together(own), items = vector_items(gradient.tail, own);
+#pragma unroll 1
+    for (; item < items; item += device::grid_size()) {
+      const int channel = together == 1 ? item : item * together + device::warp_index();
+      if (channel < gradient.tail.channels) finish_channel<Products, projections>(gradient, index, channel);
+    }
+    item -= items;
   }
 }
 

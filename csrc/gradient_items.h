@@ -67,10 +67,18 @@ inline Work recomputed_inputs_work(const TailGradient& gradient) {
   });
 }
 
-// Groups of channels of the finish phase's vectors.
+// Channels that a block has vectors of at a time: a row of G takes all its warps, sums alone a warp.
+HOST_DEVICE int channels_together(const BranchGradient& own) {
+  return own.reduction == Reduction::product ? 1 : channel_group;
+}
+
+HOST_DEVICE int vector_items(const Tail& tail, const BranchGradient& own) {
+  return own.has_vectors ? tiles_of(tail.channels, channels_together(own)) : 0;
+}
+
+// Of the finish phase's vectors.
 inline int vector_items(const TailGradient& gradient) {
-  const int outputs = tiles_of(gradient.tail.channels, channel_group);
-  return outputs * (gradient.branches[0].has_vectors + gradient.branches[1].has_vectors);
+  return vector_items(gradient.tail, gradient.branches[0]) + vector_items(gradient.tail, gradient.branches[1]);
 }
 
 inline int factor_items(const TailGradient& gradient) {

@@ -50,19 +50,27 @@ HOST_DEVICE int moments_items(const Tail& tail, const Branch& branch) {
   return is_training(branch) ? moments_tiles(tail, branch) * branch.partition.ranges : 0;
 }
 
+// Of both branches.
+inline int moments_tiles(const Tail& tail) {
+  int tiles = 0;
+  for (const Branch& branch : tail.branches) tiles += is_training(branch) ? moments_tiles(tail, branch) : 0;
+  return tiles;
+}
+
 // Fits: 2^31 tiles would be 64 TiB of y.
 HOST_DEVICE int apply_items(const Tail& tail) {
   return tiles_of(tail.rows, tile_rows) * tiles_of(tail.channels, tile_columns);
 }
 
-// Ranges of rows for items of so many tiles each: enough of them to occupy a large GPU (where partial results are
-// matrices, which are large: fewer), short enough for sums in float32, and whole tiles of rows.
-inline Partition partition_rows(const Tail& tail, int tiles, bool of_matrices) {
-  constexpr int longest = 4096;
-  const int items = of_matrices ? 132 : 264;
-  const int wanted = tiles_of(tail.rows, tiles_of(items, tiles));
-  const int rows = tiles_of(wanted > longest ? longest : wanted, tile_rows) * tile_rows;
-  return {rows, tiles_of(tail.rows, rows)};
+// Ranges of rows for a phase whose ranges have so many tiles: an item each for all blocks that a large GPU runs at the
+// same time, or as many each as keep sums in float32 short. One range more, and blocks would wait for the last ones.
+inline Partition partition_rows(const Tail& tail, int tiles) {
+  constexpr int blocks = 264, longest = 4096;
+  for (int each = 1;; ++each) {
+    const int ranges = tiles <= blocks * each ? blocks * each / tiles : 1;
+    const int rows = tiles_of(tiles_of(tail.rows, ranges), tile_rows) * tile_rows;
+    if (rows <= longest) return {rows, tiles_of(tail.rows, rows)};
+  }
 }
 
 }  // namespace fused_resnet

@@ -107,7 +107,7 @@ DEVICE void multiply_group(const GroupColumns& own, int depth, bool active, Coef
     }
     device::block_sync();
     if (!active) continue;
-#pragma unroll 4
+#pragma unroll 8
     for (int step = own.share(); step < left; step += own.sharers()) {
       const float factor = entry(k + step);
 #pragma unroll

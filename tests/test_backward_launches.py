@@ -130,7 +130,7 @@ def test_backward_writes_what_is_asked_for_alone(name, strategy, backend):
 
 
 def multiply_adds(sample):
-    return sum(phase.multiply_adds for launch in launches_of(*build(sample)) for phase in launch.phases)
+    return sum(phase.work.multiply_adds for launch in launches_of(*build(sample)) for phase in launch.phases)
 
 
 @only_emulated

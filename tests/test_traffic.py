@@ -52,7 +52,7 @@ def launched(call):
     (launch,) = found
     touched = [traffic for phase in launch.phases for name, traffic in phase.buffers.items() if is_activation(name)]
     distinct = sum(of.distinct_read + of.distinct_written for of in touched)
-    return launch.kernel, distinct, sum(phase.multiply_adds for phase in launch.phases)
+    return launch.kernel, distinct, sum(phase.work.multiply_adds for phase in launch.phases)
 
 
 def family(kernel):

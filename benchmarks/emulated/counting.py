@@ -76,5 +76,5 @@ def _counted(launches: Sequence[Launch]) -> Counted:
         sum(traffic.distinct_written for traffic in activations),
         sum(traffic.requested_read + traffic.requested_written for traffic in activations),
         sum(t.distinct_read + t.distinct_written for activation, t in touched if not activation),
-        sum(phase.multiply_adds for phase in phases),
+        sum(phase.work.multiply_adds for phase in phases),
     )

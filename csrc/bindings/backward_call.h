@@ -199,7 +199,7 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     gradient_.leader = gradient_.branches[0].reduction == Reduction::none ? 1 : 0;
     const int tiles = reduce_work(gradient_).tiles;
     if (tiles == 0) return;
-    gradient_.partition = partition_rows(gradient_.tail, tiles, has(Reduction::product));
+    gradient_.partition = partition_rows(gradient_.tail, tiles);
     gradient_.reduce = reduce_work(gradient_);
     use("partial_sum", gradient_.partial_sum, allocate({gradient_.partition.ranges, gradient_.tail.channels}),
         Step::reduce);
@@ -242,7 +242,7 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
 
   void fill_product_partition() {
     const int tiles = recomputed_products_work(gradient_).tiles;
-    if (tiles > 0) gradient_.product_partition = partition_rows(gradient_.tail, tiles, true);
+    if (tiles > 0) gradient_.product_partition = partition_rows(gradient_.tail, tiles);
   }
 
   void fill_workspace(const Name& name, const Arguments& from, Branch& to, BranchGradient& own) {

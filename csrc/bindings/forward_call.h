@@ -22,6 +22,9 @@ class ForwardCall : Call<Tail, ForwardStep> {
     const bool swapped = arguments_.shortcut && is_product(*arguments_.shortcut) && !is_product(arguments_.main);
     fill_branch("main", arguments_.main, swapped ? 1 : 0, statistics_[0]);
     if (arguments_.shortcut) fill_branch("shortcut", *arguments_.shortcut, swapped ? 0 : 1, statistics_[1]);
+    // The work of both branches is shared out together.
+    fill_workspace("main", tail_.branches[swapped ? 1 : 0], statistics_[0]);
+    fill_workspace("shortcut", tail_.branches[swapped ? 0 : 1], statistics_[1]);
     tail_.vectorised = tail_.y.vectorised;
     for (const Branch& branch : tail_.branches) tail_.vectorised = tail_.vectorised && read_in_vectors(branch);
   }
@@ -100,7 +103,6 @@ class ForwardCall : Call<Tail, ForwardStep> {
     to.statistics = statistics_of(from);
     if (is_training(to)) {
       fill_statistics(name, to, statistics, Step::finish);
-      fill_workspace(name, to, statistics);
     } else if (from.norm->keep) {
       fill_statistics(name, to, statistics, Step::apply);
     }
@@ -135,8 +137,9 @@ class ForwardCall : Call<Tail, ForwardStep> {
   }
 
   void fill_workspace(const Name& name, Branch& to, NormStatistics& statistics) {
+    if (!is_training(to)) return;
     const bool gram = to.statistics == Statistics::gram;
-    to.partition = partition_rows(tail_, moments_tiles(tail_, to), gram);
+    to.partition = partition_rows(tail_, moments_tiles(tail_));
     const std::int64_t ranges = to.partition.ranges, channels = tail_.channels, inputs = to.x.channels;
     use(name + ".momentum", to.momentum, allocate({1}), Step::moments);
     if (!gram) {

@@ -8,6 +8,7 @@
 #include <device/thread.cuh>
 #include <engine/copies.h>
 #include <engine/memory.h>
+#include <engine/work.h>
 
 namespace fused_resnet::device {
 
@@ -31,6 +32,7 @@ template <class T>
 DEVICE T global_load(const T* pointer, emulator::Place place = emulator::Place::here()) {
   static_assert(std::is_trivially_copyable_v<T>);
   emulator::global_read<sizeof(T)>(pointer, place);
+  emulator::note_load();
   T value;
   std::memcpy(&value, static_cast<const void*>(pointer), sizeof(T));
   return value;

@@ -30,6 +30,7 @@ void Copies::reset() {
 void copy_async_16(std::uint32_t to, const void* from, bool valid, const Place& place) {
   if (valid) global_read<16>(from, place);
   shared_take_off(to, place);
+  note(Instruction::copy);
   Copies& copies = running->copies;
   copies.in_flight.push_back({to, from, valid, copies.groups, place});
 }
@@ -38,10 +39,14 @@ void copy_async_commit() { ++running->copies.groups; }
 
 void copy_async_wait(int pending) {
   Copies& copies = running->copies;
+  std::int64_t under_way = 0, waited_for = 0;
+  for (const Copies::Copy& copy : copies.in_flight) under_way += copy.valid ? 16 : 0;
   auto first_left = copies.in_flight.begin();
   for (; first_left != copies.in_flight.end() && first_left->group < copies.groups - pending; ++first_left) {
     land(*first_left);
+    waited_for += first_left->valid ? 16 : 0;
   }
+  note_wait(under_way, waited_for);
   copies.in_flight.erase(copies.in_flight.begin(), first_left);
 }
 

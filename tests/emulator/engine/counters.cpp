@@ -24,10 +24,23 @@ std::string json(const Traffic& traffic) {
          member("requested_written", traffic.requested_written) + "}";
 }
 
+std::string json(const Work& work) {
+  constexpr const char* kinds[instructions] = {
+      "product", "matrices", "transposed_matrices", "exchange", "shared_access", "load", "store", "copy"};
+  std::vector<std::pair<const char*, std::int64_t>> issued;
+  for (int kind = 0; kind < instructions; ++kind) issued.emplace_back(kinds[kind], work.issued[kind]);
+  return "{" + member("multiply_adds", work.multiply_adds) + ", " + member("waits", work.waits) + ", " +
+         member("under_way", work.under_way) + ", " + member("drained", std::to_string(work.drained)) + ", " +
+         member("load_rounds", work.load_rounds) + ", " + member("rounds", std::to_string(work.rounds)) + ", " +
+         member("longest", std::to_string(work.longest)) + ", " + member("barriers", work.barriers) + ", " +
+         member("wavefronts", work.wavefronts) + ", " +
+         member("issued", list("{}", issued, [](const auto& of) { return member(of.first, of.second); })) + "}";
+}
+
 std::string json(const Phase& phase) {
   const std::string buffers =
       list("{}", phase.buffers, [](const auto& buffer) { return member(buffer.first.c_str(), json(buffer.second)); });
-  return "{" + member("multiply_adds", phase.multiply_adds) + ", " + member("buffers", buffers) + "}";
+  return "{" + member("work", json(phase.work)) + ", " + member("buffers", buffers) + "}";
 }
 
 std::string json(const Record& record) {

@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include <engine/work.h>
+
 namespace fused_resnet::emulator {
 
 // Bytes of one buffer in one phase: how many different ones, and how many all accesses asked for.
@@ -15,7 +17,7 @@ struct Traffic {
 };
 
 struct Phase {
-  std::int64_t multiply_adds = 0;  // of tensor cores
+  Work work;
   std::vector<std::pair<std::string, Traffic>> buffers;
 };
 

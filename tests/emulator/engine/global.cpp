@@ -50,6 +50,7 @@ void global_read(const void* address, const Place& place) {
 
 template <int bytes>
 void global_write(const void* address, const Place& place) {
+  note(Instruction::store);
   Area& area = area_at<bytes>(address, "write", place);
   if (!area.writable) {
     fault("read-only: write of " + bytes_of(area, address, bytes), place);

@@ -16,13 +16,13 @@ void order(Block& block, Scope scope, Time now) {
 }
 
 void end_phase() {
-  Phase ended{grid.multiply_adds, {}};
+  Phase ended{grid.work, {}};
   areas.for_each([&](Area& area) {
     ended.buffers.emplace_back(area.name, area.traffic);
     area.traffic = Traffic();
   });
   grid.phases.push_back(std::move(ended));
-  grid.multiply_adds = 0;
+  grid.work = Work();
 }
 
 }  // namespace fused_resnet::emulator

@@ -21,9 +21,9 @@ struct Grid {
   bool cooperative = false;
   Time began = 0;
   Barrier barrier;
-  int phase = 0;                   // grid barriers so far
-  std::int64_t multiply_adds = 0;  // of this phase
-  std::vector<Phase> phases;       // those that have ended
+  int phase = 0;              // grid barriers so far
+  Work work;                  // of this phase
+  std::vector<Phase> phases;  // those that have ended
 
   Time clock = 0;
   int alive_blocks = 0;  // the first ones of `blocks`

@@ -47,6 +47,8 @@ void start_block(Block& block, int index, const device::Launch& how) {
   block.warps.resize(how.threads / lanes);
   for (Warp& warp : block.warps) {
     warp.barrier.reset(lanes);
+    std::fill_n(warp.issued, instructions, 0);
+    warp.rounds = 0.0;
     order(warp, whole_grid, grid.began);
     order(warp, same_block, block.began);
   }
@@ -58,6 +60,7 @@ void start_thread(Thread& thread, Block& block, int index, int colour) {
   thread.warp = &block.warps[index / lanes];
   thread.actor = Actor::of(block.index, index, thread.warp->barriers);
   thread.copies.reset();
+  thread.loads = 0;
   thread.finished = false;
   scheduler.start(&thread, thread_main, colour);
 }
@@ -96,6 +99,7 @@ void run_blocks(int first_block, int count, const device::Launch& how) {
   }
   scheduler.run();
   check_all_finished(threads);
+  for (int block = 0; block < count; ++block) end_work(*grid.blocks[block]);
 }
 
 void start_grid(const device::Launch& how, std::function<void()> body) {
@@ -105,7 +109,7 @@ void start_grid(const device::Launch& how, std::function<void()> body) {
   grid.began = ++grid.clock;
   grid.barrier.reset(how.blocks * how.threads);
   grid.phase = 0;
-  grid.multiply_adds = 0;
+  grid.work = Work();
   grid.phases.clear();
   scheduler.begin(settings.seed);
 }
@@ -124,7 +128,10 @@ void launch(const device::Launch& how, const std::vector<device::Buffer>& buffer
             std::function<void()> body) {
   const std::lock_guard<std::mutex> lock(one_at_a_time);
   check(how);
-  if (!settings.launching) return;
+  if (!settings.launching) {
+    if (settings.counting) settings.records.push_back({how.name, how.cooperative, how.blocks, how.threads, {}});
+    return;
+  }
   start_grid(how, std::move(body));
   areas.open(buffers, parameters, grid.began);
   const int at_once = how.cooperative ? how.blocks : 1;

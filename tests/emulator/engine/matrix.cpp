@@ -45,12 +45,12 @@ void load_transposed(Warp& warp) {
 
 void load_matrices(std::uint32_t (&r)[4], std::uint32_t row, const Place& place) {
   const Load operand{shared_read<16>(row, place), r};
-  meet({"load_matrices", place}, &operand, load);
+  meet(Instruction::matrices, {"load_matrices", place}, &operand, load);
 }
 
 void load_matrices_transposed(std::uint32_t (&r)[4], std::uint32_t row, const Place& place) {
   const Load operand{shared_read<16>(row, place), r};
-  meet({"load_matrices_transposed", place}, &operand, load_transposed);
+  meet(Instruction::transposed_matrices, {"load_matrices_transposed", place}, &operand, load_transposed);
 }
 
 }  // namespace fused_resnet::emulator

@@ -58,13 +58,13 @@ void multiply(Warp& warp) {
     for (int k = 0; k < Format::depth; ++k) sum += fragments.a[row][k] * fragments.b[k];
     for (int column = 0; column < 8; ++column) d(column) = sum[column];
   }
-  grid.multiply_adds += 16 * 8 * Format::depth;
+  grid.work.multiply_adds += 16 * 8 * Format::depth;
 }
 
 template <class Format>
 void mma(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2], const Place& place) {
   const Product operand{d, a, b};
-  meet({"mma", place}, &operand, multiply<Format>);
+  meet(Instruction::product, {"mma", place}, &operand, multiply<Format>);
 }
 
 }  // namespace fused_resnet::emulator

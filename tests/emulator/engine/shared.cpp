@@ -29,6 +29,8 @@ const char* shared_read(std::uint32_t offset, const Place& place) {
   Block& block = *running->block;
   const Finding finding = block.shared_shadow.read<bytes>(offset, running->actor, block.began);
   if (finding.verdict != Verdict::fine) fault(finding, "read", shared_bytes(offset, bytes), place);
+  note(Instruction::shared_access);
+  note_shared(offset, bytes);
   return block.shared.first() + offset;
 }
 
@@ -38,6 +40,9 @@ char* shared_write(std::uint32_t offset, const Place& place) {
   Block& block = *running->block;
   const Finding finding = block.shared_shadow.write<bytes>(offset, running->actor, block.began);
   if (finding.verdict != Verdict::fine) fault(finding, "write", shared_bytes(offset, bytes), place);
+  end_loads();
+  note(Instruction::shared_access);
+  note_shared(offset, bytes);
   return block.shared.first() + offset;
 }
 
@@ -46,6 +51,7 @@ void shared_take_off(std::uint32_t offset, const Place& place) {
   Block& block = *running->block;
   const Finding finding = block.shared_shadow.take_off(offset, running->actor, block.began);
   if (finding.verdict != Verdict::fine) fault(finding, "copy", shared_bytes(offset, 16), place);
+  note_shared(offset, 16);
 }
 
 char* shared_land(std::uint32_t offset) {

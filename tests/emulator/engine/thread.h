@@ -10,6 +10,7 @@
 #include <engine/mapping.h>
 #include <engine/shadow.h>
 #include <engine/stamp.h>
+#include <engine/work.h>
 
 namespace fused_resnet::emulator {
 
@@ -19,6 +20,9 @@ struct Warp {
   Time barriers[scopes];  // see Actor
   Barrier barrier;
   const void* operands[lanes];  // what each lane has brought to the present meeting
+  SharedAccesses accesses[lanes];
+  std::int64_t issued[instructions];  // see Work
+  double rounds;                      // see Work
 };
 
 struct Block {
@@ -39,6 +43,7 @@ struct Thread {
   Warp* warp;
   Actor actor;
   Copies copies;
+  int loads;  // under way together
   bool finished;
   Meeting meeting;  // the one it waits in, or waited in last
 };

@@ -1,0 +1,254 @@
+"""Counts what each phase of a tail has to do, by the emulator, for a size that it could not run.
+
+Rows are many and alike, so two small numbers of them are run and the line through both is taken: amounts grow with the
+tiles of rows, and with the items (or, of phases that walk along columns of tiles, the blocks) that these are shared among.
+How many items the full size has is asked of the launcher, which then launches nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from fused_resnet import _kernels
+from fused_resnet.kernel_branch import kept
+from fused_resnet.kernels import KernelComputation, backward_call, forward_call
+from fused_resnet.memory import empty_gradients, empty_output
+from fused_resnet.strategy import StrategyChoice, use_strategy
+from fused_resnet.tail import settle
+
+from ..emulator import Launch, launches_left_out, library, recorded_launches
+from ..phases.columns import BACKWARD, BACKWARD_PHASES, FORWARD, FORWARD_PHASES
+from ..tail_shapes import TailShape
+from ..tails import Tail, every_gradient
+
+THREADS, WARP = 256, 32
+# What warps issue, as the emulator names it.
+INSTRUCTIONS = ("product", "matrices", "transposed_matrices", "exchange", "shared_access", "load", "store", "copy")
+TILE_ROWS = 128
+# Height and width of the images that are run: two tiles of rows each.
+_SIZE = 16
+_MANY = 100_000
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """What a launch of one phase has to do.
+
+    Attributes:
+        distinct, requested: bytes of global memory, each counted once, and as often as they are asked for.
+        scattered: of the requested ones, those of rows that lie apart, as a stride leaves them.
+        operations: on tensor cores; a multiply-add is two.
+        rounds: latencies of global memory that follow each other in the busiest warp, of all blocks together. A wait for
+            asynchronous copies is the share of what is under way that it waits for.
+        longest: of these, those of the busiest block of a full grid, where the phase is such that blocks differ;
+            0 elsewhere.
+        under_way: bytes on their way to a block's shared memory as it waits, on average.
+        barriers: of all blocks together.
+        exchanges: of all warps together, as if those of a block had all as many as the busiest.
+        wavefronts: of all warps together.
+        grid_barriers: within the phase.
+        items: that can be worked on side by side.
+        uneven: work of the busiest block of a full grid over that of all on average.
+        uneven_multiprocessors: the same of the blocks of a multiprocessor together.
+    """
+
+    distinct: float
+    requested: float
+    scattered: float
+    operations: float
+    rounds: float
+    longest: float
+    under_way: float
+    barriers: float
+    wavefronts: float
+    product: float
+    matrices: float
+    transposed_matrices: float
+    exchange: float
+    shared_access: float
+    load: float
+    store: float
+    copy: float
+    grid_barriers: float
+    items: float
+    uneven: float = 1.0
+    uneven_multiprocessors: float = 1.0
+
+    def combined(self, other: Amounts, own: float, others: float) -> Amounts:
+        """A linear combination, amount by amount."""
+        return Amounts(*(own * getattr(self, f.name) + others * getattr(other, f.name) for f in fields(self)))
+
+
+def amounts_of(launch: Launch, scattered: Container[str]) -> Amounts:
+    """What the emulator has counted of a launch; `scattered` are buffers whose rows lie apart."""
+    traffic = [traffic for phase in launch.phases for traffic in phase.buffers.values()]
+    work = [phase.work for phase in launch.phases]
+    waits = sum(own.waits for own in work)
+    return Amounts(
+        distinct=sum(of.distinct_read + of.distinct_written for of in traffic),
+        requested=sum(of.requested_read + of.requested_written for of in traffic),
+        operations=2 * sum(own.multiply_adds for own in work),
+        rounds=sum(own.rounds for own in work),
+        longest=sum(own.longest for own in work),
+        scattered=sum(
+            of.requested_read + of.requested_written
+            for phase in launch.phases
+            for name, of in phase.buffers.items()
+            if name in scattered
+        ),
+        under_way=THREADS * sum(own.under_way for own in work) / waits if waits else 0.0,
+        barriers=sum(own.barriers for own in work) / THREADS,
+        wavefronts=sum(own.wavefronts for own in work),
+        **{kind: sum(own.issued[kind] for own in work) / WARP for kind in INSTRUCTIONS},
+        grid_barriers=len(launch.phases) - 1,
+        items=launch.blocks,
+    )
+
+
+def unevenness(weights: Sequence[float], blocks: int) -> float:
+    """Of the busiest block over the average, where each takes every `blocks`-th item."""
+    busiest = max(sum(weights[block::blocks]) for block in range(min(blocks, len(weights))))
+    return busiest * blocks / sum(weights)
+
+
+@dataclass(frozen=True)
+class Counter:
+    """Of one tail computed in one way.
+
+    Attributes:
+        strategy: of the projections.
+        slots: blocks that the GPU runs at the same time, by direction.
+        multiprocessors: of the GPU.
+    """
+
+    shape: TailShape
+    strategy: StrategyChoice
+    slots: Mapping[str, int]
+    multiprocessors: int
+
+    def counted(self) -> Iterator[tuple[str, Amounts]]:
+        """Of each phase that has work."""
+        items, tiles = self._items(self.shape), math.ceil(self.shape.rows / TILE_ROWS)
+        for phase in items:
+            if phase.endswith("finish"):
+                yield phase, self._finishing(phase, items)
+                continue
+            count = self._along_columns if phase.endswith("apply") else self._of_ranges
+            weights = self.weights(phase, items[phase])
+            yield (
+                phase,
+                replace(
+                    count(phase, tiles, items),
+                    uneven=unevenness(weights, min(len(weights), self._slots_of(phase))),
+                    uneven_multiprocessors=unevenness(weights, self.multiprocessors),
+                ),
+            )
+
+    def weights(self, phase: str, items: int) -> Sequence[float]:
+        """Of the items, in units of one of them: all are alike (csrc/partition.h)."""
+        return [1.0] * items
+
+    def _along_columns(self, phase: str, tiles: int, items: Mapping[str, int]) -> Amounts:
+        """Of a phase whose blocks keep to a column of tiles: as many blocks as columns are run."""
+        columns = math.ceil(items[phase] / tiles)
+        few, more = (self._run(self._rows_of(images), phase, columns) for images in (3, 6))
+        each = more.combined(few, 1 / 6, -1 / 6)  # tiles of rows: an image has two
+        ahead = few.combined(each, 1.0, -6.0)
+        blocks = min(items[phase], self._slots_of(phase)) / columns
+        found = each.combined(ahead, tiles, blocks)
+        fixed = {"under_way": more.under_way, "grid_barriers": more.grid_barriers, "items": items[phase]}
+        return replace(found, longest=0.0, **fixed)
+
+    def _of_ranges(self, phase: str, tiles: int, items: Mapping[str, int]) -> Amounts:
+        """Of a phase whose work is cut by ranges of rows."""
+        few, more = self._rows_of(1), self._with_longer_ranges(phase)
+        (of_few, few_items), (of_more, more_items) = ((self._run(of, phase, _MANY), self._items(of)) for of in (few, more))
+        few_tiles, more_tiles = (of.rows / TILE_ROWS for of in (few, more))
+        determinant = few_tiles * more_items[phase] - more_tiles * few_items[phase]
+        found = of_few.combined(
+            of_more,
+            (tiles * more_items[phase] - more_tiles * items[phase]) / determinant,
+            (few_tiles * items[phase] - tiles * few_items[phase]) / determinant,
+        )
+        return replace(found, under_way=of_more.under_way, longest=0.0, grid_barriers=0, items=items[phase])
+
+    def _with_longer_ranges(self, phase: str) -> TailShape:
+        """Of twice the rows, at least, that a single image has."""
+        short = self._items(self._rows_of(1))[phase]
+        for images in (8, 33, 66, 132):
+            shape = self._rows_of(images)
+            if self._items(shape)[phase] * 2 <= short * images:
+                return shape
+        return self._rows_of(264)
+
+    def _finishing(self, phase: str, items: Mapping[str, int]) -> Amounts:
+        """Of the phase that combines what ranges leave."""
+        first = f"{FORWARD} moments" if phase.startswith(FORWARD) else f"{BACKWARD} reduce"
+        grid = self._slots_of(phase)
+        small = {self._items(shape)[first]: shape for shape in map(self._rows_of, (132, 66, 33, 17, 9, 5))}
+        if items[first] in small:
+            found = self._run(small[items[first]], phase, grid)
+        else:
+            more, few = sorted(small, reverse=True)[:2]
+            share = (items[first] - few) / (more - few)
+            found = self._run(small[few], phase, grid).combined(self._run(small[more], phase, grid), 1 - share, share)
+        return replace(found, items=items[phase])
+
+    def _rows_of(self, images: int) -> TailShape:
+        return replace(self.shape, batch=images, size=_SIZE)
+
+    def _slots_of(self, phase: str) -> int:
+        return self.slots[phase.partition(" ")[0]]
+
+    def _items(self, shape: TailShape) -> dict[str, int]:
+        """Of each phase that has any; the tensors are never touched."""
+        library().emulator_set_multiprocessors(_MANY)
+        found = {}
+        with launches_left_out():
+            for phase, call in self._calls(shape, torch.empty).items():
+                with recorded_launches() as launches:
+                    call()
+                if launches:
+                    found[phase] = launches[0].blocks
+        return found
+
+    def _run(self, shape: TailShape, phase: str, blocks: int) -> Amounts:
+        library().emulator_set_multiprocessors(blocks)  # of which each holds one
+        with launches_left_out():
+            calls = self._calls(shape, torch.zeros)
+        with recorded_launches() as launches:
+            calls[phase]()
+        return amounts_of(launches[0], {"shortcut.x", "shortcut.dx"} if shape.stride > 1 else ())
+
+    def _calls(self, shape: TailShape, fill: Callable[..., Tensor]) -> dict[str, Callable[[], object]]:
+        module, _ = _kernels.load("_emulated")
+        tail = Tail(shape, torch.bfloat16)
+        x, before = (_filled(fill, size) for size in _inputs(shape))
+        with use_strategy(self.strategy):
+            settled = settle(KernelComputation(module), tail.branches(x, before), relu=True, backward=True)
+        y, dy = empty_output(settled.branches), _filled(fill, (shape.batch, shape.channels, shape.size, shape.size))
+        forward = forward_call(module, settled, y, keep=True)
+        forward.run()
+        statistics = [kept(branch, forward.statistics(i)) for i, branch in enumerate(settled.branches)]
+        each = zip(settled.branches, every_gradient(settled), strict=True)
+        into = [empty_gradients(branch, asked, dy) for branch, asked in each]
+        backward = backward_call(module, settled, dy, y, statistics, into)
+        calls = {f"{FORWARD} {phase}": getattr(forward, phase) for phase in FORWARD_PHASES}
+        return calls | {f"{BACKWARD} {phase}": getattr(backward, phase) for phase in BACKWARD_PHASES}
+
+
+def _inputs(shape: TailShape) -> Iterator[tuple[int, int, int, int]]:
+    """Sizes of both branches' inputs."""
+    size, wide = shape.size, shape.size * shape.stride
+    yield shape.batch, shape.inner or shape.channels, size, size
+    yield shape.batch, shape.before or shape.channels, wide, wide
+
+
+def _filled(fill: Callable[..., Tensor], sizes: tuple[int, int, int, int]) -> Tensor:
+    n, c, h, w = sizes
+    return fill((n, h, w, c), dtype=torch.bfloat16).permute(0, 3, 1, 2)
