@@ -20,6 +20,7 @@ BENCHMARKS = {
     "training": "whole ResNets: images a second, peak memory, the largest batch that fits",
     "phases": "each phase of the kernels by itself, beside eager operations; needs a GPU",
     "host": "microseconds that tails and blocks take to queue, fused against unfused",
+    "model": "time of each phase by what is counted, for kernels that no GPU has met; needs no GPU",
     "calibrate": "what a tail's way is chosen by, from the times of phases",
     "memory": "saved activations of blocks and models, exact",
     "emulated": "bytes and launches of every tail as the kernels make them, against the formulas; needs no GPU",

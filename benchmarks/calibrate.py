@@ -1,7 +1,9 @@
-"""Fits the rates of `fused_resnet.cost_model` to a result of ``benchmarks phases``, and says what would be chosen.
+"""Fits the rates of `fused_resnet.cost_model` to times of every tail, and says what would be chosen.
 
 Each launch's time is a sum of amounts times their rates; the rates, none of them negative, are those whose times differ
-least from the measured ones, relative to these. Run it again with a new result after the kernels have changed.
+least from the given ones, relative to these. PyTorch's times are those of a result of ``benchmarks phases``. The
+kernels' are those of ``benchmarks model``, for the kernels have changed since they were measured; ``--measured`` takes
+the result's own, where it is of the kernels as they are.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -20,44 +22,70 @@ from fused_resnet import cost_model
 from fused_resnet.cost_model import Amounts, BranchProblem, Machine, Rates, TailProblem, Way
 
 from .errors import UserError
+from .model import gpu_time
 from .phases.columns import BACKWARD, CONVOLUTION, DIRECT, EAGER, FORWARD, LIBRARY, MATERIALISE, MOMENTS, NCHW
-from .result import Result, read
+from .result import Result, number, read
 from .table import table
 from .tail_shapes import NETWORKS, TailShape
 from .timing import Spread
 
 RESULT = Path(__file__).parent / "results" / "phases-h100.json"
+MODELLED = RESULT.with_name("model-h100.json")
 # Of results that do not say it themselves. From NVIDIA's data sheet of the H100 SXM5.
 _MACHINES = {"NVIDIA H100 80GB HBM3": Machine(132, 1.98e9, 3.35e12)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("result", nargs="?", type=Path, default=RESULT, help="JSON of benchmarks phases")
+    parser.add_argument("--measured", action="store_true", help="the kernels' times are those of the result")
     parser.add_argument("--out", type=Path, default=cost_model.CALIBRATION, help="file that the rates are written to")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the rates, and prints what would be chosen for each tail."""
-    measured = Measurements(read(arguments.result))
+    measured = Measurements(read(arguments.result), None if arguments.measured else launches(read(MODELLED)))
     calibration = calibrate(measured, arguments.result.name)
     arguments.out.write_text(json.dumps(calibration, indent=2) + "\n", encoding="utf-8")
     choices = [choice_for(tail, measured, Rates(calibration)) for tail in measured.tails]
     print(table(["tail", "chosen", "ms", "", "eager ms", "best ms"], [choice.row() for choice in choices]))
-    print("times are measured, forward and backward; * of the model, where such a combination was not measured")
+    kernels = "measured" if arguments.measured else "modelled"
+    print(f"forward and backward; the kernels' times are {kernels}, PyTorch's measured")
+    print("*: by the rates, where no time of such a combination is given")
     return 0
 
 
-class Measurements:
-    """The rows of a result of ``benchmarks phases``, by tail and way, in seconds."""
+# Seconds of the kernels' launches, by tail, way and direction.
+Launches: TypeAlias = Mapping[tuple[str, str, str], float]
 
-    def __init__(self, result: Result) -> None:
+
+def launches(modelled: Result) -> Launches:
+    """From a result of ``benchmarks model``: one launch in the place of its phases' own, with barriers between these."""
+    gpu = gpu_time.read()
+    found: dict[tuple[str, str, str], float] = {}
+    for row in modelled.rows:
+        key = str(row["tail"]), str(row["way"]), str(row["phase"]).partition(" ")[0]
+        ahead = found[key] + gpu.barrier - gpu.launch if key in found else 0.0
+        found[key] = ahead + (number(row["now, modelled"]) or 0.0) * 1e-3
+    return found
+
+
+class Measurements:
+    """The rows of a result of ``benchmarks phases``, by tail and way, in seconds; `kernels` go ahead of its own."""
+
+    def __init__(self, result: Result, kernels: Launches | None = None) -> None:
         if result.benchmark != "phases":
             raise UserError(f"a result of benchmarks {result.benchmark}, expected one of phases")
         self.origin = result.provenance
         self.machine = _machine(result)
         self._batch, self._dtype = int(result.settings["batch"]), str(result.settings["dtype"])
+        self._kernels = kernels or {}
         self._rows = {(str(row["tail"]), str(row["way"])): row for row in result.rows}
         self.tails = list(dict.fromkeys(tail for tail, _ in self._rows if not tail.endswith(NCHW)))
+
+    @property
+    def is_modelled(self) -> bool:
+        """Whether the kernels' times are those of the model."""
+        return bool(self._kernels)
 
     def ways(self, tail: str) -> list[str]:
         """Those that were measured."""
@@ -65,6 +93,8 @@ class Measurements:
 
     def seconds(self, tail: str, way: str, column: str) -> float:
         """A column's median."""
+        if (tail, way, column) in self._kernels:
+            return self._kernels[tail, way, column]
         value = self._rows[tail, way][column]
         assert isinstance(value, Spread | float)
         return (value.median if isinstance(value, Spread) else value) * 1e-3
@@ -130,6 +160,7 @@ def calibrate(measured: Measurements, name: str) -> dict[str, Any]:
         fitted[f"plain {direction}"] = fit(list(_plain(measured, direction)))
     return {
         "measured": {"file": name, "device": measured.origin.device, "commit": measured.origin.commit},
+        "kernels": "modelled" if measured.is_modelled else "measured",
         "machine": asdict(measured.machine),
         "seconds": fitted,
     }
@@ -175,14 +206,14 @@ class Choice:
 
     Attributes:
         ways: a way a branch; None: PyTorch's own operations.
-        measured: whether this very combination was; its time is the model's otherwise.
-        best: the shortest time that was measured for the tail.
+        given: whether the time of this very combination is; it is that of the rates otherwise.
+        best: the shortest time that is given for the tail.
     """
 
     tail: str
     ways: tuple[Way, ...] | None
     seconds: float
-    measured: bool
+    given: bool
     eager: float
     best: float
 
@@ -190,7 +221,7 @@ class Choice:
         """For people."""
         ways = "PyTorch" if self.ways is None else " + ".join(way or "as it is" for way in self.ways)
         times = [f"{seconds * 1e3:.2f}" for seconds in (self.seconds, self.eager, self.best)]
-        return [self.tail, ways, times[0], "" if self.measured else "*", *times[1:]]
+        return [self.tail, ways, times[0], "" if self.given else "*", *times[1:]]
 
 
 def choice_for(tail: str, measured: Measurements, rates: Rates) -> Choice:

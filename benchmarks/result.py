@@ -16,7 +16,7 @@ from .provenance import Provenance
 from .table import table
 from .timing import Spread
 
-Origin: TypeAlias = Literal["key", "measured", "counted"]
+Origin: TypeAlias = Literal["key", "measured", "counted", "modelled"]
 Value: TypeAlias = str | int | float | bool | Spread | None
 Row: TypeAlias = dict[str, Value]
 
@@ -28,7 +28,7 @@ class Column:
     Attributes:
         name: of the values in the rows; a row without one has no such value.
         origin: "key": it tells rows apart, as all keys together do; "measured": another run would give another number;
-            "counted": exact, the same in every run.
+            "counted": exact, the same in every run; "modelled": from counts and from constants of a GPU.
         unit: such as "us" or "B"; empty for names and plain numbers.
         better: which values are; None where neither is.
         shown: whether `Result.table` has it; the file always has.

@@ -1,7 +1,7 @@
 """Counts what each phase of a tail has to do, by the emulator, for a size that it could not run.
 
 Rows are many and alike, so two small numbers of them are run and the line through both is taken: amounts grow with the
-tiles of rows, and with the items (or, of phases that walk along columns of tiles, the blocks) that these are shared among.
+tiles of rows, and with the items that these are shared among (of phases that walk along columns of tiles, the blocks).
 How many items the full size has is asked of the launcher, which then launches nothing.
 """
 
@@ -43,8 +43,8 @@ class Amounts:
         distinct, requested: bytes of global memory, each counted once, and as often as they are asked for.
         scattered: of the requested ones, those of rows that lie apart, as a stride leaves them.
         operations: on tensor cores; a multiply-add is two.
-        rounds: latencies of global memory that follow each other in the busiest warp, of all blocks together. A wait for
-            asynchronous copies is the share of what is under way that it waits for.
+        rounds: latencies of global memory that follow each other in the busiest warp, of all blocks together. A wait
+            for asynchronous copies is the share of what is under way that it waits for.
         longest: of these, those of the busiest block of a full grid, where the phase is such that blocks differ;
             0 elsewhere.
         under_way: bytes on their way to a block's shared memory as it waits, on average.
@@ -53,6 +53,7 @@ class Amounts:
         wavefronts: of all warps together.
         grid_barriers: within the phase.
         items: that can be worked on side by side.
+        slots: blocks that run at the same time.
         uneven: work of the busiest block of a full grid over that of all on average.
         uneven_multiprocessors: the same of the blocks of a multiprocessor together.
     """
@@ -76,12 +77,13 @@ class Amounts:
     copy: float
     grid_barriers: float
     items: float
+    slots: float = 0.0
     uneven: float = 1.0
     uneven_multiprocessors: float = 1.0
 
     def combined(self, other: Amounts, own: float, others: float) -> Amounts:
-        """A linear combination, amount by amount."""
-        return Amounts(*(own * getattr(self, f.name) + others * getattr(other, f.name) for f in fields(self)))
+        """A linear combination, amount by amount; nothing is less than none."""
+        return Amounts(*(max(0.0, own * getattr(self, f.name) + others * getattr(other, f.name)) for f in fields(self)))
 
 
 def amounts_of(launch: Launch, scattered: Container[str]) -> Amounts:
@@ -135,8 +137,9 @@ class Counter:
         """Of each phase that has work."""
         items, tiles = self._items(self.shape), math.ceil(self.shape.rows / TILE_ROWS)
         for phase in items:
+            slots = self._slots_of(phase)
             if phase.endswith("finish"):
-                yield phase, self._finishing(phase, items)
+                yield phase, replace(self._finishing(phase, items), slots=slots)
                 continue
             count = self._along_columns if phase.endswith("apply") else self._of_ranges
             weights = self.weights(phase, items[phase])
@@ -144,7 +147,8 @@ class Counter:
                 phase,
                 replace(
                     count(phase, tiles, items),
-                    uneven=unevenness(weights, min(len(weights), self._slots_of(phase))),
+                    slots=slots,
+                    uneven=unevenness(weights, min(len(weights), slots)),
                     uneven_multiprocessors=unevenness(weights, self.multiprocessors),
                 ),
             )
@@ -156,7 +160,7 @@ class Counter:
     def _along_columns(self, phase: str, tiles: int, items: Mapping[str, int]) -> Amounts:
         """Of a phase whose blocks keep to a column of tiles: as many blocks as columns are run."""
         columns = math.ceil(items[phase] / tiles)
-        few, more = (self._run(self._rows_of(images), phase, columns) for images in (3, 6))
+        few, more = (self.run(self._rows_of(images), phase, columns) for images in (3, 6))
         each = more.combined(few, 1 / 6, -1 / 6)  # tiles of rows: an image has two
         ahead = few.combined(each, 1.0, -6.0)
         blocks = min(items[phase], self._slots_of(phase)) / columns
@@ -167,7 +171,9 @@ class Counter:
     def _of_ranges(self, phase: str, tiles: int, items: Mapping[str, int]) -> Amounts:
         """Of a phase whose work is cut by ranges of rows."""
         few, more = self._rows_of(1), self._with_longer_ranges(phase)
-        (of_few, few_items), (of_more, more_items) = ((self._run(of, phase, _MANY), self._items(of)) for of in (few, more))
+        (of_few, few_items), (of_more, more_items) = (
+            (self.run(of, phase, _MANY), self._items(of)) for of in (few, more)
+        )
         few_tiles, more_tiles = (of.rows / TILE_ROWS for of in (few, more))
         determinant = few_tiles * more_items[phase] - more_tiles * few_items[phase]
         found = of_few.combined(
@@ -192,11 +198,11 @@ class Counter:
         grid = self._slots_of(phase)
         small = {self._items(shape)[first]: shape for shape in map(self._rows_of, (132, 66, 33, 17, 9, 5))}
         if items[first] in small:
-            found = self._run(small[items[first]], phase, grid)
+            found = self.run(small[items[first]], phase, grid)
         else:
             more, few = sorted(small, reverse=True)[:2]
             share = (items[first] - few) / (more - few)
-            found = self._run(small[few], phase, grid).combined(self._run(small[more], phase, grid), 1 - share, share)
+            found = self.run(small[few], phase, grid).combined(self.run(small[more], phase, grid), 1 - share, share)
         return replace(found, items=items[phase])
 
     def _rows_of(self, images: int) -> TailShape:
@@ -217,7 +223,8 @@ class Counter:
                     found[phase] = launches[0].blocks
         return found
 
-    def _run(self, shape: TailShape, phase: str, blocks: int) -> Amounts:
+    def run(self, shape: TailShape, phase: str, blocks: int) -> Amounts:
+        """What the emulator counts of a tail that is small enough, on so many blocks."""
         library().emulator_set_multiprocessors(blocks)  # of which each holds one
         with launches_left_out():
             calls = self._calls(shape, torch.zeros)
@@ -226,7 +233,8 @@ class Counter:
         return amounts_of(launches[0], {"shortcut.x", "shortcut.dx"} if shape.stride > 1 else ())
 
     def _calls(self, shape: TailShape, fill: Callable[..., Tensor]) -> dict[str, Callable[[], object]]:
-        module, _ = _kernels.load("_emulated")
+        module, reason = _kernels.load("_emulated")
+        assert module is not None, reason
         tail = Tail(shape, torch.bfloat16)
         x, before = (_filled(fill, size) for size in _inputs(shape))
         with use_strategy(self.strategy):

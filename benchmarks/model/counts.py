@@ -1,0 +1,85 @@
+"""The files of counted amounts: of the kernels as they are, and as they were when a GPU measured them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from fused_resnet.strategy import StrategyChoice
+
+from ..errors import UserError
+from ..phases.columns import DIRECT, LIBRARY, MATERIALISE, MOMENTS
+from ..progress import progress
+from ..tail_shapes import RESNET18, RESNET50, TailShape
+from .counting import Amounts, Counter
+
+# By tail, way and phase, as `benchmarks phases` names them.
+Counts: TypeAlias = Mapping[tuple[str, str, str], Amounts]
+
+# Of commit 82e7ce2, which results/phases-h100.json is of.
+THEN = Path(__file__).with_name("counts-82e7ce2.json")
+NOW = Path(__file__).with_name("counts.json")
+_MULTIPROCESSORS = 132
+# What the grid of a GPU takes of the address space: a stack and its guard for each thread.
+_MAPPINGS = Path("/proc/sys/vm/max_map_count")
+_MAPPINGS_NEEDED = 200_000
+
+
+def read(path: Path) -> Counts:
+    """A file that `write` has written."""
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return {(row.pop("tail"), row.pop("way"), row.pop("phase")): Amounts(**row) for row in rows}
+
+
+def write(path: Path, counts: Counts, commit: str | None = None) -> None:
+    """With the commit that was counted; by default the present one."""
+    rows = [
+        {"tail": tail, "way": way, "phase": phase, **{k: round(v, 3) for k, v in asdict(amounts).items()}}
+        for (tail, way, phase), amounts in counts.items()
+    ]
+    lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
+    text = f'{{\n  "commit": {json.dumps(commit or _head())},\n  "rows": [\n{lines}\n  ]\n}}\n'
+    path.write_text(text, encoding="utf-8")
+
+
+def _head() -> str:
+    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def count_all() -> Counts:
+    """Of every tail of ResNet-50 and -18, at the sizes of ``benchmarks phases``.
+
+    Raises:
+        UserError: the operating system gives a process too few mappings.
+    """
+    if _MAPPINGS.exists() and int(_MAPPINGS.read_text()) < _MAPPINGS_NEEDED:
+        raise UserError(f"a grid's threads need more mappings: sysctl vm.max_map_count={5 * _MAPPINGS_NEEDED}")
+    counts: dict[tuple[str, str, str], Amounts] = {}
+    each = [(shape, way) for shape in (*RESNET50, *RESNET18) for way in ways_of(shape)]
+    with progress("counting", len(each)) as step:
+        for shape, way in each:
+            for phase, amounts in counter(shape, way).counted():
+                counts[f"{shape.network} {shape.block}", way, phase] = amounts
+            step()
+    return counts
+
+
+def ways_of(shape: TailShape) -> list[str]:
+    """Ways of a tail that the kernels compute."""
+    if shape.inner is not None:
+        return [MOMENTS, MATERIALISE, LIBRARY]
+    return [MOMENTS, MATERIALISE] if shape.projections else [DIRECT]
+
+
+def counter(shape: TailShape, way: str) -> Counter:
+    """Counts a tail, computed in a way, on a GPU with blocks as the launch bounds have them (``docs/kernels.md``)."""
+    if way == LIBRARY:  # what the convolution has written is a direct source
+        shape = replace(shape, inner=None)
+    strategy: StrategyChoice = "materialise" if way == MATERIALISE else "moments"
+    two_products = len(shape.projections) == 2 and strategy == "moments"
+    slots = {"forward": _MULTIPROCESSORS * (1 if two_products else 2), "backward": _MULTIPROCESSORS * 2}
+    return Counter(shape, strategy, slots, _MULTIPROCESSORS)

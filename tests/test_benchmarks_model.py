@@ -1,0 +1,95 @@
+"""The model of time: close to what was measured, and made of amounts that the emulator would count at full size."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+from emulated import only_emulated
+
+from benchmarks import model
+from benchmarks.__main__ import main
+from benchmarks.model import counts, fit, gpu_time
+from benchmarks.model.counting import Amounts, unevenness
+from benchmarks.result import read
+from benchmarks.tail_shapes import RESNET50
+from fused_resnet import cost_model
+
+GPU = gpu_time.read()
+OBSERVED = fit.observed(read(model.MEASURED), counts.read(counts.THEN))
+NOTHING = Amounts(**dict.fromkeys(Amounts.__dataclass_fields__, 0.0))
+# Of one of ResNet-50's tails, with channels that the emulator multiplies in seconds.
+SMALL = replace(RESNET50[2], inner=64, before=128, channels=256, size=16)
+
+
+def test_four_of_five_measured_phases_are_met_within_a_quarter():
+    close = [abs(gpu_time.seconds(of.amounts, GPU) / of.seconds - 1) <= 0.25 for of in OBSERVED]
+    assert len(close) > 180
+    assert sum(close) >= 0.8 * len(close)
+
+
+def test_committed_result_is_what_the_command_gives(tmp_path):
+    assert main(["model", "--json", str(tmp_path / "model.json")]) == 0
+    again, committed = read(tmp_path / "model.json"), read(model.MEASURED.with_name("model-h100.json"))
+    assert (again.rows, again.notes) == (committed.rows, committed.notes)
+
+
+def test_every_measured_phase_is_counted_for_both_kernels():
+    now = counts.read(counts.NOW)
+    assert now.keys() == counts.read(counts.THEN).keys()
+    assert len(OBSERVED) == len(now)
+
+
+@pytest.mark.parametrize(
+    ("amounts", "limit", "seconds"),
+    [
+        ({"distinct": 1e9, "requested": 1e9}, "memory", 1e9 / GPU.memory),
+        ({"requested": 1e12}, "L2", 1e12 / GPU.cache),
+        ({"wavefronts": 1e9}, "shared", 1e9 / GPU.wavefronts / (GPU.multiprocessors * GPU.clock_hz)),
+        ({"operations": 1e12}, "tensor", 1e12 / GPU.operations),
+        ({"distinct": 1.0, "requested": 1.0, "rounds": 264e3}, "latency", 1e3 * GPU.memory_latency),
+        ({}, "launch", 0.0),
+    ],
+)
+def test_a_phase_with_one_limit_takes_that_and_its_launch(amounts, limit, seconds):
+    phase = replace(NOTHING, items=264.0, slots=264.0, uneven=1.0, uneven_multiprocessors=1.0, **amounts)
+    assert gpu_time.limit(phase, GPU) == limit
+    assert gpu_time.seconds(phase, GPU) == pytest.approx(seconds + GPU.launch, rel=0.03)
+
+
+def test_more_work_of_any_kind_takes_no_less_time():
+    phase = counts.read(counts.NOW)["resnet50 layer2.0", "moments", "forward apply"]
+    for name in asdict(phase).keys() - {"items", "slots", "longest", "under_way"}:
+        more = replace(phase, **{name: 2 * getattr(phase, name) + 1})
+        if name == "requested":  # of the rounds' loads, more find in the cache what they want
+            continue
+        assert gpu_time.seconds(more, GPU) >= gpu_time.seconds(phase, GPU), name
+
+
+def test_unequal_blocks_are_as_slow_as_the_busiest():
+    assert unevenness([1.0] * 264, 264) == 1
+    assert unevenness([1.0] * 265, 264) == pytest.approx(2 * 264 / 265)
+    assert unevenness([3.0, 1.0, 1.0, 1.0], 2) == pytest.approx(4 / 3)
+
+
+def test_a_fit_finds_constants_that_made_the_times():
+    """Up to what these phases do not depend on."""
+    made = [fit.Observed(of.amounts, gpu_time.seconds(of.amounts, GPU)) for of in OBSERVED[::5]]
+    found = fit.fitted(made, generations=60)
+    errors = [abs(gpu_time.seconds(of.amounts, found) / of.seconds - 1) for of in made]
+    assert sorted(errors)[len(errors) // 2] < 0.1
+
+
+@only_emulated
+@pytest.mark.parametrize("phase", ["forward moments", "forward apply", "backward reduce", "backward apply"])
+def test_amounts_of_many_rows_follow_from_those_of_few(phase, backend):
+    """Of 40 images the emulator can count both: what is extrapolated, and all of them."""
+    counter = counts.counter(replace(SMALL, batch=40), "moments")
+    counter = replace(counter, slots={"forward": 2, "backward": 4}, multiprocessors=2)
+    expected = dict(counter.counted())[phase]
+    actual = counter.run(counter.shape, phase, counter.slots[phase.partition(" ")[0]])
+    for name in ("distinct", "requested", "operations", "wavefronts", "product", "copy", "load", "store", "scattered"):
+        assert getattr(expected, name) == pytest.approx(getattr(actual, name), rel=0.03), name
+
+
+def test_the_choice_takes_its_rates_from_the_model():
+    assert json.loads(cost_model.CALIBRATION.read_text())["kernels"] == "modelled"
