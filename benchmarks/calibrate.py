@@ -59,7 +59,7 @@ Launches: TypeAlias = Mapping[tuple[str, str, str], float]
 
 
 def launches(modelled: Result) -> Launches:
-    """From a result of ``benchmarks model``: one launch in the place of its phases' own, with barriers between these."""
+    """From a result of ``benchmarks model``: one launch in place of its phases' own, with barriers between them."""
     gpu = gpu_time.read()
     found: dict[tuple[str, str, str], float] = {}
     for row in modelled.rows:

@@ -26,8 +26,9 @@ Way: TypeAlias = Strategy | None
 Amounts: TypeAlias = Mapping[str, float]
 
 CALIBRATION = Path(__file__).with_name("calibration.json")
-# Columns of a tile, channels that a block of the finish phase works on (csrc/partition.h).
-_TILE, _GROUP = 128, 8
+# Columns of a tile, and of one of x^T x with few channels; channels that a block of the finish phase works on
+# (csrc/partition.h, csrc/tile.cuh).
+_TILE, _NARROW_TILE, _GROUP = 128, 64, 8
 # Operations on activations in the time of one in half precision, by how products are computed. Not measured: from the
 # GPUs' data sheets; tf32 takes three products for one in x^T x (csrc/products.cuh), but for simplicity counts alike.
 _SLOWER = {"half": 1.0, "tf32": 2.0, "float32": 15.0}
@@ -123,7 +124,7 @@ def convolution(problem: TailProblem, branch: BranchProblem, backward: bool) -> 
     of, times = _Sizes(problem), 2 if backward else 1
     return {
         "convolutions": times,
-        "convolution bytes": times * (of.exact_y + of.x(branch)) + (of.dx(branch) - of.x(branch) if backward else 0),
+        "convolution bytes": times * (of.y + of.x(branch)) + (of.dx(branch) - of.x(branch) if backward else 0),
         "convolution operations": times * of.product(branch),
     }
 
@@ -132,14 +133,14 @@ def plain(problem: TailProblem, backward: bool) -> Amounts:
     """What PyTorch's own operations do in one direction: convolutions, norms, the addition and the relu."""
     of = _Sizes(problem)
     passes = 3 if backward else 5  # of the addition and the relu
-    amounts = _amounts({"operations": 1 if backward else 2, "elementwise bytes": passes * of.exact_y})
+    amounts = _amounts({"operations": 1 if backward else 2, "elementwise bytes": passes * of.y})
     for branch in problem.branches:
         own = convolution(problem, branch, backward) if branch.source == "projection" else {}
         for name, amount in own.items():
             amounts[name] += amount
         if branch.norm != "none":
             amounts["operations"] += 1
-            amounts["elementwise bytes"] += (5 if backward else 3 if branch.norm == "training" else 2) * of.exact_y
+            amounts["elementwise bytes"] += (5 if backward else 3 if branch.norm == "training" else 2) * of.y
     return amounts
 
 
@@ -219,7 +220,7 @@ def _is_product(branch: BranchProblem, way: Way) -> bool:
 
 
 def _tiled(channels: int) -> int:
-    return -(-channels // _TILE) * _TILE
+    return _NARROW_TILE if channels <= _NARROW_TILE else -(-channels // _TILE) * _TILE
 
 
 def _grouped(channels: int) -> int:
@@ -229,12 +230,11 @@ def _grouped(channels: int) -> int:
 
 
 class _Sizes:
-    """Bytes of y, and of a branch's x and dx; operations of its product. In `y`, tiles count as full."""
+    """Bytes of y, and of a branch's x and dx; operations of its product."""
 
     def __init__(self, problem: TailProblem) -> None:
         self._problem = problem
-        self.exact_y = problem.rows * problem.channels * problem.element_size
-        self.y = problem.rows * _tiled(problem.channels) * problem.element_size
+        self.y = problem.rows * problem.channels * problem.element_size
         self.slower = _SLOWER[problem.math]
 
     def x(self, branch: BranchProblem) -> int:

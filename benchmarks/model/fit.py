@@ -1,8 +1,8 @@
 """Fits a GPU's constants to times of phases that were measured on it.
 
 Differential evolution (Storn and Price, 1997): many sets of constants within their bounds, each generation made of
-differences in the last one. Bounds keep to what data sheets and microbenchmarks allow, so that a constant cannot stand in
-for another one's physics.
+differences in the last one. Bounds keep to what data sheets and microbenchmarks allow, so that no constant can stand
+in for another one's physics.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ def milliseconds(rows: list[Row], stage: str, direction: str) -> float:
 def caption(result: Result) -> str:
     """What the picture shows, for whoever does not see it."""
     return (
-        f"Left: modelled against measured times of {len(result.rows)} phases of the kernels of commit 82e7ce2 on"
-        f" {result.settings['gpu']}. Right: {len(by_tail(result))} tails, forward + backward, measured then, modelled now."
+        f"Left: modelled against measured times of {len(result.rows)} phases of the kernels of commit 82e7ce2,"
+        f" {result.settings['gpu']}. Right: {len(by_tail(result))} tails, forward + backward, measured and modelled."
     )
 
 
