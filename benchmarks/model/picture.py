@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from ..phases.columns import BACKWARD, FORWARD
 from ..pictures import COLOURS, FAINT, INK, style
-from ..result import Result, number
+from ..result import Result, Row, number
 from .summary import by_tail, milliseconds
 
 _PHASES = {"moments": "sky", "reduce": "orange", "finish": "pink", "apply": "blue"}
@@ -45,12 +45,17 @@ def _draw_points(axes: Axes, result: Result) -> None:
 def _draw_bars(axes: Axes, result: Result) -> None:
     tails = by_tail(result)
     for place, rows in enumerate(tails.values()):
-        for stage, offset, colour in (("measured", -0.2, "grey"), ("now, modelled", 0.2, "green")):
-            forward, backward = (milliseconds(rows, stage, direction) for direction in (FORWARD, BACKWARD))
-            axes.barh(place + offset, forward + backward, 0.36, color=COLOURS[colour])
-            axes.text(forward + backward, place + offset, f" {forward + backward:.2f}", va="center", fontsize=8)
+        for stage, offset, colour in (("then, modelled", -0.2, "grey"), ("now, modelled", 0.2, "green")):
+            total = _both(rows, stage)
+            axes.barh(place + offset, total, 0.36, color=COLOURS[colour])
+            axes.text(total, place + offset, f" {total:.2f}", va="center", fontsize=8)
+        axes.plot(_both(rows, "measured"), place - 0.2, "o", markersize=4, color=INK)
     axes.set_yticks(range(len(tails)), list(tails), fontsize=9)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("ms, forward + backward, by moments")
-    axes.set_title("Measured then (grey), modelled now (green)", color=INK)
+    axes.set_xlabel("ms, forward + backward, by moments; dots: measured")
+    axes.set_title("Modelled then (grey) and now (green)")
+
+
+def _both(rows: list[Row], stage: str) -> float:
+    return sum(milliseconds(rows, stage, direction) for direction in (FORWARD, BACKWARD))

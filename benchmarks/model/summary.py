@@ -26,7 +26,7 @@ def caption(result: Result) -> str:
     """What the picture shows, for whoever does not see it."""
     return (
         f"Left: modelled against measured times of {len(result.rows)} phases of the kernels of commit 82e7ce2,"
-        f" {result.settings['gpu']}. Right: {len(by_tail(result))} tails, forward + backward, measured and modelled."
+        f" {result.settings['gpu']}. Right: {len(by_tail(result))} tails, forward + backward, then and now."
     )
 
 
