@@ -1,7 +1,11 @@
 """The model of time: close to what was measured, and made of amounts that the emulator would count at full size."""
 
 import json
+import re
+import shutil
+import subprocess
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from emulated import only_emulated
@@ -9,11 +13,13 @@ from emulated import only_emulated
 from benchmarks import model
 from benchmarks.__main__ import main
 from benchmarks.model import counts, fit, gpu_time
-from benchmarks.model.counting import Amounts, unevenness
+from benchmarks.model.counting import SCATTERED_SLOTS, Amounts, unevenness
 from benchmarks.result import read
 from benchmarks.tail_shapes import RESNET50
 from fused_resnet import cost_model
+from kernel_resources.binary import ToolMissingError, find_tool
 
+ROOT = Path(__file__).parents[1]
 GPU = gpu_time.read()
 OBSERVED = fit.observed(read(model.MEASURED), counts.read(counts.THEN))
 NOTHING = Amounts(**dict.fromkeys(Amounts.__dataclass_fields__, 0.0))
@@ -42,7 +48,7 @@ def test_every_measured_phase_is_counted_for_both_kernels():
 @pytest.mark.parametrize(
     ("amounts", "limit", "seconds"),
     [
-        ({"distinct": 1e9, "requested": 1e9}, "memory", 1e9 / GPU.memory),
+        ({"distinct": 1e9, "requested": 1.0}, "memory", 1e9 / GPU.memory),
         ({"requested": 1e12}, "L2", 1e12 / GPU.cache),
         ({"wavefronts": 1e9}, "shared", 1e9 / GPU.wavefronts / (GPU.multiprocessors * GPU.clock_hz)),
         ({"operations": 1e12}, "tensor", 1e12 / GPU.operations),
@@ -74,7 +80,7 @@ def test_unequal_blocks_are_as_slow_as_the_busiest():
 def test_a_fit_finds_constants_that_made_the_times():
     """Up to what these phases do not depend on."""
     made = [fit.Observed(of.amounts, gpu_time.seconds(of.amounts, GPU)) for of in OBSERVED[::5]]
-    found = fit.fitted(made, generations=60)
+    found = fit.fitted(made, generations=25)
     errors = [abs(gpu_time.seconds(of.amounts, found) / of.seconds - 1) for of in made]
     assert sorted(errors)[len(errors) // 2] < 0.1
 
@@ -93,3 +99,34 @@ def test_amounts_of_many_rows_follow_from_those_of_few(phase, backend):
 
 def test_the_choice_takes_its_rates_from_the_model():
     assert json.loads(cost_model.CALIBRATION.read_text())["kernels"] == "modelled"
+
+
+PROBE = """
+#include <forward.cuh>
+namespace fused_resnet {
+__global__ void probe_kernel(const __grid_constant__ Tail tail, int row) {
+  device::copy_async_16(0, row_pointer<BFloat16>(tail, tail.branches[0].x, row), true);
+}
+}
+"""
+
+
+def test_instructions_that_find_a_scattered_row_are_those_of_the_cubin(tmp_path):
+    """From the branch that rows that do not lie apart do not take, to where both meet."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("nvcc is not in PATH")
+    try:
+        nvdisasm = find_tool("nvdisasm")
+    except ToolMissingError as error:
+        pytest.skip(str(error))
+    source, cubin = tmp_path / "probe.cu", tmp_path / "probe.cubin"
+    source.write_text(PROBE)
+    flags = ["-std=c++20", "-O3", "-fmad=false", "-arch=sm_90", "-I", "csrc", "-cubin"]
+    subprocess.run([nvcc, *flags, str(source), "-o", str(cubin)], check=True, capture_output=True, cwd=ROOT)
+    code = subprocess.run([nvdisasm, "--print-code", cubin], check=True, capture_output=True, text=True).stdout
+    # After "@!P0 BRA `(.L_x_0)": the rows that are dense, up to a jump; then those that are not, up to the next label.
+    apart = re.search(r"@!?P\d BRA `\((\.L_x_\d+)\).*?^\1:$(.*?)^\.L_x_\d+:$", code, re.MULTILINE | re.DOTALL)
+    assert apart is not None
+    count = len(re.findall(r"^\s+/\*[0-9a-f]{4}\*/", apart[2], re.MULTILINE))
+    assert count == pytest.approx(SCATTERED_SLOTS, abs=3)

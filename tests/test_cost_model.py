@@ -64,7 +64,9 @@ def test_early_stages_take_moments_and_late_ones_the_library():
 
 
 def test_a_tail_that_every_way_loses_is_left_to_pytorch_unless_kernels_are_asked_for():
-    small = replace(LATE, channels=512, branches=(BranchProblem("direct", 512, 1, "training"), EARLY.branches[1]))
+    small = replace(
+        LATE, rows=1024, channels=512, branches=(BranchProblem("direct", 512, 1, "training"), EARLY.branches[1])
+    )
     assert cost_model.fastest(small, RATES, plain_too=True) is None
     assert cost_model.fastest(small, RATES, plain_too=False) == (None, None)
 

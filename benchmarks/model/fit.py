@@ -36,7 +36,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(INSTRUCTIONS, (0.1, 50.0)),
     "load": (1.0, 10.0),
     "store": (1.0, 14.0),
-    "scattered": (0.25, 60.0),
+    "scattered": (0.1, 1.0),
 }
 # Of constants.
 _SETS = 120

@@ -39,8 +39,8 @@ class Gpu:
         alone: how many times as long a block takes alone for instructions that several would issue in turn.
         norm: the p of the p-norm.
         launch, barrier: of a launch, and of a barrier of the whole grid.
-        cycles: of a multiprocessor, by the kind of instruction; "scattered": for finding the rows of a warp's 16-byte
-            copies, where they lie apart.
+        cycles: of a multiprocessor, by the kind of instruction; "scattered": of each that finds the rows of a warp's
+            16-byte copies, where they lie apart.
     """
 
     multiprocessors: int
@@ -72,7 +72,7 @@ def parts(amounts: Amounts, gpu: Gpu) -> dict[str, float]:
     """Seconds that each limit alone would take."""
     each_cycle = gpu.multiprocessors * gpu.clock_hz
     cycles = sum(getattr(amounts, kind) * gpu.cycles[kind] for kind in INSTRUCTIONS)
-    cycles += amounts.scattered / _COPY_BYTES / _WARP * gpu.cycles["scattered"]
+    cycles += amounts.scattered / _COPY_BYTES / _WARP * amounts.scattered_slots * gpu.cycles["scattered"]
     # A share of the loads finds in the cache what others have brought there.
     missed = min(1.0, amounts.distinct / amounts.requested) if amounts.requested else 1.0
     latency = missed * gpu.memory_latency + (1 - missed) * gpu.cache_latency
