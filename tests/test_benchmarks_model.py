@@ -86,15 +86,17 @@ def test_a_fit_finds_constants_that_made_the_times():
 
 
 @only_emulated
-@pytest.mark.parametrize("phase", ["forward moments", "forward apply", "backward reduce", "backward apply"])
-def test_amounts_of_many_rows_follow_from_those_of_few(phase, backend):
+def test_amounts_of_many_rows_follow_from_those_of_few(backend):
     """Of 40 images the emulator can count both: what is extrapolated, and all of them."""
     counter = counts.counter(replace(SMALL, batch=40), "moments")
     counter = replace(counter, slots={"forward": 2, "backward": 4}, multiprocessors=2)
-    expected = dict(counter.counted())[phase]
-    actual = counter.run(counter.shape, phase, counter.slots[phase.partition(" ")[0]])
-    for name in ("distinct", "requested", "operations", "wavefronts", "product", "copy", "load", "store", "scattered"):
-        assert getattr(expected, name) == pytest.approx(getattr(actual, name), rel=0.03), name
+    exact = ("distinct", "requested", "operations", "wavefronts", "product", "copy", "load", "store", "scattered")
+    for phase, expected in counter.counted():
+        if phase.endswith("finish"):
+            continue
+        actual = counter.run(counter.shape, phase, counter.slots[phase.partition(" ")[0]])
+        for name in exact:
+            assert getattr(expected, name) == pytest.approx(getattr(actual, name), rel=0.03), (phase, name)
 
 
 def test_the_choice_takes_its_rates_from_the_model():
