@@ -207,6 +207,7 @@ DEVICE void correct_weight_gradient(const TailGradient& gradient, int index, int
     float products[channel_group] = {};
     multiply_covariance<Products>(tail, branch, columns, first, b, products);
     if (b >= inputs || columns.share() > 0) continue;
+    // All that is loaded, ahead of all that is stored: behind a store, a load would begin a latency of its own.
 #pragma unroll
     for (int i = 0; i < channel_group; ++i) {
       const int channel = first + i;
@@ -215,9 +216,11 @@ DEVICE void correct_weight_gradient(const TailGradient& gradient, int index, int
       float product = device::global_load(own.product + static_cast<std::int64_t>(channel) * inputs + b);
       if (own.own_mean != nullptr)
         product = device::fma(surplus(gradient, index, channel), device::global_load(branch.mu + b), product);
-      const float value = norm_scale(branch, channel) * device::fma(-correction, products[i], product);
-      store_element<typename Products::Element>(own.dweight, channel, b, value);
+      products[i] = norm_scale(branch, channel) * device::fma(-correction, products[i], product);
     }
+#pragma unroll
+    for (int i = 0; i < channel_group; ++i)
+      if (first + i < tail.channels) store_element<typename Products::Element>(own.dweight, first + i, b, products[i]);
   }
 }
 
@@ -259,10 +262,13 @@ DEVICE void store_factor(const Factor& to, int first, int rows, int depth, Value
 #pragma unroll 1
   for (int k = device::thread_index(); k < pitch; k += block_threads) {
     const float factor = k < depth ? term(k) : 0.0f;
+    float values[channel_group];
+#pragma unroll
+    for (int i = 0; i < channel_group; ++i) values[i] = k < depth && first + i < rows ? value(k, i) : 0.0f;
 #pragma unroll
     for (int i = 0; i < channel_group; ++i) {
       if (first + i >= rows) continue;
-      const float scaled = k < depth ? value(k, i) * (1.0f / scale[i]) : 0.0f;
+      const float scaled = values[i] * (1.0f / scale[i]);
       float stored = device::to_float(device::from_float<Element>(Products::operand(scaled)));
       store_element<Element>(to.matrix, first + i, k, stored);
       if (to.remainder.data != nullptr) {
