@@ -18,6 +18,7 @@ from tile_formula import (
     FLOAT,
     QUADRATIC_GROUP,
     SAMPLED_ROWS,
+    WARPS,
     BranchSizes,
     TailSizes,
     by_blocks,
@@ -152,7 +153,8 @@ class ProductGradient(ProjectionGradient):
             own |= {"mu": row, "product": written(self.matrix), "dot": written(self.vector)}
         else:
             own |= {"dweight": written(self.weight)}
-        return {"partial_sum": read(self.ranges * self.vector), **self.named(**own)}
+        # All warps of a channel's block take the sum of its g.
+        return {"partial_sum": read(self.ranges * self.vector, WARPS), **self.named(**own)}
 
     def matrices(self) -> Touched:
         return joined(self._corrected(), self._quadratic()) if self.training else {}
@@ -248,13 +250,13 @@ class GradientSizes:
         self.y = tail.rows * tail.channels * tail.element_size
         self.vector = FLOAT * tail.channels
         self.branches = [_gradient_of(tail, branch) for branch in tail.branches]
-        of_matrices = any(branch.product_tiles for branch in self.branches)
-        self.ranges = ranges_of(tail.rows, sum(branch.reduction_tiles for branch in self.branches), of_matrices)
+        reduction_tiles = sum(branch.reduction_tiles for branch in self.branches)
+        self.ranges = ranges_of(tail.rows, reduction_tiles) if reduction_tiles else 0
         self.recomputed_tiles = sum(branch.recomputed_tiles for branch in self.branches)
         for branch in self.branches:
             branch.ranges = self.ranges
             if self.recomputed_tiles:
-                branch.recomputed_ranges = ranges_of(tail.rows, self.recomputed_tiles, True)
+                branch.recomputed_ranges = ranges_of(tail.rows, self.recomputed_tiles)
 
     @property
     def phases(self) -> list[str]:

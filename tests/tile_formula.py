@@ -12,6 +12,7 @@ For a tail of M rows and C output channels, with T(n) = ceil(n / 128) tiles:
 - While y or a gradient is written, each block asks for the vectors of its channels once, however many tiles it takes.
 """
 
+import itertools
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -22,6 +23,7 @@ FLOAT = 4
 SAMPLED_ROWS = 16
 GROUP_THREADS = 8  # that share the ranges of a channel of columns or a product
 QUADRATIC_GROUP, BLOCK_THREADS = 8, 256
+WARPS = BLOCK_THREADS // 32
 BY_BLOCKS = -1  # of requested bytes: they depend on the grid
 
 
@@ -29,10 +31,13 @@ def tiles(size: int, tile: int = TILE) -> int:
     return -(-size // tile)
 
 
-def ranges_of(rows: int, cut: int, of_matrices: bool) -> int:
-    """Ranges of rows for partial sums of so many tiles each (csrc/partition.h)."""
-    wanted = tiles(rows, tiles(132 if of_matrices else 264, cut))
-    return tiles(rows, tiles(min(wanted, 4096)) * TILE)
+def ranges_of(rows: int, cut: int) -> int:
+    """Ranges of rows for partial sums of so many tiles each (csrc/partition.h): one for each block, or more."""
+    for items in itertools.count(264, 264):
+        of_a_range = tiles(tiles(rows, max(1, items // cut))) * TILE
+        if of_a_range <= 4096:
+            return tiles(rows, of_a_range)
+    raise AssertionError
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,16 @@ class TailSizes:
             return ["apply"]
         return ["moments", *(["combine"] if "gram" in statistics else []), "finish", "apply"]
 
-    def ranges(self, branch: BranchSizes) -> int:
-        """Into how many the rows are cut for the branch's partial sums."""
-        gram = branch.statistics == "gram"
-        t = tiles(branch.channels)
-        return ranges_of(self.rows, t * (t + 1) // 2 if gram else tiles(self.channels), of_matrices=gram)
+    @property
+    def ranges(self) -> int:
+        """Into how many the rows are cut for the partial sums of all branches."""
+        return ranges_of(self.rows, sum(map(self._moments_tiles, self.branches)))
+
+    def _moments_tiles(self, branch: BranchSizes) -> int:
+        if branch.statistics == "gram":
+            t = tiles(branch.channels)
+            return t * (t + 1) // 2
+        return tiles(self.channels) if branch.statistics in ("columns", "product") else 0
 
     def activations(self, phase: str) -> dict[str, Traffic]:
         """Of each buffer of activations that the phase touches."""
@@ -119,7 +129,7 @@ class TailSizes:
 
     def _moments_activations(self, branch: BranchSizes) -> dict[str, Traffic]:
         x, k = f"{branch.name}.x", branch.channels
-        samples = self.ranges(branch) * SAMPLED_ROWS * k * self.element_size
+        samples = self.ranges * SAMPLED_ROWS * k * self.element_size
         if branch.statistics == "columns":
             return {x: read(self._bytes(k), extra=samples)}
         if branch.statistics == "gram":
@@ -146,7 +156,7 @@ class TailSizes:
     def _columns_workspace(self, branch: BranchSizes, phase: str) -> dict[str, Traffic]:
         mean, m2 = f"{branch.name}.partial_mean", f"{branch.name}.partial_m2"
         vector = FLOAT * self.channels
-        partial = self.ranges(branch) * vector
+        partial = self.ranges * vector
         if phase == "moments":
             return {mean: written(partial), m2: written(partial)}
         if phase == "finish":
@@ -156,7 +166,7 @@ class TailSizes:
         return self._statistics(branch, by_blocks(vector)) if phase == "apply" else {}
 
     def _gram_workspace(self, branch: BranchSizes, phase: str) -> dict[str, Traffic]:
-        name, k, ranges = branch.name, branch.channels, self.ranges(branch)
+        name, k, ranges = branch.name, branch.channels, self.ranges
         covariance, means, vector = FLOAT * k * k, FLOAT * k, FLOAT * self.channels
         if phase == "moments":
             gram = written(FLOAT * ranges * _gram_elements(k))
