@@ -31,7 +31,7 @@ THREADS, WARP = 256, 32
 INSTRUCTIONS = ("product", "matrices", "transposed_matrices", "exchange", "shared_access", "load", "store", "copy")
 TILE_ROWS = 128
 # Instructions that find a row that lies apart, read off the cubin for 9.0 (`row_offset`). Those of
-# 82e7ce2 divided: 48, and six conversions between integers and floats, each of which takes the time of eight.
+# 82e7ce2 divided: 48, and six conversions and reciprocals, which are taken for eight each. That eight is an assumption.
 SCATTERED_SLOTS = 22
 # Height and width of the images that are run: two tiles of rows each.
 _SIZE = 16

@@ -84,6 +84,19 @@ def fitted(phases: Sequence[Observed], generations: int = 700) -> Gpu:
     return gpu_of(sets[losses.argmin()])
 
 
+def held_out(measured: Result, counts: Counts, parts: int = 3) -> tuple[int, int]:
+    """Phases that are met within a quarter by constants that were fitted without their tails, and of how many."""
+    tails = sorted({tail for tail, _, _ in counts})
+    close = total = 0
+    for part in range(parts):
+        left_out = set(tails[part::parts])
+        gpu = fitted(observed(measured, {key: of for key, of in counts.items() if key[0] not in left_out}))
+        tested = observed(measured, {key: of for key, of in counts.items() if key[0] in left_out})
+        close += sum(abs(seconds(of.amounts, gpu) / of.seconds - 1) <= 0.25 for of in tested)
+        total += len(tested)
+    return close, total
+
+
 def _next_generation(sets: Vector, losses: Vector, phases: Sequence[Observed], random: np.random.Generator) -> None:
     """Each set is crossed with a step from the best one, and replaced where that is better."""
     low, high = _ends()
