@@ -1,40 +1,50 @@
 // The phase that turns partial sums into a mean and a variance a channel, and updates the running statistics.
 //
 // A projection's statistics take two steps with a barrier between: `combine` adds up mu and Cov of its input; `finish`
-// takes mean = W mu and var = diag(W Cov W^T), a group of channels a block (docs/design.md, section 3).
+// takes mean = W mu and var = diag(W Cov W^T), 64 channels a block (docs/design.md, section 3).
 #pragma once
 
 #include <moments.cuh>
-#include <reductions.cuh>
+#include <weight_products.cuh>
 
 namespace fused_resnet {
 
 // Threads that share a sum over the ranges: so many that each has about as many loads as are under way together.
 DEVICE int range_sharers(int ranges) { return ranges > 128 ? 32 : ranges > 32 ? 16 : ranges > 8 ? 4 : 1; }
 
-// The sum of `term(range)` over all ranges, given by the first of the threads that share it, which lie
+// Of sums over the ranges, `add(range, sums)` for each; given by the first of the threads that share them, which lie
 // block_threads / sharers apart. Called by all threads; fixes the order.
-template <class Term>
-DEVICE double sum_over_ranges(int ranges, int sharers, bool active, Term term) {
+template <int count, class Add>
+DEVICE void sum_over_ranges(int ranges, int sharers, bool active, double (&sums)[count], Add add) {
   const int apart = block_threads / sharers;
-  double sum = 0.0;
   if (active) {
 #pragma unroll 8
-    for (int range = device::thread_index() / apart; range < ranges; range += sharers) sum += term(range);
+    for (int range = device::thread_index() / apart; range < ranges; range += sharers) add(range, sums);
   }
-  if (sharers == 1) return sum;
-  const SharedOffset own = 8 * device::thread_index();
+  if (sharers == 1) return;
+  const auto place = [](int thread, int i) -> SharedOffset { return 8 * (i * block_threads + thread); };
   device::block_sync();
-  device::shared_store(own, sum);
+#pragma unroll
+  for (int i = 0; i < count; ++i) device::shared_store(place(device::thread_index(), i), sums[i]);
   device::block_sync();
-  if (device::thread_index() >= apart) return 0.0;
-  for (int i = 1; i < sharers; ++i) sum += device::shared_load<double>(own + 8 * i * apart);
-  return sum;
+  if (device::thread_index() >= apart) return;
+  for (int sharer = 1; sharer < sharers; ++sharer)
+#pragma unroll
+    for (int i = 0; i < count; ++i)
+      sums[i] += device::shared_load<double>(place(device::thread_index() + sharer * apart, i));
+}
+
+// The sum of `term(range)`.
+template <class Term>
+DEVICE double sum_over_ranges(int ranges, int sharers, bool active, Term term) {
+  double sum[1] = {};
+  sum_over_ranges(ranges, sharers, active, sum, [&](int range, double (&to)[1]) { to[0] += term(range); });
+  return sum[0];
 }
 
 // mean - shift of x's channels of a tile pair, the row tile's first, in the stages behind sum_over_ranges'.
 struct PairOffsets {
-  DEVICE static SharedOffset offset(int i) { return 8 * (block_threads + i); }
+  DEVICE static SharedOffset offset(int i) { return 8 * (4 * block_threads + i); }
 
   // `owner`: one block of those that prepare a pair writes the means.
   DEVICE static void prepare(const Tail& tail, const Branch& branch, TilePair pair, bool owner) {
@@ -64,32 +74,40 @@ struct PairOffsets {
   DEVICE static double row(int i) { return device::shared_load<double>(offset(i)); }
   DEVICE static double column(int i) { return device::shared_load<double>(offset(tile_rows + i)); }
 };
-static_assert(8 * (block_threads + tile_rows + tile_columns) <= ring_bytes);
+static_assert(8 * (4 * block_threads + tile_rows + tile_columns) <= ring_bytes);
 
 // Rows and columns of a tile pair that may exist.
 DEVICE int pair_extent(int channels) { return channels < tile_columns ? channels : tile_columns; }
 
-// One element of Cov for each thread (or group of sharers) from `first` of the tile on.
+// Four neighbours of Cov for each thread (or group of sharers) from number `first` of the tile's on.
 DEVICE void combine_elements(const Tail& tail, const Branch& branch, int number, TilePair pair, int first,
                              int sharers) {
-  const int channels = branch.x.channels, extent = pair_extent(channels);
-  const int element = first + device::thread_index() % (block_threads / sharers);
-  const int row = element / extent, column = element % extent;
+  const int channels = branch.x.channels, fours = tiles_of(pair_extent(channels), 4);
+  const int four = first + device::thread_index() % (block_threads / sharers);
+  const int row = four / fours, column = 4 * (four % fours);
   const std::int64_t i = pair.row * tile_rows + row, j = pair.column * tile_columns + column;
-  const bool exists = row < extent && i < channels && j <= i;
-  const double sum = sum_over_ranges(branch.partition.ranges, sharers, exists, [&](int range) {
-    return static_cast<double>(device::global_load(gram_tile(branch, range, number) + row * tile_columns + column));
+  const bool exists = row < pair_extent(channels) && i < channels && j <= i;
+  double sums[4] = {};
+  sum_over_ranges(branch.partition.ranges, sharers, exists, sums, [&](int range, double (&to)[4]) {
+    const float* at = gram_tile(branch, range, number) + row * tile_columns + column;
+    const Vector16<float> loaded = load_four(at, channels - static_cast<int>(j), true);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) to[k] += loaded.values[k];
   });
   if (!exists || device::thread_index() >= block_threads / sharers) return;
-  const double mean = sum / static_cast<double>(tail.rows);
-  const auto cov = static_cast<float>(device::fma(-PairOffsets::row(row), PairOffsets::column(column), mean));
-  device::global_store(branch.cov + i * channels + j, cov);
-  if (i != j) device::global_store(branch.cov + j * channels + i, cov);
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    if (j + k > i) break;
+    const double mean = sums[k] / static_cast<double>(tail.rows);
+    const auto cov = static_cast<float>(device::fma(-PairOffsets::row(row), PairOffsets::column(column + k), mean));
+    device::global_store(branch.cov + i * channels + j + k, cov);
+    if (i != j + k) device::global_store(branch.cov + (j + k) * channels + i, cov);
+  }
 }
 
 DEVICE void combine_branch(const Tail& tail, const Branch& branch) {
   const int sharers = range_sharers(branch.partition.ranges), extent = pair_extent(branch.x.channels);
-  const int chunk = block_threads / sharers, chunks = tiles_of(extent * extent, chunk);
+  const int fours = tiles_of(extent, 4), chunk = block_threads / sharers, chunks = tiles_of(extent * fours, chunk);
   const int pairs = tile_pairs(branch.x.channels);
   // Consecutive chunks to a block, so that it prepares few pairs.
   const std::int64_t each = (static_cast<std::int64_t>(pairs) * chunks + device::grid_size() - 1) / device::grid_size();
@@ -99,7 +117,7 @@ DEVICE void combine_branch(const Tail& tail, const Branch& branch) {
     if (number >= pairs) break;
     const int first = static_cast<int>(i % chunks) * chunk;
     const TilePair pair(number);
-    if (first / extent + pair.row * tile_rows >= branch.x.channels) continue;
+    if (first / fours + pair.row * tile_rows >= branch.x.channels) continue;
     if (number != prepared) PairOffsets::prepare(tail, branch, pair, first == 0);
     prepared = number;
     combine_elements(tail, branch, number, pair, first, sharers);
@@ -163,32 +181,112 @@ DEVICE void finish_columns(const Tail& tail, const Branch& branch, int group) {
                    static_cast<float>((squares - sum * sum / rows) / rows));
 }
 
-// Mean W mu and variance diag(W Cov W^T) of a group of output channels.
-template <class Products>
-DEVICE void finish_gram(const Tail& tail, const Branch& branch, int group) {
-  const int first = group * channel_group, inputs = branch.x.channels;
-  float mean[channel_group] = {}, var[channel_group] = {};
-  const GroupColumns own(inputs);
-  for (int from = 0; from < inputs; from += own.columns) {
-    const int b = from + own.column();
-    float product[channel_group] = {};
-    multiply_covariance<Products>(tail, branch, own, first, b, product);
-    if (b >= inputs || own.share() > 0) continue;
-    const float mu = device::global_load(branch.mu + b);
+// Shares of mean = W mu and var = diag(W Cov W^T), of a lane's rows of W.
+struct RowSums {
+  float mean[fragment_rows][2] = {}, var[fragment_rows][2] = {};
+
+  // Those of an item's 64 channels, of channel `thread` for each of the first threads. Called by all.
+  DEVICE void join(float& whole_mean, float& whole_var) const {
+    const auto at = [](int warp, int row) { return scratch((warp * warp_rows + row) * 2); };
+    const Lane lane;
+    device::block_sync();
 #pragma unroll
-    for (int i = 0; i < channel_group; ++i) {
-      if (first + i >= tail.channels) continue;
-      const float w = weight_element<Products>(branch, first + i, b);
-      mean[i] = device::fma(w, mu, mean[i]);
-      var[i] = device::fma(w, product[i], var[i]);
+    for (int m = 0; m < fragment_rows; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const Float2 sums{over_columns(mean[m][half]), over_columns(var[m][half])};
+        if (lane.t == 0) device::shared_store(at(device::warp_index(), m * 16 + half * 8 + lane.g), sums);
+      }
+    device::block_sync();
+    if (device::thread_index() >= matrix_tile) return;
+#pragma unroll
+    for (int i = 0; i < MatrixShare::parts * MatrixShare::across; ++i) {
+      const int first = i / MatrixShare::across * MatrixShare::tiles + i % MatrixShare::across;
+      const int warp = first + device::thread_index() / warp_rows * MatrixShare::across;
+      const auto sums = device::shared_load<Float2>(at(warp, device::thread_index() % warp_rows));
+      whole_mean += sums.x;
+      whole_var += sums.y;
     }
   }
-  sum_over_block(mean, group_scratch);
-  sum_over_block(var, group_scratch);
+
+ private:
+  DEVICE static float over_columns(float x) {
+    x += device::warp_exchange(x, 1);
+    return x + device::warp_exchange(x, 2);
+  }
+};
+static_assert(2 * 4 * warp_rows * block_threads / device::warp_size <= scratch_bytes);
+
+// Adds what the input channels from `column` on make of the item's statistics.
+template <class Products>
+DEVICE void add_statistics(const Branch& branch, const CovarianceProduct<Products>& product, int column,
+                           RowSums& sums) {
+  MatrixSums p;
+  p.clear();
+  product.multiply(column, p);
+  const Lane lane;
+  const WarpTile tile = MatrixShare::tile();
 #pragma unroll
-  for (int i = 0; i < channel_group; ++i)
-    if (device::thread_index() == i && first + i < tail.channels)
-      publish<typename Products::Element>(tail, branch, first + i, mean[i], var[i]);
+  for (int n = 0; n < matrix_columns; ++n) {
+    const int at = tile.column + n * 8 + 2 * lane.t;
+    // Of the warps that share the products, each takes W mu of other columns.
+    Float2 mu{0.0f, 0.0f};
+    if (n % MatrixShare::parts == MatrixShare::part()) {
+      if (column + at < branch.x.channels) mu.x = device::global_load(branch.mu + column + at);
+      if (column + at + 1 < branch.x.channels) mu.y = device::global_load(branch.mu + column + at + 1);
+    }
+#pragma unroll
+    for (int m = 0; m < fragment_rows; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const Float2 w = product.weights_left(tile.row + m * 16 + half * 8 + lane.g, at);
+        const float* pair = &p.values[m][n][2 * half];
+        sums.mean[m][half] = device::fma(w.y, mu.y, device::fma(w.x, mu.x, sums.mean[m][half]));
+        sums.var[m][half] = device::fma(w.y, pair[1], device::fma(w.x, pair[0], sums.var[m][half]));
+      }
+  }
+  device::block_sync();  // the weights have been read
+}
+
+DEVICE float* statistics_part(const Tail& tail, const Branch& branch, int part, int channel) {
+  return branch.partial_statistics + 2 * static_cast<std::int64_t>(part) * tail.channels + channel;
+}
+
+// Mean and variance of 64 output channels, or their share of these.
+template <class Products>
+DEVICE void finish_gram(const Tail& tail, const Branch& branch, int item) {
+  const int parts = statistics_parts(branch), group = item / parts, part = item - group * parts;
+  const int tiles = tiles_of(branch.x.channels, matrix_tile), each = tiles_of(tiles, parts);
+  const CovarianceProduct<Products> product{tail, branch, group * matrix_tile};
+  RowSums sums;
+#pragma unroll 1
+  for (int tile = part * each; tile < (part + 1) * each && tile < tiles; ++tile)
+    add_statistics<Products>(branch, product, tile * matrix_tile, sums);
+  float mean = 0.0f, var = 0.0f;
+  sums.join(mean, var);
+  const int channel = group * matrix_tile + device::thread_index();
+  if (device::thread_index() >= matrix_tile || channel >= tail.channels) return;
+  if (parts == 1) return publish<typename Products::Element>(tail, branch, channel, mean, var);
+  device::global_store(statistics_part(tail, branch, part, channel), mean);
+  device::global_store(statistics_part(tail, branch, part, channel) + tail.channels, var);
+}
+
+// Adds up what items have left of a channel's statistics.
+template <class Products>
+DEVICE void finish_parts(const Tail& tail, const Branch& branch) {
+  const int parts = statistics_parts(branch);
+  if (parts == 1) return;
+#pragma unroll 1
+  for (int channel = device::block_index() * block_threads + device::thread_index(); channel < tail.channels;
+       channel += device::grid_size() * block_threads) {
+    float mean = 0.0f, var = 0.0f;
+#pragma unroll 4
+    for (int part = 0; part < parts; ++part) {
+      mean += device::global_load(statistics_part(tail, branch, part, channel));
+      var += device::global_load(statistics_part(tail, branch, part, channel) + tail.channels);
+    }
+    publish<typename Products::Element>(tail, branch, channel, mean, var);
+  }
 }
 
 template <class Products>
@@ -199,16 +297,30 @@ DEVICE void finish(const Tail& tail) {
     const Branch& branch = tail.branches[index];
     if (!is_training(branch)) continue;
     const bool gram = branch.statistics == Statistics::gram;
-    const int groups = tiles_of(tail.channels, gram ? channel_group : columns_group);
-    for (; item < groups; item += device::grid_size()) {
+    const int items =
+        gram ? tiles_of(tail.channels, matrix_tile) * statistics_parts(branch) : tiles_of(tail.channels, columns_group);
+    for (; item < items; item += device::grid_size()) {
       if (gram) {
         finish_gram<Products>(tail, branch, item);
       } else {
         finish_columns<typename Products::Element>(tail, branch, item);
       }
     }
-    item -= groups;
+    item -= items;
   }
+}
+
+// All of the phase.
+template <class Products>
+DEVICE void finish_phase(const Tail& tail) {
+  if (has_gram(tail)) {
+    combine(tail);
+    device::grid_sync();
+  }
+  finish<Products>(tail);
+  if (!has_statistics_parts(tail)) return;
+  device::grid_sync();
+  for (const Branch& branch : tail.branches) finish_parts<Products>(tail, branch);
 }
 
 }  // namespace fused_resnet

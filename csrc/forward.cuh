@@ -18,15 +18,6 @@ struct ForwardWork {
   bool moments, finish, apply;
 };
 
-template <class Products>
-DEVICE void finish_phase(const Tail& tail) {
-  if (has_gram(tail)) {
-    combine(tail);
-    device::grid_sync();
-  }
-  finish<Products>(tail);
-}
-
 template <class Products, int products>
 KERNEL(block_threads, device::fitting_blocks(forward_blocks(products), shared_bytes))
 forward_kernel(PARAMETER ForwardWork work) {

@@ -9,7 +9,7 @@
 // source does not read are written as zeros.
 #pragma once
 
-#include <grad_finish.cuh>
+#include <grad_matrices.cuh>
 
 namespace fused_resnet {
 

@@ -61,6 +61,7 @@ struct BranchGradient {
   float* shift;            // (K), a value near x's mean
   float* product;          // training: (C, K)
   float* dot;              // (C): sum of g (p - mean) / std, which is dgamma
+  float* slope;            // (C), where there is `quadratic`: -a / (M std)
   Activations dp;          // recomputed: (rows, C), gradient of the pre-norm tensor
 
   // dx = g folded^T + x quadratic^T + offset. Where gradients follow the normed tensor, both products are large against

@@ -81,6 +81,17 @@ inline int vector_items(const TailGradient& gradient) {
   return vector_items(gradient.tail, gradient.branches[0]) + vector_items(gradient.tail, gradient.branches[1]);
 }
 
+// Tiles of W Cov.
+HOST_DEVICE int matrix_tiles(const Tail& tail, const Branch& branch) {
+  return tiles_of(tail.channels, matrix_tile) * tiles_of(branch.x.channels, matrix_tile);
+}
+
+// Tiles of Q on and below the diagonal.
+HOST_DEVICE int matrix_pairs(int inputs) {
+  const int tiles = tiles_of(inputs, matrix_tile);
+  return tiles * (tiles + 1) / 2;
+}
+
 inline int factor_items(const TailGradient& gradient) {
   int items = 0;
   for (const BranchGradient& own : gradient.branches)

@@ -19,6 +19,8 @@ constexpr int tile_columns = 128;
 constexpr int tile_depth_bytes = 64;
 // Channels that a block works on together in the phases between the large ones.
 constexpr int channel_group = 8;
+// Of matrices that are multiplied there, of weights and covariances.
+constexpr int matrix_tile = 64;
 
 HOST_DEVICE int tiles_of(int size, int tile) { return (size - 1) / tile + 1; }
 
@@ -48,6 +50,17 @@ HOST_DEVICE int moments_tiles(const Tail& tail, const Branch& branch) {
 
 HOST_DEVICE int moments_items(const Tail& tail, const Branch& branch) {
   return is_training(branch) ? moments_tiles(tail, branch) * branch.partition.ranges : 0;
+}
+
+// Items that share the sums over input channels for 64 output channels' statistics: one more barrier, which few inputs
+// are not worth.
+HOST_DEVICE int statistics_parts(const Branch& branch) {
+  const bool gram = branch.statistics == Statistics::gram;
+  return gram && branch.x.channels > 4 * matrix_tile ? tiles_of(branch.x.channels, 2 * matrix_tile) : 1;
+}
+
+HOST_DEVICE bool has_statistics_parts(const Tail& tail) {
+  return statistics_parts(tail.branches[0]) > 1 || statistics_parts(tail.branches[1]) > 1;
 }
 
 // Of both branches.

@@ -87,13 +87,14 @@ struct Branch {
 
   // Workspace.
   Partition partition;
-  Activations materialised;  // product: p, (rows, C)
-  float* momentum;           // weight of this batch in the running statistics
-  float* partial_mean;       // columns, product: (ranges, C)
-  float* partial_m2;         // columns, product: (ranges, C), sum of squared distances from the partial mean
-  float* partial_gram;       // gram: (ranges, pairs of tiles, tile, tile), of x - shift
-  float* partial_sum;        // gram: (ranges, K), of x - shift
-  float* shift;              // gram: (K), a value near the mean
+  Activations materialised;   // product: p, (rows, C)
+  float* momentum;            // weight of this batch in the running statistics
+  float* partial_mean;        // columns, product: (ranges, C)
+  float* partial_m2;          // columns, product: (ranges, C), sum of squared distances from the partial mean
+  float* partial_gram;        // gram: (ranges, pairs of tiles, tile, tile), of x - shift
+  float* partial_sum;         // gram: (ranges, K), of x - shift
+  float* shift;               // gram: (K), a value near the mean
+  float* partial_statistics;  // gram of many inputs: (parts, 2, C), of mean and var
 };
 
 struct Tail {

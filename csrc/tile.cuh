@@ -114,18 +114,21 @@ struct alignas(8) Float2 {
   float x, y;
 };
 
-struct Accumulators {
-  float values[fragment_rows][fragment_columns][4];
+// A warp's sums, of so many fragments side by side.
+template <int columns>
+struct FragmentSums {
+  float values[fragment_rows][columns][4];
 
   DEVICE void clear() {
 #pragma unroll
     for (int m = 0; m < fragment_rows; ++m)
 #pragma unroll
-      for (int n = 0; n < fragment_columns; ++n)
+      for (int n = 0; n < columns; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i) values[m][n][i] = 0.0f;
   }
 };
+using Accumulators = FragmentSums<fragment_columns>;
 
 // Runs `load(step, stage)` ahead of `compute(step, stage)`, by one stage less than there are, so that copies are under
 // way while earlier stages are computed with. `load` starts copies into `stage` or stores there; `prepare` may change

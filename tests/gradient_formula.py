@@ -8,15 +8,15 @@ All gradients are asked for, there is a relu, and the layouts are dense. With T(
 - A product that leaves p or dp asks for x T(C) times, one that leaves dx asks for g (or dp) and x T(K) times; either
   asks for its matrix once for each of the T(M) tiles of rows.
 - dx has every pixel of the input, also those that a stride passes by.
-- Between these phases groups of 8 channels work on matrices, with a thread for each of 256 columns.
+- Between these phases W Cov and Q are made in tiles of 64 x 64, and what dx is multiplied from in groups of 8 rows.
 """
 
 from fractions import Fraction
 
 from tile_formula import (
-    BLOCK_THREADS,
+    CHANNEL_GROUP,
     FLOAT,
-    QUADRATIC_GROUP,
+    MATRIX_TILE,
     SAMPLED_ROWS,
     WARPS,
     BranchSizes,
@@ -151,6 +151,7 @@ class ProductGradient(ProjectionGradient):
         own = {"partial_product": read(self.ranges * self.matrix), "shift": row, "weight": read(self.weight)}
         if self.training:
             own |= {"mu": row, "product": written(self.matrix), "dot": written(self.vector)}
+            own |= {"slope": written(self.vector)}
         else:
             own |= {"dweight": written(self.weight)}
         # All warps of a channel's block take the sum of its g.
@@ -163,28 +164,27 @@ class ProductGradient(ProjectionGradient):
         return joined(self.folded(), *([self._scaled_quadratic()] if self.training else []))
 
     def _corrected(self) -> Touched:
-        """dW, for which each group of output channels takes W Cov, 256 columns at a time."""
+        """dW, from G and W Cov."""
+        columns = tiles(self.k, MATRIX_TILE)
         return self.named(
-            weight=read(self.weight, tiles(self.k, BLOCK_THREADS)),
-            cov=read(self.covariance, tiles(self.c, QUADRATIC_GROUP)),
+            weight=read(self.weight, columns),
+            cov=read(self.covariance, tiles(self.c, MATRIX_TILE)),
             product=read(self.matrix),
-            dot=read(self.vector, self.k),
+            dot=read(self.vector, columns),
             dweight=written(self.weight),
         )
 
     def _quadratic(self) -> Touched:
-        """Q for each group of input channels, a quarter of the columns at a time, but 64 to 256."""
-        groups, columns = tiles(self.k, QUADRATIC_GROUP), next((n for n in (64, 128) if self.k // 4 <= n), 256)
-        passes = tiles(self.k, columns)
+        """Q, in pairs of tiles on and below the diagonal: each is part of as many as there are, and twice on it."""
+        tiled = tiles(self.k, MATRIX_TILE)
+        factors = read(self.vector, tiled * (tiled + 1) // 2)
         return self.named(
-            weight=read(self.weight, groups + passes),
-            dot=read(self.vector, self.k * passes),
-            quadratic_exact=written(self.covariance),
+            weight=read(self.weight, tiled + 1), dot=factors, slope=factors, quadratic_exact=written(self.covariance)
         )
 
     def _scaled_quadratic(self) -> Touched:
         """Scaled and stored as the folded weight is."""
-        groups = tiles(self.k, QUADRATIC_GROUP)
+        groups = tiles(self.k, CHANNEL_GROUP)
         return {
             "sum": read(self.vector, groups),
             **self.named(

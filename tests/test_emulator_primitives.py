@@ -247,6 +247,14 @@ def test_packed_difference(machine, function, dtype, is_nan):
     assert_same_bits(difference, (a - b).view(torch.int16).numpy().view(np.uint16).reshape(-1), is_nan)
 
 
+def test_packing_rounds_both_and_keeps_their_order(machine):
+    x = floats()
+    x = x[: len(x) // 2 * 2]
+    packed = apply(machine, "pack_bfloat16", x.view(np.uint64), np.uint32).view(np.uint16)
+    expected = torch.from_numpy(x.copy()).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    assert_same_bits(packed, expected, is_nan_bfloat16)
+
+
 def test_fused_multiply_add_rounds_once(machine):
     random = np.random.default_rng(0)
     a, b = random.standard_normal((2, 10_000)).astype(np.float32)

@@ -22,8 +22,9 @@ TILE = 128
 FLOAT = 4
 SAMPLED_ROWS = 16
 GROUP_THREADS = 8  # that share the ranges of a channel of columns or a product
-QUADRATIC_GROUP, BLOCK_THREADS = 8, 256
-WARPS = BLOCK_THREADS // 32
+CHANNEL_GROUP, WARPS = 8, 8
+MATRIX_TILE = 64  # of what weights and covariances are multiplied in
+MEANS_LANES = 16  # that look at the same means of a tile
 BY_BLOCKS = -1  # of requested bytes: they depend on the grid
 
 
@@ -68,12 +69,20 @@ class TailSizes:
         statistics = {branch.statistics for branch in self.branches}
         if not statistics & {"columns", "gram", "product"}:
             return ["apply"]
-        return ["moments", *(["combine"] if "gram" in statistics else []), "finish", "apply"]
+        parted = any(map(self._statistics_parts, self.branches))
+        combine = ["combine"] if "gram" in statistics else []
+        return ["moments", *combine, "finish", *(["join"] if parted else []), "apply"]
 
     @property
     def ranges(self) -> int:
         """Into how many the rows are cut for the partial sums of all branches."""
         return ranges_of(self.rows, sum(map(self._moments_tiles, self.branches)))
+
+    @staticmethod
+    def _statistics_parts(branch: BranchSizes) -> int:
+        """Into how many the sums over many input channels are cut; 0 where they are not."""
+        many = branch.statistics == "gram" and branch.channels > 4 * MATRIX_TILE
+        return tiles(branch.channels, 2 * MATRIX_TILE) if many else 0
 
     def _moments_tiles(self, branch: BranchSizes) -> int:
         if branch.statistics == "gram":
@@ -150,8 +159,8 @@ class TailSizes:
         multiplied = phase == "apply" if branch.multiplied_in_apply else phase == "moments" and branch.projection
         if multiplied:
             return tiles(self.rows)
-        # W Cov for 256 columns of Cov at a time, then the sum of its products with W.
-        return tiles(branch.channels, BLOCK_THREADS) + 1 if (branch.statistics, phase) == ("gram", "finish") else 0
+        # Once for each column of tiles of W Cov.
+        return tiles(branch.channels, MATRIX_TILE) if (branch.statistics, phase) == ("gram", "finish") else 0
 
     def _columns_workspace(self, branch: BranchSizes, phase: str) -> dict[str, Traffic]:
         mean, m2 = f"{branch.name}.partial_mean", f"{branch.name}.partial_m2"
@@ -174,15 +183,23 @@ class TailSizes:
                 f"{name}.shift": written(means)
             }
         if phase == "combine":
-            lower = FLOAT * ranges * (k * (k + 1) // 2)
+            lower = FLOAT * ranges * sum(min(4 * tiles(row + 1, 4), k) for row in range(k))  # four at a time
             return {f"{name}.partial_gram": read(lower), f"{name}.cov": written(covariance)} | {
                 f"{name}.mu": written(means),
                 f"{name}.shift": read(means),
             }
+        parts = self._statistics_parts(branch)
         if phase == "finish":
-            groups = tiles(self.channels, QUADRATIC_GROUP)
-            inputs = {f"{name}.cov": read(covariance, groups), f"{name}.mu": read(means, groups)}
+            groups = tiles(self.channels, MATRIX_TILE)
+            inputs = {f"{name}.cov": read(covariance, groups), f"{name}.mu": read(means, groups * MEANS_LANES)}
+            if parts:
+                return inputs | {f"{name}.partial_statistics": written(2 * parts * vector)}
             return inputs | self._statistics(branch, written(vector))
+        if phase == "join":
+            joined = {f"{name}.partial_statistics": read(2 * parts * vector)} | self._statistics(
+                branch, written(vector)
+            )
+            return joined if parts else {}
         return self._statistics(branch, by_blocks(vector))
 
     def _statistics(self, branch: BranchSizes, traffic: Traffic) -> dict[str, Traffic]:

@@ -18,6 +18,8 @@ from .counting import emulated
 from .tails import Case
 
 _TILE, _NARROWEST_TILE = 128, 64
+# Products of bfloat16 for one of a weight and a float (csrc/exact_products.cuh).
+_PRODUCTS_OF_PARTS = {torch.bfloat16: 3, torch.float16: 5}
 
 
 @dataclass(frozen=True)
@@ -47,19 +49,23 @@ def expected(case: Case, dtype: torch.dtype) -> tuple[Expected, Expected]:
     forward, backward = traffic.forward(tail), traffic.backward(tail, needs)
     grams = list(_grams(tail))
     matrices = sum(gram.channels * gram.inputs**2 for gram in grams)
+    quadratic = sum(gram.channels * gram.tiled_below for gram in grams)
+    parts = _PRODUCTS_OF_PARTS.get(dtype, 0)
     halved = sum(gram.left_out for gram in grams)
     name = launches.backward_kernel(tail, needs)
     assert name is not None
 
-    def multiply_adds(operations: int, elsewhere: int) -> int | None:
+    def multiply_adds(operations: int, more: int) -> int | None:
         if dtype == torch.float32:
             return 0
-        return operations // 2 - elsewhere if _fills_tiles(case.shape) else None
+        return operations // 2 + more if _fills_tiles(case.shape) else None
 
+    # Of matrices, several products for one: of W Cov, and of Q's tiles on and below the diagonal.
+    forward_more = (parts - 1) * matrices - halved
+    backward_more = (parts - 1) * matrices + parts * quadratic - matrices
     return (
-        _expected(launches.forward_kernel(tail), forward, multiply_adds(forward.operations, matrices + halved)),
-        # Elsewhere: W Cov and Q.
-        _expected(name, backward, multiply_adds(backward.operations, 2 * matrices)),
+        _expected(launches.forward_kernel(tail), forward, multiply_adds(forward.operations, forward_more)),
+        _expected(name, backward, multiply_adds(backward.operations, backward_more)),
     )
 
 
@@ -87,6 +93,12 @@ class _Gram:
     rows: int
     inputs: int
     channels: int
+
+    @property
+    def tiled_below(self) -> int:
+        """Elements of Q's tiles on and below the diagonal."""
+        widths = [min(_NARROWEST_TILE, self.inputs - first) for first in range(0, self.inputs, _NARROWEST_TILE)]
+        return sum(a * b for i, a in enumerate(widths) for b in widths[: i + 1])
 
     @property
     def left_out(self) -> int:

@@ -170,6 +170,7 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     use(name + ".offset", own.offset, allocate({inputs}), Step::operands);
     if (!from.gram()) return;
     use_factor(name + ".quadratic", own.quadratic, inputs, inputs, rounds);
+    use(name + ".slope", own.slope, allocate({gradient_.tail.channels}), Step::vectors);
     use(name + ".quadratic_exact", own.quadratic_exact, allocate({inputs, inputs}), Step::operands);
   }
 

@@ -157,6 +157,9 @@ class ForwardCall : Call<Tail, ForwardStep> {
         Step::moments);
     use(name + ".partial_sum", to.partial_sum, allocate({ranges, inputs}), Step::moments);
     use(name + ".shift", to.shift, allocate({inputs}), Step::moments);
+    const int parts = statistics_parts(to);
+    if (parts > 1)
+      use(name + ".partial_statistics", to.partial_statistics, allocate({parts, 2, channels}), Step::finish);
   }
 
   // Where y is written, the branch is read 16 bytes at once, or not at all.

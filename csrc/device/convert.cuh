@@ -30,6 +30,15 @@ DEVICE Float16 from_float<Float16>(float x) {
   return {__half_as_ushort(__float2half_rn(x))};
 }
 
+// Both rounded to T, `low` in the lower half.
+template <class T>
+DEVICE std::uint32_t pack(float low, float high);
+template <>
+DEVICE std::uint32_t pack<BFloat16>(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const std::uint32_t*>(&pair);
+}
+
 // The float nearest to x with tf32's 10 bits of mantissa, ties away from zero (PTX: cvt.rna.tf32.f32).
 DEVICE float round_to_tf32(float x) {
   std::uint32_t bits;

@@ -61,6 +61,11 @@ DEVICE Float16 from_float<Float16>(float x) {
   return {static_cast<std::uint16_t>(sign | rounded)};
 }
 
+template <class T>
+DEVICE std::uint32_t pack(float low, float high) {
+  return static_cast<std::uint32_t>(from_float<T>(high).bits) << 16 | from_float<T>(low).bits;
+}
+
 DEVICE float round_to_tf32(float x) {
   if (!std::isfinite(x)) return x;
   return bits_float((float_bits(x) + 0x1000u) & 0xffffe000u);

@@ -65,6 +65,13 @@ struct SubtractPacked {
   DEVICE std::uint32_t operator()(Operands x) const { return subtract_packed<T>(x.first, x.second); }
 };
 
+struct alignas(8) Floats {
+  float low, high;
+};
+struct PackBFloat16 {
+  DEVICE std::uint32_t operator()(Floats x) const { return pack<BFloat16>(x.low, x.high); }
+};
+
 struct alignas(16) Factors {
   float a, b, c, unused;
 };
@@ -87,6 +94,7 @@ ENTRY subtract_bfloat16(const Operands* from, std::uint32_t* to, int count) {
 ENTRY subtract_float16(const Operands* from, std::uint32_t* to, int count) {
   return run<SubtractPacked<Float16>>(from, to, count);
 }
+ENTRY pack_bfloat16(const Floats* from, std::uint32_t* to, int count) { return run<PackBFloat16>(from, to, count); }
 ENTRY fused_multiply_add(const Factors* from, float* to, int count) { return run<Fma>(from, to, count); }
 
 }  // namespace kernels
