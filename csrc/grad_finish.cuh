@@ -6,6 +6,7 @@
 
 #include <grad_reduce.cuh>
 #include <reductions.cuh>
+#include <vectors.cuh>
 
 namespace fused_resnet {
 
@@ -59,82 +60,106 @@ DEVICE void store_element(const Matrix& matrix, int channel, int input, float va
   device::global_store(data + channel * matrix.stride_c + input * matrix.stride_k, device::from_float<Element>(value));
 }
 
-// The sum over the ranges of a channel's partial products with the thread's input, `from` + its index, for as many
-// inputs as a tile has; 0 in all other threads. Warps share the ranges, a lane has four inputs of each.
-DEVICE double sum_of_row(const TailGradient& gradient, int index, int channel, int from) {
-  constexpr int warps = block_threads / device::warp_size, vector = tile_columns / device::warp_size;
-  const int tile = channel / tile_rows * gradient.branches[index].input_tiles + from / tile_columns;
-  const int column = vector * device::lane_index(), element = channel % tile_rows * tile_columns + column;
-  const int left = gradient.tail.branches[index].x.channels - from - column;
-  double sums[vector] = {};
-#pragma unroll 4
-  for (int range = device::warp_index(); range < gradient.partition.ranges; range += warps) {
-    const float* at = product_tile(gradient, index, range, tile) + element;
-    Vector16<float> loaded{};
-    if (left >= vector) {
-      loaded = device::global_load(reinterpret_cast<const Vector16<float>*>(at));
-    } else {
+// A channel that several warps of a block share; lanes have four inputs of its row of G each. All of a block's warps
+// take part, whether their channel exists or not.
+struct SharedChannel {
+  int channel, sharer, sharers;
+  bool exists;
+
+  DEVICE SharedChannel(const Tail& tail, int item, int of)
+      : channel(item * (channel_group / of) + device::warp_index() / of),
+        sharer(device::warp_index() % of),
+        sharers(of),
+        exists(channel < tail.channels) {}
+  DEVICE bool leads() const { return exists && sharer == 0; }
+};
+
+// The sums over the ranges of a channel's partial products with a lane's four inputs from `input` on, for the leading
+// warp. Where inputs are so few that half a warp has them all, halves share the ranges as well.
+DEVICE void sum_of_inputs(const TailGradient& gradient, int index, const SharedChannel& own, int input, bool halves,
+                          double (&sums)[4]) {
+  const int tile = own.channel / tile_rows * gradient.branches[index].input_tiles + input / tile_columns;
+  const int element = own.channel % tile_rows * tile_columns + input % tile_columns;
+  const int left = gradient.tail.branches[index].x.channels - input;
+  const int together = halves ? 2 * own.sharers : own.sharers;
+  if (own.exists && left > 0) {
+#pragma unroll 8
+    for (int range = own.sharer + (halves ? device::lane_index() / 16 * own.sharers : 0);
+         range < gradient.partition.ranges; range += together) {
+      const Vector16<float> loaded = load_four(product_tile(gradient, index, range, tile) + element, left, true);
 #pragma unroll
-      for (int i = 0; i < vector; ++i) loaded.values[i] = i < left ? device::global_load(at + i) : 0.0f;
+      for (int i = 0; i < 4; ++i) sums[i] += loaded.values[i];
     }
-#pragma unroll
-    for (int i = 0; i < vector; ++i) sums[i] += loaded.values[i];
   }
-  const auto scratch = [](int warp, int i) -> SharedOffset { return 8 * (warp * tile_columns + i); };
+  if (halves)
+#pragma unroll
+    for (double& sum : sums) sum += device::warp_exchange(sum, 16);
+  if (own.sharers == 1) return;
+  const auto place = [](int warp, int i) -> SharedOffset {
+    return 8 * ((i * block_threads / device::warp_size + warp) * device::warp_size + device::lane_index());
+  };
   device::block_sync();
 #pragma unroll
-  for (int i = 0; i < vector; ++i) device::shared_store(scratch(device::warp_index(), column + i), sums[i]);
+  for (int i = 0; i < 4; ++i) device::shared_store(place(device::warp_index(), i), sums[i]);
   device::block_sync();
-  if (device::thread_index() >= tile_columns) return 0.0;
-  double sum = 0.0;
+  if (own.sharer > 0) return;
+#pragma unroll 1
+  for (int sharer = 1; sharer < own.sharers; ++sharer)
 #pragma unroll
-  for (int warp = 0; warp < warps; ++warp) sum += device::shared_load<double>(scratch(warp, device::thread_index()));
-  return sum;
-}
-static_assert(8 * block_threads / device::warp_size * tile_columns <= ring_bytes);
-
-// The sum over the block's threads, in each of them.
-DEVICE double block_sum(double x) {
-  x = warp_sum(x);
-  device::block_sync();
-  if (device::lane_index() == 0) device::shared_store(8 * device::warp_index(), x);
-  device::block_sync();
-  double sum = 0.0;
-#pragma unroll
-  for (int warp = 0; warp < block_threads / device::warp_size; ++warp) sum += device::shared_load<double>(8 * warp);
-  return sum;
+    for (int i = 0; i < 4; ++i) sums[i] += device::shared_load<double>(place(device::warp_index() + sharer, i));
 }
 
-// A channel's row of G, by a block; the sum over the row of what dgamma is made of. Norms that are not trained have
-// dW = diag(a) g^T x, which is stored at once.
+// What sums of products become in G and in dW, for a lane's four inputs; adds to what dgamma is made of. Norms that are
+// not trained have dW = diag(a) g^T x, which is stored at once.
 template <class Products>
-DEVICE double finish_row(const TailGradient& gradient, int index, int channel, double sum) {
+DEVICE void finish_inputs(const TailGradient& gradient, int index, int channel, int input, double sum,
+                          const double (&products)[4], double& dot) {
   const Branch& branch = gradient.tail.branches[index];
   const BranchGradient& own = gradient.branches[index];
-  const int inputs = branch.x.channels;
-  const bool training = is_training(branch);
+  const int inputs = branch.x.channels, left = inputs - input;
+  const bool training = is_training(branch), aligned = inputs % 4 == 0;
+  const Vector16<float> shift = load_four(own.shift + input, left, aligned);
+  const Vector16<float> mu = training ? load_four(branch.mu + input, left, false) : Vector16<float>{};
+  Vector16<float> g_x{};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (i >= left) break;
+    const double product =
+        products[i] + sum * (static_cast<double>(shift.values[i]) - static_cast<double>(mu.values[i]));
+    dot += static_cast<double>(weight_element<Products>(branch, channel, input + i)) * product;
+    g_x.values[i] = static_cast<float>(product);
+  }
+  if (training && own.product != nullptr)
+    store_four(own.product + static_cast<std::int64_t>(channel) * inputs + input, g_x, left, aligned);
+  if (training || own.dweight.data == nullptr) return;
+  const float scale = norm_scale(branch, channel);
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    if (i < left) store_element<typename Products::Element>(own.dweight, channel, input + i, scale * g_x.values[i]);
+}
+
+// A channel's row of G; for the leading warp's lanes, the sum over the row of what dgamma is made of.
+template <class Products>
+DEVICE double finish_row(const TailGradient& gradient, int index, const SharedChannel& shared, double sum) {
+  const Branch& branch = gradient.tail.branches[index];
+  const BranchGradient& own = gradient.branches[index];
+  const bool halves = branch.x.channels <= tile_columns / 2;
   double dot = 0.0;
 #pragma unroll 1
-  for (int from = 0; from < inputs; from += tile_columns) {
-    const double product = sum_of_row(gradient, index, channel, from);
-    const int input = from + device::thread_index();
-    if (device::thread_index() >= tile_columns || input >= inputs) continue;
-    const double shift = device::global_load(own.shift + input);
-    const double w = weight_element<Products>(branch, channel, input);
-    const double g_x =
-        product + sum * (training ? shift - static_cast<double>(device::global_load(branch.mu + input)) : shift);
-    dot += w * g_x;
-    if (training && own.product != nullptr)
-      device::global_store(own.product + static_cast<std::int64_t>(channel) * inputs + input, static_cast<float>(g_x));
-    if (!training && own.dweight.data != nullptr)
-      store_element<typename Products::Element>(own.dweight, channel, input,
-                                                norm_scale(branch, channel) * static_cast<float>(g_x));
+  for (int from = 0; from < branch.x.channels; from += tile_columns) {
+    const int input = from + 4 * (halves ? device::lane_index() % 16 : device::lane_index());
+    double products[4] = {};
+    sum_of_inputs(gradient, index, shared, input, halves, products);
+    const bool writes = shared.leads() && (!halves || device::lane_index() < 16) && input < branch.x.channels;
+    if (writes) finish_inputs<Products>(gradient, index, shared.channel, input, sum, products, dot);
   }
-  dot = block_sum(dot);
-  if (own.own_mean != nullptr) dot += own_distance(branch, own, channel) * sum;
+  dot = warp_sum(dot);
+  if (!shared.leads()) return 0.0;
+  if (own.own_mean != nullptr) dot += own_distance(branch, own, shared.channel) * sum;
   // sum g (p - mean): g^T x W^T has p whole.
-  return training || branch.statistics == Statistics::none ? dot
-                                                           : dot - device::global_load(branch.mean + channel) * sum;
+  return is_training(branch) || branch.statistics == Statistics::none
+             ? dot
+             : dot - device::global_load(branch.mean + shared.channel) * sum;
 }
 
 // A channel's vectors, from the sum of its g and the one that dgamma is made of.
@@ -160,36 +185,32 @@ DEVICE void store_vectors(const TailGradient& gradient, int index, int channel, 
   device::global_store(static_cast<Element*>(own.dbias) + channel, device::from_float<Element>(dbias));
 }
 
-// By the lanes of a warp, unless there is a row to finish: that takes the block.
 template <class Products, bool projections>
-DEVICE void finish_channel(const TailGradient& gradient, int index, int channel) {
-  const Tail& tail = gradient.tail;
+DEVICE void finish_channel(const TailGradient& gradient, int index, const SharedChannel& shared) {
   const BranchGradient& own = gradient.branches[index];
-  const double sum = sum_of_partials(gradient.partial_sum, gradient.partition, tail.channels, channel);
-  double dot = 0.0;
-  if (own.partial_dot != nullptr) dot = sum_of_partials(own.partial_dot, gradient.partition, tail.channels, channel);
-  int writer = device::lane_index();
+  const int channels = gradient.tail.channels;
+  double sum = 0.0, dot = 0.0;
+  if (shared.leads()) {
+    sum = sum_of_partials(gradient.partial_sum, gradient.partition, channels, shared.channel);
+    if (own.partial_dot != nullptr)
+      dot = sum_of_partials(own.partial_dot, gradient.partition, channels, shared.channel);
+  }
   if constexpr (projections)
-    if (own.reduction == Reduction::product) {
-      dot = finish_row<Products>(gradient, index, channel, sum);
-      writer = device::thread_index();
-    }
-  if (writer == 0) store_vectors<typename Products::Element>(gradient, index, channel, sum, dot);
+    if (own.reduction == Reduction::product) dot = finish_row<Products>(gradient, index, shared, sum);
+  if (shared.leads() && device::lane_index() == 0)
+    store_vectors<typename Products::Element>(gradient, index, shared.channel, sum, dot);
 }
 
-// Channels of a branch, a block each where there are rows to finish, a warp each where not.
 template <class Products, bool projections>
 DEVICE void finish_vectors(const TailGradient& gradient) {
   int item = device::block_index();
 #pragma unroll 1
   for (int index = 0; index < 2; ++index) {
     const BranchGradient& own = gradient.branches[index];
-    const int together = channels_together(own), items = vector_items(gradient.tail, own);
+    const int sharers = channel_sharers(gradient.tail, own), items = vector_items(gradient.tail, own);
 #pragma unroll 1
-    for (; item < items; item += device::grid_size()) {
-      const int channel = together == 1 ? item : item * together + device::warp_index();
-      if (channel < gradient.tail.channels) finish_channel<Products, projections>(gradient, index, channel);
-    }
+    for (; item < items; item += device::grid_size())
+      finish_channel<Products, projections>(gradient, index, SharedChannel(gradient.tail, item, sharers));
     item -= items;
   }
 }

@@ -109,21 +109,23 @@ DEVICE float scale_of(float largest) {
 
 DEVICE float magnitude(float x) { return x < 0.0f ? -x : x; }
 
-// The group's rows of a factor: `value(k, i)` of row i at the summed position k. Leaves scales and scaled, rounded
-// elements; adds what `term(k)` times these make to `offsets`.
-template <class Products, class Value, class Term>
-DEVICE void store_factor(const Factor& to, int first, int rows, int depth, Value value, Term term,
+// The group's rows of a factor: `values(k, rows)` gives what they have at the summed position k, zeros where a row does
+// not exist. Leaves scales and scaled, rounded elements; adds what `term(k)` times these make to `offsets`.
+template <class Products, class Values, class Term>
+DEVICE void store_factor(const Factor& to, int first, int rows, int depth, Values values, Term term,
                          float (&offsets)[channel_group]) {
   using Element = typename Products::Element;
   float scale[channel_group] = {};
-#pragma unroll 1
-  for (int k = device::thread_index(); k < depth; k += block_threads)
+#pragma unroll 2
+  for (int k = device::thread_index(); k < depth; k += block_threads) {
+    float at[channel_group];
+    values(k, at);
 #pragma unroll
-    for (int i = 0; i < channel_group; ++i)
-      if (first + i < rows) {
-        const float size = magnitude(value(k, i));
-        scale[i] = size > scale[i] ? size : scale[i];
-      }
+    for (int i = 0; i < channel_group; ++i) {
+      const float size = magnitude(at[i]);
+      scale[i] = size > scale[i] ? size : scale[i];
+    }
+  }
   max_over_block(scale, 0);
 #pragma unroll
   for (int i = 0; i < channel_group; ++i) {
@@ -133,14 +135,13 @@ DEVICE void store_factor(const Factor& to, int first, int rows, int depth, Value
   const int pitch = static_cast<int>(to.matrix.stride_c);
 #pragma unroll 1
   for (int k = device::thread_index(); k < pitch; k += block_threads) {
+    float at[channel_group] = {};
+    if (k < depth) values(k, at);
     const float factor = k < depth ? term(k) : 0.0f;
-    float values[channel_group];
-#pragma unroll
-    for (int i = 0; i < channel_group; ++i) values[i] = k < depth && first + i < rows ? value(k, i) : 0.0f;
 #pragma unroll
     for (int i = 0; i < channel_group; ++i) {
       if (first + i >= rows) continue;
-      const float scaled = values[i] * (1.0f / scale[i]);
+      const float scaled = at[i] * (1.0f / scale[i]);
       float stored = device::to_float(device::from_float<Element>(Products::operand(scaled)));
       store_element<Element>(to.matrix, first + i, k, stored);
       if (to.remainder.data != nullptr) {
@@ -150,6 +151,29 @@ DEVICE void store_factor(const Factor& to, int first, int rows, int depth, Value
       }
       offsets[i] = device::fma(factor, stored * scale[i], offsets[i]);
     }
+  }
+}
+
+// Of an output channel's row of W, the group of inputs from `first` on; zeros where there are none.
+template <class Products>
+DEVICE void load_weights(const Branch& branch, int channel, int first, float (&weights)[channel_group]) {
+  using Element = typename Products::Element;
+  constexpr int vector = TileTraits<Element>::vector;
+  static_assert(channel_group % vector == 0);
+  const Matrix& w = branch.weight;
+#pragma unroll
+  for (int j = 0; j < channel_group; j += vector) {
+    Vector16<Element> loaded{};
+    const Element* at = static_cast<const Element*>(w.data) + channel * w.stride_c + (first + j) * w.stride_k;
+    if (w.vectorised) {
+      if (first + j < branch.x.channels) loaded = device::global_load(reinterpret_cast<const Vector16<Element>*>(at));
+    } else {
+#pragma unroll
+      for (int i = 0; i < vector; ++i)
+        if (first + j + i < branch.x.channels) loaded.values[i] = device::global_load(at + i * w.stride_k);
+    }
+#pragma unroll
+    for (int i = 0; i < vector; ++i) weights[j + i] = Products::operand(device::to_float(loaded.values[i]));
   }
 }
 
@@ -166,15 +190,22 @@ DEVICE void fold_weight(const TailGradient& gradient, int index, int group) {
   float offsets[channel_group] = {};
   store_factor<Products>(
       own.folded, first, inputs, tail.channels,
-      [&](int c, int i) {
-        return (scaled ? norm_scale(branch, c) : 1.0f) * weight_element<Products>(branch, c, first + i);
+      [&](int c, float (&rows)[channel_group]) {
+        load_weights<Products>(branch, c, first, rows);
+        const float scale = scaled ? norm_scale(branch, c) : 1.0f;
+#pragma unroll
+        for (float& weight : rows) weight *= scale;
       },
       [&](int c) { return gram ? per_row * distant_sum(gradient, index, c) : 0.0f; }, offsets);
   if (gram) {
     store_factor<Products>(
         own.quadratic, first, inputs, inputs,
-        [&](int k, int i) {
-          return device::global_load(own.quadratic_exact + static_cast<std::int64_t>(first + i) * inputs + k);
+        [&](int k, float (&rows)[channel_group]) {
+          const float* column = own.quadratic_exact + k;
+#pragma unroll
+          for (int i = 0; i < channel_group; ++i)
+            rows[i] =
+                first + i < inputs ? device::global_load(column + static_cast<std::int64_t>(first + i) * inputs) : 0.0f;
         },
         [&](int k) { return -device::global_load(branch.mu + k); }, offsets);
   }

@@ -67,13 +67,17 @@ inline Work recomputed_inputs_work(const TailGradient& gradient) {
   });
 }
 
-// Channels that a block has vectors of at a time: a row of G takes all its warps, sums alone a warp.
-HOST_DEVICE int channels_together(const BranchGradient& own) {
-  return own.reduction == Reduction::product ? 1 : channel_group;
+// Warps that share a channel of the finish phase's vectors: a row of G takes as many as let a large GPU's blocks take
+// all channels at the same time.
+HOST_DEVICE int channel_sharers(const Tail& tail, const BranchGradient& own) {
+  if (own.reduction != Reduction::product) return 1;
+  int sharers = channel_group;
+  while (sharers > 1 && tail.channels * sharers > resident_blocks * channel_group) sharers /= 2;
+  return sharers;
 }
 
 HOST_DEVICE int vector_items(const Tail& tail, const BranchGradient& own) {
-  return own.has_vectors ? tiles_of(tail.channels, channels_together(own)) : 0;
+  return own.has_vectors ? tiles_of(tail.channels, channel_group / channel_sharers(tail, own)) : 0;
 }
 
 // Of the finish phase's vectors.

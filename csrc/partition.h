@@ -19,6 +19,8 @@ constexpr int tile_columns = 128;
 constexpr int tile_depth_bytes = 64;
 // Channels that a block works on together in the phases between the large ones.
 constexpr int channel_group = 8;
+// Of a large GPU, at the same time.
+constexpr int resident_blocks = 264;
 // Of matrices that are multiplied there, of weights and covariances.
 constexpr int matrix_tile = 64;
 
@@ -78,9 +80,9 @@ HOST_DEVICE int apply_items(const Tail& tail) {
 // Ranges of rows for a phase whose ranges have so many tiles: an item each for all blocks that a large GPU runs at the
 // same time, or as many each as keep sums in float32 short. One range more, and blocks would wait for the last ones.
 inline Partition partition_rows(const Tail& tail, int tiles) {
-  constexpr int blocks = 264, longest = 4096;
+  constexpr int longest = 4096;
   for (int each = 1;; ++each) {
-    const int ranges = tiles <= blocks * each ? blocks * each / tiles : 1;
+    const int ranges = tiles <= resident_blocks * each ? resident_blocks * each / tiles : 1;
     const int rows = tiles_of(tiles_of(tail.rows, ranges), tile_rows) * tile_rows;
     if (rows <= longest) return {rows, tiles_of(tail.rows, rows)};
   }

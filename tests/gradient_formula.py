@@ -18,7 +18,6 @@ from tile_formula import (
     FLOAT,
     MATRIX_TILE,
     SAMPLED_ROWS,
-    WARPS,
     BranchSizes,
     TailSizes,
     by_blocks,
@@ -154,8 +153,7 @@ class ProductGradient(ProjectionGradient):
             own |= {"slope": written(self.vector)}
         else:
             own |= {"dweight": written(self.weight)}
-        # All warps of a channel's block take the sum of its g.
-        return {"partial_sum": read(self.ranges * self.vector, WARPS), **self.named(**own)}
+        return {"partial_sum": read(self.ranges * self.vector), **self.named(**own)}
 
     def matrices(self) -> Touched:
         return joined(self._corrected(), self._quadratic()) if self.training else {}
