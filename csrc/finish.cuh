@@ -52,21 +52,27 @@ struct PairOffsets {
     // On the diagonal, half of the channels are the other half.
     const bool diagonal = pair.row == pair.column;
     const int wanted = !diagonal ? tile_rows + tile_columns : channels > tile_rows / 2 ? tile_rows : tile_rows / 2;
-    const int sharers = block_threads / wanted;
-    const int i = device::thread_index() % wanted;
+    const int fours = wanted / 4, sharers = block_threads / fours;
+    const int i = device::thread_index() % fours * 4;
     const int channel = i < tile_rows ? pair.row * tile_rows + i : pair.column * tile_columns + i - tile_rows;
-    const double sum = sum_over_ranges(ranges, sharers, channel < channels, [&](int range) {
-      return static_cast<double>(
-          device::global_load(branch.partial_sum + range * static_cast<std::int64_t>(channels) + channel));
+    double sums[4] = {};
+    sum_over_ranges(ranges, sharers, channel < channels, sums, [&](int range, double(&to)[4]) {
+      const float* at = branch.partial_sum + range * static_cast<std::int64_t>(channels) + channel;
+      const Vector16<float> loaded = load_four(at, channels - channel, channels % 4 == 0);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) to[k] += loaded.values[k];
     });
     device::block_sync();  // the last pair's have been read
-    if (device::thread_index() < wanted) {
-      const double mean = sum / static_cast<double>(tail.rows);
-      device::shared_store(offset(i), mean);
-      if (diagonal) device::shared_store(offset(tile_rows + i), mean);
-      if (owner && diagonal && channel < channels)
-        device::global_store(branch.mu + channel,
-                             static_cast<float>(device::global_load(branch.shift + channel) + mean));
+    if (device::thread_index() < fours) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const double mean = sums[k] / static_cast<double>(tail.rows);
+        device::shared_store(offset(i + k), mean);
+        if (diagonal) device::shared_store(offset(tile_rows + i + k), mean);
+        if (owner && diagonal && channel + k < channels)
+          device::global_store(branch.mu + channel + k,
+                               static_cast<float>(device::global_load(branch.shift + channel + k) + mean));
+      }
     }
     device::block_sync();
   }

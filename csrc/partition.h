@@ -54,11 +54,11 @@ HOST_DEVICE int moments_items(const Tail& tail, const Branch& branch) {
   return is_training(branch) ? moments_tiles(tail, branch) * branch.partition.ranges : 0;
 }
 
-// Items that share the sums over input channels for 64 output channels' statistics: one more barrier, which few inputs
-// are not worth.
+// Items that share the sums over input channels for 64 output channels' statistics, a tile of W Cov each. Of few inputs
+// one item has all: shared, they would cost a barrier more.
 HOST_DEVICE int statistics_parts(const Branch& branch) {
   const bool gram = branch.statistics == Statistics::gram;
-  return gram && branch.x.channels > 4 * matrix_tile ? tiles_of(branch.x.channels, 2 * matrix_tile) : 1;
+  return gram && branch.x.channels > 2 * matrix_tile ? tiles_of(branch.x.channels, matrix_tile) : 1;
 }
 
 HOST_DEVICE bool has_statistics_parts(const Tail& tail) {

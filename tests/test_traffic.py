@@ -105,8 +105,8 @@ def test_operations_are_two_for_each_multiply_add_of_the_launches(norm, strategy
         tail = settled(sample, branches, backward=True)
         forward = launched(forward_call(backend, *branches, sample.activation)[0])[2]
         backward = launched(backward_call(backend, *branches, sample.activation, dy)[0])[2]
-    # Products of matrices of channels take three for one: W Cov, in both directions, and Q, which is symmetric: three of
-    # its four tiles. Of x^T x, a quarter of a tile on the diagonal is left out.
+    # Products of matrices of channels take three for one: W Cov, in both directions, and three of the four tiles of Q,
+    # which is symmetric. Of x^T x, a quarter of a tile on the diagonal is left out.
     of_moments = 2 if norm == "training" and strategy == "moments" else 0
     matrices, left_out = of_moments * 256 * 128**2, of_moments * 128**3 // 4
     assert traffic.forward(tail).operations == 2 * (forward + left_out - 2 * matrices)

@@ -81,8 +81,8 @@ class TailSizes:
     @staticmethod
     def _statistics_parts(branch: BranchSizes) -> int:
         """Into how many the sums over many input channels are cut; 0 where they are not."""
-        many = branch.statistics == "gram" and branch.channels > 4 * MATRIX_TILE
-        return tiles(branch.channels, 2 * MATRIX_TILE) if many else 0
+        many = branch.statistics == "gram" and branch.channels > 2 * MATRIX_TILE
+        return tiles(branch.channels, MATRIX_TILE) if many else 0
 
     def _moments_tiles(self, branch: BranchSizes) -> int:
         if branch.statistics == "gram":
