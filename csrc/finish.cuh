@@ -56,7 +56,7 @@ struct PairOffsets {
     const int i = device::thread_index() % fours * 4;
     const int channel = i < tile_rows ? pair.row * tile_rows + i : pair.column * tile_columns + i - tile_rows;
     double sums[4] = {};
-    sum_over_ranges(ranges, sharers, channel < channels, sums, [&](int range, double(&to)[4]) {
+    sum_over_ranges(ranges, sharers, channel < channels, sums, [&](int range, double (&to)[4]) {
       const float* at = branch.partial_sum + range * static_cast<std::int64_t>(channels) + channel;
       const Vector16<float> loaded = load_four(at, channels - channel, channels % 4 == 0);
 #pragma unroll
@@ -187,29 +187,28 @@ DEVICE void finish_columns(const Tail& tail, const Branch& branch, int group) {
                    static_cast<float>((squares - sum * sum / rows) / rows));
 }
 
-// Shares of mean = W mu and var = diag(W Cov W^T), of a lane's rows of W.
+// Shares of mean = W mu and var = diag(W Cov W^T), of the two rows of W that a lane has of its warp's 16.
 struct RowSums {
-  float mean[fragment_rows][2] = {}, var[fragment_rows][2] = {};
+  float mean[2] = {}, var[2] = {};
+
+  DEVICE static int first_row() { return MatrixShare::tile().row + MatrixShare::part() * 16; }
 
   // Those of an item's 64 channels, of channel `thread` for each of the first threads. Called by all.
   DEVICE void join(float& whole_mean, float& whole_var) const {
-    const auto at = [](int warp, int row) { return scratch((warp * warp_rows + row) * 2); };
+    const auto at = [](int row, int column) { return scratch(2 * (row * MatrixShare::across + column)); };
     const Lane lane;
+    const int column = MatrixShare::tile().column / MatrixShare::columns;
     device::block_sync();
 #pragma unroll
-    for (int m = 0; m < fragment_rows; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const Float2 sums{over_columns(mean[m][half]), over_columns(var[m][half])};
-        if (lane.t == 0) device::shared_store(at(device::warp_index(), m * 16 + half * 8 + lane.g), sums);
-      }
+    for (int half = 0; half < 2; ++half) {
+      const Float2 sums{over_columns(mean[half]), over_columns(var[half])};
+      if (lane.t == 0) device::shared_store(at(first_row() + half * 8 + lane.g, column), sums);
+    }
     device::block_sync();
     if (device::thread_index() >= matrix_tile) return;
 #pragma unroll
-    for (int i = 0; i < MatrixShare::parts * MatrixShare::across; ++i) {
-      const int first = i / MatrixShare::across * MatrixShare::tiles + i % MatrixShare::across;
-      const int warp = first + device::thread_index() / warp_rows * MatrixShare::across;
-      const auto sums = device::shared_load<Float2>(at(warp, device::thread_index() % warp_rows));
+    for (int i = 0; i < MatrixShare::across; ++i) {
+      const auto sums = device::shared_load<Float2>(at(device::thread_index(), i));
       whole_mean += sums.x;
       whole_var += sums.y;
     }
@@ -221,35 +220,29 @@ struct RowSums {
     return x + device::warp_exchange(x, 2);
   }
 };
-static_assert(2 * 4 * warp_rows * block_threads / device::warp_size <= scratch_bytes);
+static_assert(2 * 4 * matrix_tile * MatrixShare::across <= scratch_bytes);
 
 // Adds what the input channels from `column` on make of the item's statistics.
 template <class Products>
 DEVICE void add_statistics(const Branch& branch, const CovarianceProduct<Products>& product, int column,
                            RowSums& sums) {
-  MatrixSums p;
-  p.clear();
-  product.multiply(column, p);
+  MatrixSums shares;
+  shares.clear();
+  product.multiply(column, shares);
+  float p[matrix_columns][4];
+  product.join(shares, p);
   const Lane lane;
-  const WarpTile tile = MatrixShare::tile();
 #pragma unroll
   for (int n = 0; n < matrix_columns; ++n) {
-    const int at = tile.column + n * 8 + 2 * lane.t;
-    // Of the warps that share the products, each takes W mu of other columns.
-    Float2 mu{0.0f, 0.0f};
-    if (n % MatrixShare::parts == MatrixShare::part()) {
-      if (column + at < branch.x.channels) mu.x = device::global_load(branch.mu + column + at);
-      if (column + at + 1 < branch.x.channels) mu.y = device::global_load(branch.mu + column + at + 1);
+    const int at = MatrixShare::tile().column + n * 8 + 2 * lane.t, input = column + at;
+    const Float2 mu{input < branch.x.channels ? device::global_load(branch.mu + input) : 0.0f,
+                    input + 1 < branch.x.channels ? device::global_load(branch.mu + input + 1) : 0.0f};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const Float2 w = product.weights_left(RowSums::first_row() + half * 8 + lane.g, at);
+      sums.mean[half] = device::fma(w.y, mu.y, device::fma(w.x, mu.x, sums.mean[half]));
+      sums.var[half] = device::fma(w.y, p[n][2 * half + 1], device::fma(w.x, p[n][2 * half], sums.var[half]));
     }
-#pragma unroll
-    for (int m = 0; m < fragment_rows; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const Float2 w = product.weights_left(tile.row + m * 16 + half * 8 + lane.g, at);
-        const float* pair = &p.values[m][n][2 * half];
-        sums.mean[m][half] = device::fma(w.y, mu.y, device::fma(w.x, mu.x, sums.mean[m][half]));
-        sums.var[m][half] = device::fma(w.y, pair[1], device::fma(w.x, pair[0], sums.var[m][half]));
-      }
   }
   device::block_sync();  // the weights have been read
 }

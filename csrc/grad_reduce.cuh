@@ -214,7 +214,7 @@ DEVICE void product_item(const TailGradient& gradient, const Incoming<typename P
       });
   join_parts<Warps>(sum);
   if (work && Warps::part() == 0)
-    store_partial_product(sum, warp, tail.channels - first, x.channels - input,
+    store_partial_product(sum, warp, 0, tail.channels - first, x.channels - input,
                           product_tile(gradient, index, range, tile));
   if (!sums) return;
   const float total = columns.join(joined_columns);

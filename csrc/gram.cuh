@@ -45,8 +45,8 @@ DEVICE float* gram_tile(const Branch& branch, int range, int pair) {
          (static_cast<std::int64_t>(range) * tile_pairs(branch.x.channels) + pair) * (tile_rows * tile_columns);
 }
 
-// Writes the part of the tile that exists; `tile` is the warp's.
-DEVICE void store_partial_product(const Accumulators& sum, WarpTile tile, int rows, int columns, float* to) {
+// Writes the part of the tile that exists; `tile` is the warp's, whose columns go around from `first` on.
+DEVICE void store_partial_product(const Accumulators& sum, WarpTile tile, int first, int rows, int columns, float* to) {
   const Lane lane;
 #pragma unroll
   for (int m = 0; m < fragment_rows; ++m)
@@ -54,7 +54,7 @@ DEVICE void store_partial_product(const Accumulators& sum, WarpTile tile, int ro
     for (int n = 0; n < fragment_columns; ++n)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int row = tile.row + m * 16 + half * 8 + lane.g, column = tile.column + n * 8 + 2 * lane.t;
+        const int row = tile.row + m * 16 + half * 8 + lane.g, column = tile.column + (n * 8 ^ first) + 2 * lane.t;
         if (row >= rows || column >= columns) continue;
         const float* pair = &sum.values[m][n][2 * half];
         device::global_store(reinterpret_cast<Float2*>(to + row * tile_columns + column), Float2{pair[0], pair[1]});
@@ -136,6 +136,7 @@ DEVICE void gram_item(const Tail& tail, const Branch& branch, const GramItem& it
   const WarpTile tile = Warps::tile();
   const bool above_diagonal = diagonal && tile.column > tile.row + warp_rows - 1;
   const bool work = !above_diagonal && item.rows() + tile.row < x.channels && item.columns() + tile.column < x.channels;
+  constexpr bool square = width == warp_columns;  // each warp's rows are among its columns
   const SharedOffset part = Warps::part() * pixels * Traits::pitch;
   Accumulators sum;
   sum.clear();
@@ -160,14 +161,18 @@ DEVICE void gram_item(const Tail& tail, const Branch& branch, const GramItem& it
             return Products::shifted_in_place ? value : value - (i == 0 ? shifts.x : shifts.y);
           });
         }
-        if (work)
+        if (!work) return;
+        if constexpr (square) {
+          Products::template square<pixels, Traits::pitch>(sum, stage + part, tile, a_shifts);
+        } else {
           Products::template transposed<true, pixels, Traits::pitch>(sum, stage + part, b + part, tile, a_shifts,
                                                                      b_shifts);
+        }
       });
   join_parts<Warps>(sum);
   if (work && Warps::part() == 0)
-    store_partial_product(sum, tile, x.channels - item.rows(), x.channels - item.columns(),
-                          gram_tile(branch, item.range, item.number));
+    store_partial_product(sum, tile, square ? Products::first_column(tile) : 0, x.channels - item.rows(),
+                          x.channels - item.columns(), gram_tile(branch, item.range, item.number));
   if constexpr (diagonal) store_column_sums(branch, item, columns);
 }
 

@@ -4,6 +4,8 @@
 //   multiply   d += a b^T of two operands whose rows run along the summed dimension  (x W^T); a lane's columns are
 //              those of LaneColumns
 //   transposed d += (a - shift_a)^T (b - shift_b) of so many pixels of two stages    (x^T x; g^T x, without shift_a)
+//   square     the same of a stage with itself, for a warp whose rows are among its columns, which it takes from
+//              `first_column` on, around its 64
 //
 // `operand` rounds to what the tensor cores read (`exact_operands`: any float). A shift is a value near a channel's
 // mean (moments.cuh). Floats are shifted where they lie, before `transposed`; halves on their way to the tensor cores,
@@ -149,6 +151,39 @@ struct HalfProducts {
     }
   }
 
+  DEVICE static int first_column(WarpTile tile) { return tile.row - tile.column; }
+
+  // Fragments of a's rows and of b's columns are the same registers: each comes from shared memory once. The warp's own
+  // rows come first, so that they are known where the code is compiled.
+  template <int pixels, int pitch>
+  DEVICE static void square(Accumulators& d, SharedOffset x, WarpTile tile, SharedOffset shifts) {
+    constexpr int count = warp_columns / 16;
+    const int first = first_column(tile), g = Lane().g, lane = device::lane_index();
+    const auto channel = [&](int i) { return tile.column + (16 * i ^ first); };
+    std::uint32_t shift[count][2];
+#pragma unroll
+    for (int i = 0; i < count; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) shift[i][half] = pair_of(shifts, channel(i) + half * 8 + g);
+    const SharedOffset from = x + (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 16;
+#pragma unroll
+    for (int k = 0; k < pixels; k += 16) {
+      std::uint32_t fragments[count][4];
+#pragma unroll
+      for (int i = 0; i < count; ++i) {
+        device::load_matrices_transposed(fragments[i], from + k * pitch + 2 * channel(i));
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          fragments[i][j] = device::subtract_packed<Element>(fragments[i][j], shift[i][j % 2]);
+      }
+#pragma unroll
+      for (int m = 0; m < fragment_rows; ++m)
+#pragma unroll
+        for (int n = 0; n < fragment_columns; ++n)
+          device::mma<Element>(d.values[m][n], fragments[m], {fragments[n / 2][n % 2], fragments[n / 2][n % 2 + 2]});
+    }
+  }
+
  private:
   // A channel's shift twice, as registers hold two pixels of a channel.
   DEVICE static std::uint32_t pair_of(SharedOffset shifts, int channel) {
@@ -194,6 +229,13 @@ struct Tf32Products {
         for (int m = 0; m < fragment_rows; ++m) multiply_split<shift_a>(d.values[m][n], a_fragments[m], b_fragment);
       }
     }
+  }
+
+  DEVICE static int first_column(WarpTile) { return 0; }
+
+  template <int pixels, int pitch>
+  DEVICE static void square(Accumulators& d, SharedOffset x, WarpTile tile, SharedOffset) {
+    transposed<true, pixels, pitch>(d, x, x, tile, 0, 0);
   }
 
  private:
@@ -284,6 +326,13 @@ struct Float32Products {
           }
       }
     }
+  }
+
+  DEVICE static int first_column(WarpTile) { return 0; }
+
+  template <int pixels, int pitch>
+  DEVICE static void square(Accumulators& d, SharedOffset x, WarpTile tile, SharedOffset) {
+    transposed<true, pixels, pitch>(d, x, x, tile, 0, 0);
   }
 };
 

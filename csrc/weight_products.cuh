@@ -113,6 +113,32 @@ struct CovarianceProduct {
         });
   }
 
+  // Of the warp's sums and those of the warp that has the rest of the summed dimension, half of the rows each: 16 of
+  // them, the warp's own from row 16 * part on. Whole sums, before anything is multiplied with them: what cancels in
+  // them would not cancel later as exactly. By way of the stage that comes next. Called by all threads.
+  DEVICE void join(const MatrixSums& sum, float (&own)[matrix_columns][4]) const {
+    static_assert(MatrixShare::parts == 2 && fragment_rows == 2);
+    const SharedOffset stage = steps() % Ring::stages * Ring::bytes;
+    const auto place = [&](int warp, int n, int i) {
+      return stage + 4 * (((warp * matrix_columns + n) * 4 + i) * device::warp_size + device::lane_index());
+    };
+    static_assert(4 * matrix_columns * 4 * block_threads <= bytes);
+    const bool first = MatrixShare::part() == 0;
+#pragma unroll
+    for (int n = 0; n < matrix_columns; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        device::shared_store(place(device::warp_index(), n, i), first ? sum.values[1][n][i] : sum.values[0][n][i]);
+    device::block_sync();
+    const int other = (device::warp_index() + MatrixShare::tiles) % (2 * MatrixShare::tiles);
+#pragma unroll
+    for (int n = 0; n < matrix_columns; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        own[n][i] =
+            (first ? sum.values[0][n][i] : sum.values[1][n][i]) + device::shared_load<float>(place(other, n, i));
+  }
+
   // Of the weights that the last product left: those of a row for two neighbouring columns, as they are multiplied.
   DEVICE Float2 weights_left(int row, int column) const {
     struct alignas(2 * sizeof(Element)) Pair {

@@ -24,7 +24,7 @@ SAMPLED_ROWS = 16
 GROUP_THREADS = 8  # that share the ranges of a channel of columns or a product
 CHANNEL_GROUP = 8
 MATRIX_TILE = 64  # of what weights and covariances are multiplied in
-MEANS_LANES = 16  # that look at the same means of a tile
+MEANS_LANES = 32  # that look at the same means of a tile
 BY_BLOCKS = -1  # of requested bytes: they depend on the grid
 
 
