@@ -26,12 +26,13 @@ Way: TypeAlias = Strategy | None
 Amounts: TypeAlias = Mapping[str, float]
 
 CALIBRATION = Path(__file__).with_name("calibration.json")
-# Columns of a tile, and of one of x^T x with few channels; channels that a block of the finish phase works on
-# (csrc/partition.h, csrc/tile.cuh).
-_TILE, _NARROW_TILE, _GROUP = 128, 64, 8
+# Columns of a tile, and of one of x^T x with few channels (csrc/partition.h, csrc/tile.cuh).
+_TILE, _NARROW_TILE = 128, 64
 # Operations on activations in the time of one in half precision, by how products are computed. Not measured: from the
 # GPUs' data sheets; tf32 takes three products for one in x^T x (csrc/products.cuh), but for simplicity counts alike.
 _SLOWER = {"half": 1.0, "tf32": 2.0, "float32": 15.0}
+# Products of rounded numbers for one with a float, on matrices of channels (csrc/exact_products.cuh).
+_PARTS = {"half": 3, "tf32": 2, "float32": 1}
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def kernel_forward(problem: TailProblem, ways: tuple[Way, ...]) -> Amounts:
         if branch.norm == "training" and way == "moments":
             amounts["gram bytes"] += of.x(branch)
             amounts["gram operations"] += of.slower * problem.rows * _tiled(branch.in_channels) * 2 * branch.in_channels
-            amounts["finish operations"] += 2 * _grouped(problem.channels) * branch.in_channels**2
+            amounts["finish operations"] += of.matrices(branch)
         elif branch.norm == "training" and way == "materialise":
             amounts["product bytes"] += of.x(branch) + of.y
             amounts["product operations"] += product
@@ -113,8 +114,7 @@ def kernel_backward(problem: TailProblem, ways: tuple[Way, ...]) -> Amounts:
             amounts["apply bytes"] += of.y + of.x(branch) + of.dx(branch)
             amounts["apply operations"] += product
             if branch.norm == "training":
-                matrices = _grouped(problem.channels) + _grouped(branch.in_channels)
-                amounts["finish operations"] += 2 * matrices * branch.in_channels**2
+                amounts["finish operations"] += 1.5 * of.matrices(branch)  # W Cov, and the half of Q
                 amounts["apply operations"] += 4 * of.slower * problem.rows * branch.in_channels**2
     return amounts
 
@@ -223,19 +223,13 @@ def _tiled(channels: int) -> int:
     return _NARROW_TILE if channels <= _NARROW_TILE else -(-channels // _TILE) * _TILE
 
 
-def _grouped(channels: int) -> int:
-    """Groups of channels are taken by as many blocks as the measured GPU holds; the last round counts as a whole."""
-    blocks = _GROUP * 132
-    return -(-channels // blocks) * blocks
-
-
 class _Sizes:
-    """Bytes of y, and of a branch's x and dx; operations of its product."""
+    """Bytes of y, and of a branch's x and dx; operations of its products."""
 
     def __init__(self, problem: TailProblem) -> None:
         self._problem = problem
         self.y = problem.rows * problem.channels * problem.element_size
-        self.slower = _SLOWER[problem.math]
+        self.slower, self._parts = _SLOWER[problem.math], _PARTS[problem.math]
 
     def x(self, branch: BranchProblem) -> int:
         return self._problem.rows * branch.in_channels * self._problem.element_size
@@ -245,3 +239,7 @@ class _Sizes:
 
     def product(self, branch: BranchProblem) -> float:
         return self.slower * 2 * self._problem.rows * branch.in_channels * self._problem.channels
+
+    def matrices(self, branch: BranchProblem) -> float:
+        """Operations of W Cov."""
+        return self.slower * self._parts * 2 * self._problem.channels * branch.in_channels**2

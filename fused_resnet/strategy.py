@@ -22,6 +22,8 @@ StrategyChoice: TypeAlias = Literal["moments", "materialise", "library", "auto"]
 
 # What the CUDA cores of a large GPU do in the time of moving one byte.
 FLOAT32_OPERATIONS_PER_BYTE = 14.0
+# Products of rounded numbers that tensor cores take for one with a float (docs/design.md, "Matrices of channels").
+PRODUCTS_OF_PARTS = 3
 # In the place of a size of which nothing is known.
 _MANY = 100_000
 
@@ -43,12 +45,12 @@ class Cost:
 
     bytes: int
     operations: int  # on activations: on tensor cores where there are any
-    matrix_operations: int  # on matrices of channels, in float32
+    matrix_operations: int  # on matrices of channels, as exact as float32
 
     def seconds(self, operations_per_byte: float) -> float:
         """Time in units of moving one byte, for a machine of that balance; nothing overlaps."""
-        slower = min(operations_per_byte, FLOAT32_OPERATIONS_PER_BYTE)
-        return self.bytes + self.operations / operations_per_byte + self.matrix_operations / slower
+        exact = max(min(operations_per_byte, FLOAT32_OPERATIONS_PER_BYTE), operations_per_byte / PRODUCTS_OF_PARTS)
+        return self.bytes + self.operations / operations_per_byte + self.matrix_operations / exact
 
 
 def problem_of(branch: Projection, backward: bool) -> Problem:
