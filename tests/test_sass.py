@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fused_resnet import _kernels
-from kernel_resources.binary import MATHS, ToolMissingError, extract, instructions
+from kernel_resources.binary import MATHS, ToolMissingError, disassembled, extract, innermost_loops, instructions
 
 TENSOR_CORES = {"tf32": "HMMA.1688.F32.TF32", "bfloat16": "HMMA.16816.F32.BF16", "float16": "HMMA.16816.F32"}
 COPY_16_BYTES = "LDGSTS.E.BYPASS.128"
@@ -18,8 +18,8 @@ LOAD_MATRICES, LOAD_MATRICES_TRANSPOSED = "LDSM.16.M88.4", "LDSM.16.MT88.4"
 
 
 @functools.cache
-def disassembled(architecture):
-    """Instructions by kernel. Disassembling takes a second for each way of computing products."""
+def code_of(architecture):
+    """By kernel. Disassembling takes a second for each way of computing products."""
     module, reason = _kernels.load("_C")
     if module is None:
         pytest.skip(f"there are no kernels to look at: _C is {reason}")
@@ -28,7 +28,7 @@ def disassembled(architecture):
     try:
         with tempfile.TemporaryDirectory() as folder:
             cubins = extract(Path(module.__file__), architecture, Path(folder))
-            return {kernel: code for cubin in cubins for kernel, code in instructions(cubin).items()}
+            return {kernel: code for cubin in cubins for kernel, code in disassembled(cubin).items()}
     except ToolMissingError as error:
         pytest.skip(str(error))
 
@@ -36,7 +36,7 @@ def disassembled(architecture):
 @pytest.fixture(scope="module", params=["8.0", "9.0"])
 def kernels(request):
     """Of one architecture; scoped so that its tests follow each other, in one worker of pytest-xdist if possible."""
-    found = disassembled(request.param)
+    found = {kernel: instructions(code) for kernel, code in code_of(request.param).items()}
     assert {kernel.math for kernel in found} == set(MATHS)
     return found
 
@@ -77,6 +77,20 @@ def test_tensor_cores_multiply_what_they_are_meant_to(kernels):
     for kernel, code in kernels.items():
         meant = {TENSOR_CORES.get(kernel.math), *([TENSOR_CORES["bfloat16"]] if kernel.math == "float16" else [])}
         assert {name for name in code if name.startswith("HMMA")} <= meant, kernel
+
+
+@pytest.mark.parametrize("architecture", ["8.0", "9.0"])
+def test_loops_of_products_are_products_for_the_most_part(architecture):
+    """In half precision; two of five instructions, beside what loads the operands, finds them and ends the loop."""
+    halves = {kernel: code for kernel, code in code_of(architecture).items() if kernel.math in ("bfloat16", "float16")}
+    shares = [
+        (str(kernel), sum(name.startswith("HMMA") for name in loop) / len(loop))
+        for kernel, code in halves.items()
+        for loop in innermost_loops(code)
+        if LOAD_MATRICES in loop
+    ]
+    assert len(shares) >= 8
+    assert all(share >= 0.4 for _, share in shares), shares
 
 
 def test_asynchronous_copies_are_of_16_bytes(kernels):
