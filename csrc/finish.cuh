@@ -62,7 +62,7 @@ struct PairOffsets {
 #pragma unroll
       for (int k = 0; k < 4; ++k) to[k] += loaded.values[k];
     });
-    device::block_sync();  // the last pair's have been read
+    // Several share a sum, so there were barriers: the last pair's offsets have been read.
     if (device::thread_index() < fours) {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
@@ -198,7 +198,6 @@ struct RowSums {
     const auto at = [](int row, int column) { return scratch(2 * (row * MatrixShare::across + column)); };
     const Lane lane;
     const int column = MatrixShare::tile().column / MatrixShare::columns;
-    device::block_sync();
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Float2 sums{over_columns(mean[half]), over_columns(var[half])};

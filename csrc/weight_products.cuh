@@ -215,7 +215,6 @@ struct SharedTile {
   DEVICE static void store(const MatrixSums& sum) {
     const Lane lane;
     const WarpTile tile = MatrixShare::tile();
-    device::block_sync();
 #pragma unroll
     for (int m = 0; m < fragment_rows; ++m)
 #pragma unroll
