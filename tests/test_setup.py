@@ -11,7 +11,7 @@ import setuptools
 from stand_in_compilers import KNOWN, fake_nvcc, script
 
 from fused_resnet.kernel_build import decision, jobs, recipes, toolchain
-from fused_resnet.kernel_build.architectures import architectures, code_flags, for_gpus
+from fused_resnet.kernel_build.architectures import Architectures, architectures, code_flags, for_gpus
 from fused_resnet.kernel_build.toolchain import CannotBuildError, Nvcc, Torch
 
 ROOT = Path(__file__).parents[1]
@@ -139,7 +139,9 @@ def test_old_setuptools_is_named_before_it_fails():
 def tools(sanitize=None):
     common = (torch(), Path("ninja"), Path("include"), Path("g++"))
     if sanitize is None:
-        return decision.CudaTools(*common, nvcc(), Path("/cuda/lib/libcudart_static.a"), ["8.0", "9.0+PTX"])
+        return decision.CudaTools(
+            *common, nvcc(), Path("/cuda/lib/libcudart_static.a"), Architectures(["8.0", "9.0+PTX"], [])
+        )
     return decision.EmulatorTools(*common, sanitize)
 
 
@@ -198,20 +200,37 @@ def test_setting_that_is_neither_0_nor_1_is_refused(name):
 
 @pytest.mark.parametrize("wanted", ["8.0 9.0+PTX", "8.0;9.0+PTX", " 8.0 ; 9.0+PTX ", "8.0;9.0+PTX;8.0"])
 def test_architectures_in_each_form(wanted):
-    assert architectures(wanted, nvcc()) == ["8.0", "9.0+PTX"]
+    assert architectures(wanted, nvcc()) == Architectures(["8.0", "9.0+PTX"], [])
+
+
+def test_generations_have_the_names_that_pytorch_gives_them():
+    assert architectures("Ampere;Hopper", nvcc()).names == ["8.0", "8.6+PTX", "9.0+PTX"]
+
+
+def test_architectures_that_are_too_old_are_left_out_while_one_is_left():
+    """NVIDIA's images of PyTorch set such lists."""
+    found = architectures("Volta 7.5 8.0 8.6 8.6+PTX", nvcc())
+    assert found == Architectures(["8.0", "8.6+PTX"], ["7.0+PTX", "7.5"])
+    assert str(found) == "architectures 8.0 8.6+PTX (without 7.0+PTX 7.5, which are too old)"
+
+
+def test_architectures_that_are_all_too_old_are_refused():
+    with pytest.raises(CannotBuildError, match=r"names '7\.5 Volta': the kernels need 8\.0 or later"):
+        architectures(" 7.5 Volta", nvcc())
 
 
 def test_all_usual_architectures_are_the_default():
-    assert architectures("", nvcc()) == ["8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX"]
+    assert architectures("", nvcc()).names == ["8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX"]
 
 
 def test_older_nvcc_has_fewer_and_leaves_later_gpus_to_the_newest():
-    assert architectures(" ", nvcc("12.0", ("8.0", "8.6", "8.7", "8.9", "9.0"))) == ["8.0", "8.6", "8.9", "9.0+PTX"]
+    older = nvcc("12.0", ("8.0", "8.6", "8.7", "8.9", "9.0"))
+    assert architectures(" ", older).names == ["8.0", "8.6", "8.9", "9.0+PTX"]
 
 
 @pytest.mark.parametrize(
     ("wanted", "words"),
-    [("9.9", "does not know"), ("7.5", "8.0 or later"), ("Hopper", "expected numbers"), ("90", "expected numbers")],
+    [("9.9", "does not know"), ("Fermi", "expected numbers"), ("90", "expected numbers")],
 )
 def test_architecture_that_cannot_be_is_named(wanted, words):
     with pytest.raises(CannotBuildError) as caught:

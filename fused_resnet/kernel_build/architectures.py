@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from .toolchain import CannotBuildError, Nvcc, release, shown
 
@@ -12,17 +13,56 @@ USUAL = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 OLDEST = (8, 0)
 
 
-def architectures(wanted: str, nvcc: Nvcc) -> list[str]:
-    """Such as ["8.0", "9.0+PTX"]: those wanted, or the usual ones that nvcc knows, with code for later GPUs."""
-    names = re.split(r"[\s;,]+", wanted.strip()) if wanted.strip() else []
+# Generations by name, as PyTorch's own list has them (torch/utils/cpp_extension.py).
+_NAMED = {
+    "Kepler+Tesla": "3.7",
+    "Kepler": "3.5+PTX",
+    "Maxwell+Tegra": "5.3",
+    "Maxwell": "5.0 5.2+PTX",
+    "Pascal": "6.0 6.1+PTX",
+    "Volta+Tegra": "7.2",
+    "Volta": "7.0+PTX",
+    "Turing": "7.5+PTX",
+    "Ampere+Tegra": "8.7",
+    "Ampere": "8.0 8.6+PTX",
+    "Ada": "8.9+PTX",
+    "Hopper": "9.0+PTX",
+    "Blackwell+Tegra": "11.0",
+    "Blackwell": "10.0 10.3 12.0 12.1+PTX",
+}
+
+
+@dataclass(frozen=True)
+class Architectures:
+    """`names` are compiled for, such as ["8.0", "9.0+PTX"]; `too_old` were wanted as well, and cannot be."""
+
+    names: list[str]
+    too_old: list[str]
+
+    def __str__(self) -> str:
+        without = f" (without {' '.join(self.too_old)}, which are too old)" if self.too_old else ""
+        return f"architectures {' '.join(self.names)}{without}"
+
+
+def architectures(wanted: str, nvcc: Nvcc) -> Architectures:
+    """Those wanted that are not too old, or the usual ones that nvcc knows, with code for later GPUs.
+
+    Raises:
+        CannotBuildError: none is left, or a name is none or unknown to nvcc.
+    """
+    names = [name for given in filter(None, re.split(r"[\s;,]+", wanted)) for name in _NAMED.get(given, given).split()]
     if not names:
         known = [name for name in USUAL if name in nvcc.architectures]
         if not known:
             raise CannotBuildError(
                 f"{nvcc} knows none of the architectures {', '.join(USUAL)}: set CUDA_HOME to another"
             )
-        return [*known[:-1], f"{known[-1]}+PTX"]
-    return [_checked(name, nvcc) for name in dict.fromkeys(filter(None, names))]
+        return Architectures([*known[:-1], f"{known[-1]}+PTX"], [])
+    names = [name for name in dict.fromkeys(names) if f"{name}+PTX" not in names]
+    too_old = [name for name in names if _release(name) < OLDEST]
+    if len(too_old) == len(names):
+        raise CannotBuildError(f"TORCH_CUDA_ARCH_LIST names {wanted.strip()!r}: the kernels need 8.0 or later")
+    return Architectures([_known(name, nvcc) for name in names if name not in too_old], too_old)
 
 
 def for_gpus(capabilities: Iterable[tuple[int, int]], nvcc: Nvcc) -> list[str]:
@@ -44,13 +84,17 @@ def for_gpus(capabilities: Iterable[tuple[int, int]], nvcc: Nvcc) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _checked(name: str, nvcc: Nvcc) -> str:
+def _release(name: str) -> tuple[int, ...]:
     form = re.fullmatch(r"(\d+\.\d)[af]?(\+PTX)?", name)
     if form is None:
-        raise CannotBuildError(f"TORCH_CUDA_ARCH_LIST names {name!r}: expected numbers, such as '8.0 9.0+PTX'")
-    if release(form.group(1)) < OLDEST:
-        raise CannotBuildError(f"TORCH_CUDA_ARCH_LIST names {name!r}: the kernels need 8.0 or later")
-    if form.group(1) not in nvcc.architectures:
+        raise CannotBuildError(
+            f"TORCH_CUDA_ARCH_LIST names {name!r}: expected numbers, such as '8.0 9.0+PTX', or {', '.join(_NAMED)}"
+        )
+    return release(form.group(1))
+
+
+def _known(name: str, nvcc: Nvcc) -> str:
+    if shown(_release(name)) not in nvcc.architectures:
         raise CannotBuildError(f"TORCH_CUDA_ARCH_LIST names {name!r}, which {nvcc} does not know")
     return name
 

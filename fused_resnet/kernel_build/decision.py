@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import toolchain
-from .architectures import architectures
+from .architectures import Architectures, architectures
 from .toolchain import CannotBuildError, Nvcc, Torch
 
 
@@ -23,7 +23,11 @@ class Tools:
 class CudaTools(Tools):
     nvcc: Nvcc
     runtime: Path  # libcudart_static.a
-    architectures: list[str]
+    wanted: Architectures
+
+    @property
+    def architectures(self) -> list[str]:
+        return self.wanted.names
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,10 @@ def cuda_tools(environ: Mapping[str, str]) -> CudaTools:
     nvcc = toolchain.find_nvcc(environ)
     torch = toolchain.find_torch()
     toolchain.check_pair(nvcc, torch)
-    names = architectures(environ.get("TORCH_CUDA_ARCH_LIST", ""), nvcc)
+    wanted = architectures(environ.get("TORCH_CUDA_ARCH_LIST", ""), nvcc)
     common = _common_tools(environ, torch)
     toolchain.check_host_compiler(nvcc, common[-1])
-    return CudaTools(*common, nvcc, toolchain.static_runtime(nvcc), names)
+    return CudaTools(*common, nvcc, toolchain.static_runtime(nvcc), wanted)
 
 
 def emulator_tools(environ: Mapping[str, str]) -> EmulatorTools:
@@ -89,7 +93,7 @@ def decide_cuda(environ: Mapping[str, str], find: Callable[[Mapping[str, str]], 
 
 
 def described(tools: CudaTools) -> str:
-    return f"{tools.nvcc}, {tools.torch}, architectures {' '.join(tools.architectures)}"
+    return f"{tools.nvcc}, {tools.torch}, {tools.wanted}"
 
 
 def decide_emulated(
