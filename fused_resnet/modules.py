@@ -56,15 +56,26 @@ def _overrides(module: nn.Module, kind: type[nn.Module], method: str) -> bool:
     return method in vars(module) or getattr(type(module), method, None) is not getattr(kind, method, None)
 
 
+def _pair(size: Any) -> tuple[int, ...]:
+    """Of height and width, from what ``F.conv2d`` takes for both: a number, or one or two in a sequence."""
+    sizes = (size,) if isinstance(size, int) else tuple(size)
+    return sizes * 2 if len(sizes) == 1 else sizes
+
+
+def is_pointwise(conv: nn.Conv2d) -> bool:
+    """Whether the kernel is 1x1."""
+    return _pair(conv.kernel_size) == (1, 1)
+
+
 def geometry_refusal(conv: nn.Conv2d) -> str | None:
     """Why a convolution is not a projection, None where it is."""
-    if conv.kernel_size != (1, 1):
-        return f"{conv.kernel_size[0]}x{conv.kernel_size[1]} convolution"
+    if not is_pointwise(conv):
+        return f"{'x'.join(map(str, _pair(conv.kernel_size)))} convolution"
     if conv.groups != 1:
         return f"convolution in {conv.groups} groups"
-    if conv.stride[0] != conv.stride[1]:
+    if len(set(_pair(conv.stride))) > 1:
         return f"1x1 convolution with stride {conv.stride}"
-    if conv.padding not in ((0, 0), "valid", "same"):
+    if conv.padding not in ("valid", "same") and _pair(conv.padding) != (0, 0):
         return f"1x1 convolution with padding {conv.padding}"
     return None
 
@@ -76,7 +87,8 @@ def branch_of(x: Tensor, conv: nn.Module | None, norm: nn.Module | None) -> Bran
         return Direct(x, described)
     assert isinstance(conv, nn.Conv2d)
     weight, bias = _parameters_of(conv)
-    return Projection(x, weight, described, conv.stride[0], bias)
+    stride: Any = conv.stride
+    return Projection(x, weight, described, stride if isinstance(stride, int) else stride[0], bias)
 
 
 def _norm_of(norm: nn.Module) -> Norm:

@@ -266,3 +266,19 @@ class TestConversions:
     def test_a_trace_of_a_fused_block_shows_the_standard_operations(self, pair):
         graphs = [fx.symbolic_trace(block).graph for block in pair]
         assert str(graphs[0]) == str(graphs[1])
+
+    @pytest.mark.parametrize("ahead", [True, False], ids=["ahead of fuse", "after it"])
+    @pytest.mark.parametrize(
+        ("name", "size"), [("stride", 2), ("stride", (2,)), ("stride", [2, 2]), ("kernel_size", 1), ("padding", 0)]
+    )
+    def test_sizes_of_a_convolution_take_the_forms_that_pytorch_takes(self, name, size, ahead, computed_tails):
+        """Segmentation surgery sets strides to numbers."""
+        pair = copies(Block())
+        if not ahead:
+            assert fused_resnet.fuse(pair[0]).fused == {"": WHOLE_TAIL}
+        for block in pair:
+            setattr(block.downsample[0], name, size)
+        if ahead:
+            assert fused_resnet.fuse(pair[0]).fused == {"": WHOLE_TAIL}
+        assert_trains_alike(*pair)
+        assert computed_tails

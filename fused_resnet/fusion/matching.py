@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..modules import geometry_refusal, refusal
+from ..modules import geometry_refusal, is_pointwise, refusal
 from .aliasing import Aliasing
 from .leaves import is_block, opacity
 
@@ -189,7 +189,7 @@ class Matcher:
         if not isinstance(module, _FAMILIES[kind]) or len(node.args) != 1 or not isinstance(node.args[0], fx.Node):
             return False
         path = str(node.target)
-        if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
+        if isinstance(module, nn.Conv2d) and not is_pointwise(module):
             self.outside[path] = geometry_refusal(module) or ""
             return False
         reason = self._refusal(node, module, kind, part.nodes[-1] if part.nodes else addition)
