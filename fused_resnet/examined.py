@@ -76,7 +76,8 @@ class _Snapshot:
 
 
 def _methods(classes: Iterable[type]) -> Iterator[tuple[type, str]]:
-    return ((cls, name) for cls in classes if not _is_of_torch(cls) for name in METHODS)
+    """``__call__`` of PyTorch's own classes is exchanged by whatever traces a module."""
+    return ((cls, name) for cls in classes for name in METHODS if name != "__call__" or not _is_of_torch(cls))
 
 
 def _inherited_forwards(containers: Iterable[nn.Module]) -> Iterator[tuple[type, str]]:

@@ -52,8 +52,19 @@ def refusal(module: nn.Module, kind: type[nn.Module]) -> str | None:
     return geometry_refusal(module) if isinstance(module, nn.Conv2d) else None
 
 
+# A class of PyTorch's may be patched for the whole process: adaptation at test time does so. ``__call__`` is not looked
+# at: whatever traces a module exchanges it.
+_ORIGINALS: dict[tuple[type[nn.Module], str], Any] = {
+    (kind, method): getattr(kind, method, None)
+    for kind in (nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.ReLU, nn.Identity)
+    for method in METHODS
+    if method != "__call__"
+}
+
+
 def _overrides(module: nn.Module, kind: type[nn.Module], method: str) -> bool:
-    return method in vars(module) or getattr(type(module), method, None) is not getattr(kind, method, None)
+    original = _ORIGINALS.get((kind, method), getattr(kind, method, None))
+    return method in vars(module) or getattr(type(module), method, None) is not original
 
 
 def _pair(size: Any) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint
 from user_blocks import SHAPE, WHOLE_TAIL, Block, Written, assert_trains_alike, copies, draw
@@ -282,3 +283,54 @@ class TestConversions:
             assert fused_resnet.fuse(pair[0]).fused == {"": WHOLE_TAIL}
         assert_trains_alike(*pair)
         assert computed_tails
+
+
+def statistics_of_the_batch(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    return F.batch_norm(x, None, None, norm.weight, norm.bias, True)
+
+
+def twice_the_convolution(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return 2 * F.conv2d(x, weight, bias, conv.stride, conv.padding)
+
+
+def leaky(relu: nn.ReLU, x: Tensor) -> Tensor:
+    return F.leaky_relu(x, 0.1)
+
+
+class TestPatchedClasses:
+    """Adaptation at test time exchanges a method for all modules of a class."""
+
+    each_patch = pytest.mark.parametrize(
+        ("cls", "method", "patch"),
+        [
+            (nn.BatchNorm2d, "forward", statistics_of_the_batch),
+            (_BatchNorm, "forward", statistics_of_the_batch),
+            (nn.Conv2d, "_conv_forward", twice_the_convolution),
+            (nn.ReLU, "forward", leaky),
+        ],
+    )
+
+    @each_patch
+    @pytest.mark.parametrize("ahead", [True, False], ids=["ahead of fuse", "after it"])
+    def test_a_fused_block_runs_what_was_patched(self, cls, method, patch, ahead, monkeypatch):
+        pair = copies(Block())
+        if ahead:
+            monkeypatch.setattr(cls, method, patch)
+        fused_resnet.fuse(pair[0])
+        if not ahead:
+            pair[0](draw())  # so that there is something to remember
+            pair[1].load_state_dict(pair[0].state_dict())
+            monkeypatch.setattr(cls, method, patch)
+        for block in pair:
+            block.eval()
+        x = draw()
+        torch.testing.assert_close(pair[0](x), pair[1](x))
+
+    @each_patch
+    def test_a_block_of_this_package_runs_what_was_patched(self, cls, method, patch, monkeypatch):
+        blocks = [fused_resnet.nn.Bottleneck(8, 4, stride=2, fused=fused).double().eval() for fused in (True, False)]
+        blocks[1].load_state_dict(blocks[0].state_dict())
+        x = draw(2, 8, 6, 6)
+        torch.testing.assert_close(blocks[0](x), blocks[1](x))
+        monkeypatch.setattr(cls, method, patch)
+        torch.testing.assert_close(blocks[0](x), blocks[1](x))
