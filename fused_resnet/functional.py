@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import choice, ops, reference, remembered
 from ._autocast import under_autocast
@@ -18,7 +19,7 @@ from ._tracers import refuse_tracers
 from .branches import Activation, Branch, Direct, Norm, Placement, Projection, ZeroPad
 from .checks import check_tail
 from .strategy import StrategyChoice
-from .tail import shares_statistics
+from .tail import operands_of, shares_statistics
 
 __all__ = ["Activation", "Branch", "Direct", "Norm", "Placement", "Projection", "ZeroPad", "residual_tail"]
 
@@ -106,6 +107,8 @@ def _behind_convolution(branch: Branch, strategy: StrategyChoice) -> Branch:
 
 def _left_to_pytorch(branches: Sequence[Branch]) -> str | None:
     """Why a tail is computed by PyTorch's operations, autograd's backward included; None where it is one operation."""
+    if _has_tangents(branches):
+        return "forward-mode derivatives are those of PyTorch's operations"
     # A process that has no rows takes part in what others exchange.
     alone = not any(shares_statistics(branch) for branch in branches)
     if alone and any(b.x.numel() == 0 or b.out_channels == 0 for b in branches):
@@ -116,3 +119,11 @@ def _left_to_pytorch(branches: Sequence[Branch]) -> str | None:
         return "there is nothing to add or to normalise"
     # Its backward computes nothing, and may be differentiated again.
     return "a plain addition is left to autograd" if ops.needs_backward(branches) else None
+
+
+def _has_tangents(branches: Sequence[Branch]) -> bool:
+    """Whether a derivative is computed along with the output. Such tensors may ask for no gradient."""
+    if forward_ad._current_level < 0:  # by far the most calls
+        return False
+    operands = (tensor for branch in branches for tensor in operands_of(branch))
+    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in operands)  # type: ignore[no-untyped-call]
