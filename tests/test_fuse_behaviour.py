@@ -152,6 +152,14 @@ class TestCopies:
         expected = F.relu(copy.deepcopy(block).downsample(x))
         torch.testing.assert_close(replica(x), expected)
 
+    def test_a_copy_of_a_compiled_block_is_fused(self, computed_tails):
+        """PyTorch's copies are not compiled."""
+        block = Block()
+        block.compile(backend="eager")
+        assert fused_resnet.fuse(block).fused == {"": WHOLE_TAIL}
+        copy.deepcopy(block)(torch.randn(SHAPE))
+        assert len(computed_tails) == 1
+
 
 class TestConversions:
     def test_norms_synchronised_after_fuse_stay_fused(self, pair, computed_tails):

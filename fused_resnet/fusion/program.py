@@ -18,7 +18,8 @@ from .matching import Part, Tail
 
 RUN_TAIL = "_run_tail"
 PROGRAM = "_fused_program"
-_MODULE_ATTRIBUTES = frozenset(vars(nn.Module())) | {PROGRAM}
+# What ``compile()`` leaves in a module is how it is called, not what it computes; copies do not have it.
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module())) | {PROGRAM, "_compiled_call_impl"}
 _ABSENT = object()
 
 
