@@ -2,7 +2,7 @@
 //
 //   direct source with a norm   dz = a (g - (sum g) / M - z^ dgamma / M)        (no sums where the norm is not trained)
 //   zero padding                the channels of g that x's went to
-//   projection                  dx = g folded^T + x quadratic^T + offset        (grad_finish.cuh)
+//   projection                  dx = g folded^T + x quadratic^T + offset        (grad_matrices.cuh)
 //
 // Where a projection's pre-norm tensor is computed again, its gradient dp takes dz's formula with p = x W^T from the
 // accumulators; it is written, and behind a barrier dW = dp^T x and dx = dp W follow. Pixels of dx that a strided

@@ -1,6 +1,9 @@
 """Stand-ins for nvcc: shell scripts that answer as it does."""
 
 import sysconfig
+from pathlib import Path
+
+from fused_resnet.kernel_build.toolchain import Nvcc
 
 KNOWN = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 # Compiles the source as C++, whatever else it is told, and notes that it did.
@@ -36,3 +39,7 @@ def fake_nvcc(folder, version="13.0", compiling="exit 0"):
 
 def nvcc_that_compiles(folder):
     return fake_nvcc(folder, compiling=COMPILES.format(folder=folder, headers=sysconfig.get_path("include")))
+
+
+def nvcc(version="13.0", known=KNOWN):
+    return Nvcc(Path("/cuda/bin/nvcc"), version, frozenset(known))
