@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from operator import is_
+from typing import Any
 
 from torch import nn
 
@@ -28,22 +29,38 @@ class Examined:
         """Whether `note` was called with this block, and nothing has changed since."""
         return self._snapshot is not None and self._snapshot.holds_for(block)
 
-    def note(self, block: nn.Module, containers: Sequence[nn.Module], others: Iterable[nn.Module]) -> None:
+    def note(
+        self,
+        block: nn.Module,
+        containers: Sequence[nn.Module],
+        others: Iterable[nn.Module],
+        views: Iterable[Collection[Any]] = (),
+        reads: Iterable[Callable[[], Any]] = (),
+    ) -> None:
         """Remembers a block as it is.
 
         Args:
             block: the module that is called. Its own hooks have been called already, those of the others must be empty.
             containers: modules, the block among them, whose children are looked at as well.
             others: further modules, no containers.
+            views: collections whose elements are looked at as well.
+            reads: functions whose results are looked at as well.
         """
-        self._snapshot = _Snapshot(block, containers, others)
+        self._snapshot = _Snapshot(block, containers, others, views, reads)
 
     def __reduce__(self) -> tuple[type[Examined], tuple[()]]:
         return Examined, ()
 
 
 class _Snapshot:
-    def __init__(self, block: nn.Module, containers: Sequence[nn.Module], others: Iterable[nn.Module]) -> None:
+    def __init__(
+        self,
+        block: nn.Module,
+        containers: Sequence[nn.Module],
+        others: Iterable[nn.Module],
+        views: Iterable[Collection[Any]],
+        reads: Iterable[Callable[[], Any]],
+    ) -> None:
         others = list(others)
         children = [child for module in containers for child in module._modules.values() if child is not None]
         # A child of PyTorch's own has no other attributes that a graph depends on.
@@ -53,9 +70,11 @@ class _Snapshot:
         self._attributes = vars(block)
         self._named = [*map(vars, containers)]
         self._names = [*map(list, self._named)]
-        self._views = [own.values() for own in [*map(vars, examined), *inside]]
+        self._views = [*(own.values() for own in [*map(vars, examined), *inside]), *views]
         self._sizes = [*map(len, self._views)]
         self._values = list(chain.from_iterable(self._views))
+        self._reads = list(reads)
+        self._results = [read() for read in self._reads]
         self._modules = list(dict.fromkeys([*examined, *children]))
         self._types = [*map(type, self._modules)]
         hooked = [module for module in [*containers, *others] if module is not block]
@@ -68,6 +87,7 @@ class _Snapshot:
             vars(block) is self._attributes
             and [*map(len, self._views)] == self._sizes
             and all(map(is_, chain.from_iterable(self._views), self._values))
+            and all(map(is_, [read() for read in self._reads], self._results))
             and [*map(list, self._named)] == self._names
             and [*map(type, self._modules)] == self._types
             and not any(self._hooks)

@@ -15,10 +15,10 @@ class Block(nn.Module):
         self.conv, self.norm = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = nn.Sequential(nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8))
-        self.scale, self.parts = 1.5, ["a"]
+        self.scale, self.parts, self.unread = 1.5, ["a"], ["a"]
 
     def forward(self, x):
-        return self.relu(self.norm(self.conv(x)) + self.downsample(x))
+        return self.relu(self.norm(self.conv(x)) + (self.downsample(x) if self.parts else x))
 
 
 class SubConv(nn.Conv2d):
@@ -100,6 +100,7 @@ SAME = {
     "evaluation": lambda block: block.eval(),
     "another child of the kind": lambda block: setattr(block, "norm", nn.BatchNorm2d(8)),
     "an equal value": lambda block: setattr(block, "scale", float("1.5")),
+    "the contents of a list that no forward reads": lambda block: block.unread.append("b"),
     "an attribute more, which no forward has read": lambda block: setattr(block, "more", 2),
     "another weight": lambda block: setattr(block.conv, "weight", nn.Parameter(torch.randn(8, 8, 1, 1))),
     "a hook on the block": lambda block: block.register_forward_hook(note),

@@ -1,6 +1,8 @@
 """`fuse` and `unfuse` as functions: what they take, return, change and undo."""
 
 import copy
+from abc import ABC, abstractmethod
+from typing import Any
 
 import pytest
 import torch
@@ -165,16 +167,45 @@ def test_a_block_wrapped_after_fuse_refuses_to_be_restored():
         fused_resnet.unfuse(block)
 
 
-def test_a_class_that_refuses_subclasses_is_reported():
-    class Final(Block):
-        def __init_subclass__(cls) -> None:
-            raise TypeError("Final is final")
+def test_classes_learn_nothing_of_the_class_that_a_fused_block_has():
+    """They may register those that inherit from them, ask something of them, or want none."""
+    made = []
 
-    block = Final()
-    report = fused_resnet.fuse(nn.Sequential(block))
-    assert report.refused == {"0": "its class cannot be subclassed: Final is final"}
-    assert not report.fused
-    assert type(block) is Final
+    class Registers(type):
+        def __init__(cls, *arguments: Any, **_: Any) -> None:
+            super().__init__(*arguments)
+            made.append(cls)
+
+    class Registered(Block, metaclass=Registers):
+        def __init_subclass__(cls, *, name: str) -> None:
+            made.append(name)
+
+    class Named(Registered, name="named"):
+        pass
+
+    del made[:]
+    block, original = copies(Named())
+    assert fused_resnet.fuse(block).fused == {"": WHOLE_TAIL}
+    assert not made
+    assert isinstance(block, Named)
+    assert type(type(block)) is Registers
+    assert_trains_alike(block, original)
+
+
+def test_a_block_of_an_abstract_class_is_fused():
+    class Abstract(Block, ABC):
+        @abstractmethod
+        def name(self) -> str: ...
+
+    class Concrete(Abstract):
+        def name(self) -> str:
+            return "concrete"
+
+    block, original = copies(Concrete())
+    assert fused_resnet.fuse(block).fused == {"": WHOLE_TAIL}
+    assert isinstance(block, Abstract)
+    assert not isinstance(original, type(block))
+    assert_trains_alike(block, original)
 
 
 def test_a_block_within_a_block_is_fused_and_so_is_the_block_around_it(computed_tails):

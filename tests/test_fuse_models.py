@@ -1,16 +1,19 @@
 """`fuse` on the ResNets of torchvision, timm and transformers: the same training under the same names."""
 
+import copy
 import itertools
 
 import pytest
-from torch import Tensor, nn
-from user_blocks import assert_trains_alike, copies
+import torch
+from torch import Tensor, fx, nn
+from user_blocks import WHOLE_TAIL, Block, assert_trains_alike, copies
 
 import benchmarks.torchvision_operators  # noqa: F401 - before torchvision and all that imports it
 import fused_resnet
 
 timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
+feature_extraction = pytest.importorskip("torchvision.models.feature_extraction")
 transformers = pytest.importorskip("transformers")
 
 IMAGES = (4, 3, 64, 64)
@@ -121,3 +124,30 @@ def test_checkpoints_go_from_fused_to_unfused_and_back():
     fused_resnet.fuse(fused)
     plain.load_state_dict(fused.state_dict(), strict=True)
     fused.load_state_dict(plain.state_dict(), strict=True)
+
+
+def test_a_feature_extractor_of_torch_fx_is_left_as_it_is_and_said_so():
+    """Its class is written anew whenever its graph changes, which its `train` does."""
+    extractor = feature_extraction.create_feature_extractor(torchvision.models.resnet18(), ["layer2", "layer4"])
+    model, original = copies(extractor)
+    report = fused_resnet.fuse(model)
+    assert not report.fused
+    assert "GraphModule" in report.refused[""]
+    x = torch.randn(IMAGES, dtype=torch.float64)
+    outputs = [[of.train(training)(x) for training in (True, False)] for of in (model, copy.deepcopy(model), original)]
+    for found in outputs[:2]:
+        torch.testing.assert_close(found, outputs[2])
+
+
+def test_a_module_of_torch_fx_within_a_block_is_called_as_it_is():
+    class Around(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = fx.symbolic_trace(nn.Sequential(nn.Conv2d(6, 6, 1), nn.ReLU()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.inner(x))
+
+    block, original = copies(Around())
+    assert fused_resnet.fuse(block).fused == {"": WHOLE_TAIL}
+    assert_trains_alike(block, original)

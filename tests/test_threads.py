@@ -1,12 +1,17 @@
 """Networks that train in several threads of a process at the same time: workspaces are each call's own."""
 
 import copy
+import pickle
 import threading
 
 import torch
 import torch.nn.functional as F
 from same_bits import assert_same_bits
 from small_nets import IMAGES
+from torch import nn
+from user_blocks import Block
+
+import fused_resnet
 
 THREADS, STEPS = 4, 2
 
@@ -88,6 +93,39 @@ def test_forward_and_backward_of_different_networks_may_take_turns(nets):
         loss.backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     assert_same_bits(*gradients)
+
+
+OTHERS = {
+    "a module": nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()),
+    "a compiled module": torch.compile(nn.Conv2d(3, 4, 1), backend="eager"),
+    "a fused model": fused_resnet.nn.BasicBlock(3, 3),
+}
+
+
+class RunsOthers(Block):
+    """While its forward is traced, another thread runs what it likes."""
+
+    def forward(self, x):
+        if not isinstance(x, torch.Tensor):
+            found = in_threads([lambda: run_others()])
+            assert found == [len(OTHERS)]
+        return super().forward(x)
+
+
+def run_others():
+    for other in OTHERS.values():
+        assert isinstance(other(torch.randn(2, 3, 4, 4)), torch.Tensor)
+    with torch.autograd.graph.save_on_cpu():
+        torch.ones(1, requires_grad=True).exp().sum().backward()
+    return len(OTHERS)
+
+
+def test_other_threads_may_run_any_model_while_one_is_fused_or_unpickled():
+    block = RunsOthers()
+    assert fused_resnet.fuse(block, strict=True).fused
+    loaded = pickle.loads(pickle.dumps(block))
+    assert type(loaded) is type(block)
+    assert "training" not in vars(nn.Module)
 
 
 def test_a_backward_within_a_backward(nets):

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import copyreg
 import functools
+from abc import ABCMeta
 from typing import Any, NoReturn
 
 from torch import Tensor, fx, nn
 
 from .._tracers import refuse_scripting
 from ..requirement import require_kernels
-from .leaves import FusedForward, unfused_class
+from .leaves import PROGRAM, FusedForward
 from .plan import plan
-from .program import PROGRAM, Program, StaleProgram
+from .program import Program, StaleProgram
 
 
 class FusedBlock(FusedForward, nn.Module):
     """Mixed into a block's class by `swap`."""
 
     _fused_program: Program | StaleProgram | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Leaves out what the block's class does to those that inherit from it: it may register them."""
 
     def _run_tail(self, index: int, main: Tensor, shortcut: Tensor) -> Tensor:
         assert isinstance(self._fused_program, Program)
@@ -58,17 +62,8 @@ def refusal(block: FusedBlock, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return "it is called with keyword arguments" if kwargs else program.refusal(block, args)
 
 
-def swap_refusal(block: nn.Module) -> str | None:
-    """Why a block's class cannot be exchanged, None where it can."""
-    try:
-        _fused_class(unfused_class(block))
-    except Exception as error:  # a class may ask anything of its subclasses
-        return f"its class cannot be subclassed: {error}"
-    return None
-
-
 def swap(block: nn.Module, program: Program) -> None:
-    """Makes a block run a program; called again, exchanges the program. `swap_refusal` must have nothing against it."""
+    """Makes a block run a program; called again, exchanges the program."""
     if not isinstance(block, FusedBlock):
         block.__class__ = _fused_class(type(block))
     vars(block)[PROGRAM] = program
@@ -112,8 +107,9 @@ def _make_fused_class(cls: type[nn.Module]) -> type[nn.Module]:
 
     names = ("__module__", "__qualname__", "__doc__")
     namespace = {**{name: getattr(cls, name) for name in names}, "forward": forward, "_unfused_class": cls}
-    metaclass: Any = type(cls)
-    fused: type[nn.Module] = metaclass(cls.__name__, (FusedBlock, cls), namespace)
+    # Not by a metaclass of the user's, which may register the classes that it makes.
+    make = next(made.__new__ for made in type(cls).__mro__ if made in (type, ABCMeta))
+    fused: type[nn.Module] = make(type(cls), cls.__name__, (FusedBlock, cls), namespace)
     return fused
 
 

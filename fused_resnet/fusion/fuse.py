@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..nn import ResidualBlock
-from .block import FusedBlock, restore, swap, swap_refusal
-from .leaves import is_block
+from .block import FusedBlock, restore, swap
+from .leaves import PROGRAM, is_block
 from .plan import Plan, plan
 from .report import FusionReport
 
@@ -48,26 +47,25 @@ def fuse(
     if filter is not None and not callable(filter):
         raise TypeError(f"filter is a {type(filter).__name__}, expected a function of a name and a module, or None")
     report = FusionReport()
-    changes: list[Callable[[], None]] = []
+    outcomes: list[tuple[nn.Module, Plan]] = []
     leaves: set[nn.Module] = set()
     for name, block in _blocks(model):
         if isinstance(block, ResidualBlock):
             outcome = Plan(description=block.describe(), refused=block.refusals())
         else:
-            outcome = _plan(block, leaves)
+            outcome = plan(block, leaves)
         if not outcome.traceable:
             leaves.add(block)
         if filter is not None and not filter(name, block):
             continue
         if outcome.program is not None:
             leaves.add(block)
-        changes.append(functools.partial(_apply, block, outcome))
+        outcomes.append((block, outcome))
         _add_to_report(report, name, block, outcome)
     if strict and report.refused:
         raise RuntimeError(f"not everything can be fused:\n{report}")
     if not dry_run:
-        for change in changes:
-            change()
+        _apply(outcomes)
     return report
 
 
@@ -111,13 +109,22 @@ def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return walk("", model)
 
 
-def _plan(block: nn.Module, leaves: set[nn.Module]) -> Plan:
-    outcome = plan(block, leaves)
-    reason = None if outcome.program is None else swap_refusal(block)
-    return outcome if reason is None else Plan(refused={"": reason})
+def _apply(outcomes: Sequence[tuple[nn.Module, Plan]]) -> None:
+    """Changes all of the blocks, or none."""
+    former: list[tuple[nn.Module, type, dict[str, Any]]] = []
+    try:
+        for block, outcome in outcomes:
+            former.append((block, type(block), dict(vars(block))))
+            _change(block, outcome)
+    except BaseException:
+        for block, cls, attributes in former:
+            block.__class__ = cls
+            vars(block).pop(PROGRAM, None)
+            vars(block).update(attributes)
+        raise
 
 
-def _apply(block: nn.Module, outcome: Plan) -> None:
+def _change(block: nn.Module, outcome: Plan) -> None:
     if isinstance(block, ResidualBlock):
         block.fused = True
     elif outcome.program is not None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
+from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from ..modules import has_hooks
 from ..nn import ResidualBlock
 
+PROGRAM = "_fused_program"  # the attribute by which a fused block has its program
+
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether a block's graph shows the module as one call."""
-    return not is_block(module) or isinstance(module, FusedForward) or opacity(module) is not None
+    return not is_block(module) or isinstance(module, (FusedForward, fx.GraphModule)) or opacity(module) is not None
 
 
 def opacity(module: nn.Module) -> str | None:
@@ -54,3 +57,16 @@ def containers(block: nn.Module, leaves: Set[nn.Module], path: str = "") -> Iter
     for name, child in block.named_children():
         if child not in leaves and not is_leaf(child):
             yield from containers(child, leaves, f"{path}.{name}" if path else name)
+
+
+def finder(path: str) -> Callable[[nn.Module], Any]:
+    """What finds the module of that name in a block."""
+    names = path.split(".") if path else []
+
+    def find(block: nn.Module) -> Any:
+        module: Any = block
+        for name in names:
+            module = module._modules[name]
+        return module
+
+    return find

@@ -9,7 +9,8 @@ from torch import nn
 
 from .matching import Matcher
 from .program import Program
-from .tracing import UntraceableError, trace
+from .tracer import UntraceableError
+from .tracing import trace
 
 
 @dataclass

@@ -13,14 +13,12 @@ from torch.nn.utils import parametrize
 from ..branches import Activation, Branch, Direct, ZeroPad
 from ..examined import Examined
 from ..modules import branch_of, has_hooks, hooks_for_all, refusal, residual_tail_or
-from .leaves import containers, unfused_class
+from .leaves import containers, finder, unfused_class
 from .matching import Part, Tail
+from .settings import Settings
+from .watched import Watched
 
 RUN_TAIL = "_run_tail"
-PROGRAM = "_fused_program"
-# What ``compile()`` leaves in a module is how it is called, not what it computes; copies do not have it.
-_MODULE_ATTRIBUTES = frozenset(vars(nn.Module())) | {PROGRAM, "_compiled_call_impl"}
-_ABSENT = object()
 
 
 class Program:
@@ -28,7 +26,7 @@ class Program:
 
     def __init__(self, block: nn.Module, graph: fx.Graph, leaves: Set[nn.Module], tails: list[Tail]) -> None:
         self._guards = [_Guard(path, module) for path, module in containers(block, leaves)]
-        self._with_contents = [guard for guard in self._guards if guard.has_contents]
+        self._watched = Watched(Settings(block, leaves))
         self._leaves = [path for path, module in block.named_modules() if module in leaves]
         self._arguments = sum(_is_required(node) for node in graph.nodes)
         self._examined = Examined()
@@ -46,17 +44,14 @@ class Program:
             return f"it is called with {len(arguments)} arguments, and was traced with {self._arguments}"
         if torch.compiler.is_dynamo_compiling():
             return self._examine(block)
-        if not self._examined.holds_for(block) or self._changed_in_place(block):
+        if not self._examined.holds_for(block):
             reason = self._examine(block)
             if reason is not None:
                 return reason
             containers = [guard.module(block) for guard in self._guards]
-            self._examined.note(block, containers, [m for tail in self.tails for m in tail.modules(block)])
+            others = [module for tail in self.tails for module in tail.modules(block)]
+            self._examined.note(block, containers, others, self._watched.views(block), self._watched.reads(block))
         return hooks_for_all()
-
-    def _changed_in_place(self, block: nn.Module) -> bool:
-        """Whether a list, a dict or a set has other contents, which stays the same object."""
-        return bool(self._with_contents) and any(guard.refusal(block) is not None for guard in self._with_contents)
 
     def _examine(self, block: nn.Module) -> str | None:
         for guard in self._guards:
@@ -66,7 +61,7 @@ class Program:
         for guard in self._guards[1:]:
             if has_hooks(guard.module(block)):
                 return f"{guard.path} has hooks"
-        reason = hooks_for_all()
+        reason = self._watched.change(block) or hooks_for_all()
         if reason is not None:
             return reason
         for tail in self.tails:
@@ -98,18 +93,14 @@ class StaleProgram:
 
 
 class _Guard:
-    """What a traced forward may have looked at in one module: its class, attributes, children and their kinds."""
+    """What a traced forward may have looked at in one module, its settings aside: class, children and their kinds."""
 
     def __init__(self, path: str, module: nn.Module) -> None:
         self.path = path
-        self.module = _finder(path)
+        self.module = finder(path)
         self._class = unfused_class(module)
-        self._forward = self._class.forward
         self._children = _children(module)
         self._tensors = _tensors(module)
-        self._attributes = {k: v for k, v in vars(module).items() if k not in _MODULE_ATTRIBUTES}
-        self._contents = {k: copy.copy(v) for k, v in self._attributes.items() if isinstance(v, (dict, list, set))}
-        self.has_contents = bool(self._contents)
 
     def refusal(self, block: nn.Module) -> str | None:
         """What has changed since, None where nothing has."""
@@ -120,36 +111,12 @@ class _Guard:
     def _change(self, module: nn.Module) -> str | None:
         if unfused_class(module) is not self._class:
             return "its class"
-        if self._class.forward is not self._forward:
-            return "the forward of its class"
         if _children(module) != self._children:
             return "its children"
         if _tensors(module) != self._tensors:
             return "which parameters and buffers it has"
-        now = vars(module)
         # The graph passes by what is called in a container. (The block's own forward has been called already.)
-        if self.path and "forward" in now and "forward" not in self._attributes:
-            return "it has a forward of its own"
-        for name, contents in self._contents.items():
-            if not _same_contents(now.get(name), contents):
-                return name
-        for name, value in self._attributes.items():
-            if not _same(now.get(name, _ABSENT), value):
-                return name
-        return None
-
-
-def _finder(path: str) -> Callable[[nn.Module], Any]:
-    """What finds the module of that name in a block."""
-    names = path.split(".") if path else []
-
-    def find(block: nn.Module) -> Any:
-        module: Any = block
-        for name in names:
-            module = module._modules[name]
-        return module
-
-    return find
+        return "it has a forward of its own" if self.path and "forward" in vars(module) else None
 
 
 def _children(module: nn.Module) -> list[tuple[str, type | None, Any]]:
@@ -174,18 +141,6 @@ def _tensors(module: nn.Module) -> list[tuple[str, bool]]:
     return [(name, tensor is None) for own in (module._parameters, module._buffers) for name, tensor in own.items()]
 
 
-def _same_contents(a: Any, b: Any) -> bool:
-    if type(a) is not type(b) or len(a) != len(b):
-        return False
-    if isinstance(a, dict):
-        return all(_same(a.get(key, _ABSENT), value) for key, value in b.items())
-    return bool(a == b) if isinstance(a, set) else all(map(_same, a, b))
-
-
-def _same(a: Any, b: Any) -> bool:
-    return a is b or (type(a) is type(b) and isinstance(a, (int, float, str)) and a == b)
-
-
 class _RunnableTail:
     """A tail, from the values it starts from and the modules that the block has when it runs."""
 
@@ -195,7 +150,7 @@ class _RunnableTail:
         taken = [*tail.main.modules, *tail.shortcut.modules]
         if tail.relu is not None and tail.relu.op == "call_module":
             taken.append((str(tail.relu.target), nn.ReLU))
-        self._taken = [(path, _finder(path), kind) for path, kind in taken]
+        self._taken = [(path, finder(path), kind) for path, kind in taken]
         self._unfused = _compile(_graph_of(tail), "unfused tail")
 
     def modules(self, block: nn.Module) -> list[nn.Module]:
@@ -229,7 +184,7 @@ def _part_reader(part: Part) -> Callable[[nn.Module, Tensor], Branch]:
             return ZeroPad(x, channels + sum(padding), stride, "both" if padding[0] else "end")
 
         return read_zero_pad
-    conv, norm = (None if path is None else _finder(path) for path in (part.conv, part.norm))
+    conv, norm = (None if path is None else finder(path) for path in (part.conv, part.norm))
     if conv is None and norm is None:
         return lambda block, x: Direct(x)
     return lambda block, x: branch_of(x, conv and conv(block), norm and norm(block))
