@@ -22,6 +22,8 @@ from .memory import accumulation_dtype, memory_format
 from .paths import upsample
 from .tail import Gradients, Needs, Statistics
 
+_PIXELS_AT_ONCE = 8192  # that are copied to float64
+
 
 class MomentsPath:
     """A projection and its training norm from the moments of x."""
@@ -36,15 +38,14 @@ class MomentsPath:
         x, weight, bias = self._branch.x, self._branch.weight, self._branch.bias
         xc, mu = centred(x, self._branch.stride)
         rows = xc.numel() // xc.shape[1]
-        cov = transposed_product(xc, xc) / rows
+        cov = covariance(xc)
         w = matrix_of(weight)
-        # Rounding alone can make the quadratic form of a positive semi-definite Cov negative; NaN stays NaN.
-        var = ((w @ cov) * w).sum(1).clamp_min(0)
+        var = projected_variance(w, cov).to(xc.dtype)
         self._update_running_statistics(w @ mu if bias is None else w @ mu + bias, var, rows)
         a, shift = scale_of(self._norm, var)[0], self._norm.bias
         shift = None if shift is None else shift.to(xc.dtype)
         addend = F.conv2d(xc, scaled_rows(weight, a, xc.dtype), shift).to(x.dtype)
-        return addend, Statistics(None, var, mu, cov)
+        return addend, Statistics(None, var, mu, cov.to(xc.dtype))
 
     def _update_running_statistics(self, mean: Tensor, var: Tensor, rows: int) -> None:
         norm, factor = self._norm, self._norm.count_batch()
@@ -130,7 +131,7 @@ def scale_of(norm: Norm, var: Tensor) -> tuple[Tensor, Tensor]:
 def centred(x: Tensor, stride: int, mu: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """x - mu on the pixels that the projection reads, and mu (K,), in the accumulation dtype and x's memory format."""
     read = reference.subsample(x, stride).to(accumulation_dtype(x))
-    mu = read.mean((0, 2, 3)) if mu is None else mu
+    mu = read.mean((0, 2, 3), dtype=torch.float64).to(read.dtype) if mu is None else mu
     centred = torch.empty(read.shape, dtype=read.dtype, device=x.device, memory_format=memory_format(x))
     return torch.sub(read, mu[:, None, None], out=centred), mu
 
@@ -139,6 +140,36 @@ def transposed_product(a: Tensor, b: Tensor) -> Tensor:
     """a^T b of two activations seen as matrices of M rows: what a 1x1 convolution's weight gradient is."""
     product: Tensor = conv2d_weight(b, [a.shape[1], b.shape[1], 1, 1], a)  # type: ignore[no-untyped-call]
     return product.flatten(1)
+
+
+def covariance(xc: Tensor) -> Tensor:
+    """Cov = x_c^T x_c / M in float64, (K, K): terms cancel in W Cov W^T where channels move together."""
+    channels = xc.shape[1]
+    total = xc.new_zeros(channels, channels, dtype=torch.float64)
+    for part in torch.split(xc, max(1, _PIXELS_AT_ONCE // (xc.shape[2] * xc.shape[3]))):
+        rows = part.movedim(1, 3).reshape(-1, channels).double()
+        total.addmm_(rows.T, rows)
+    return total / (xc.numel() // channels)
+
+
+def projected_variance(w: Tensor, cov: Tensor) -> Tensor:
+    """diag(W Cov W^T) in float64, (C,)."""
+    # Rounding alone can make the quadratic form of a positive semi-definite Cov negative; NaN stays NaN.
+    return ((w.double() @ cov) * w).sum(1).clamp_min(0)
+
+
+def cancellation(branch: Projection) -> float:
+    """How many times rounding errors of Cov are magnified in the variances: root mean square over their channels.
+
+    It is the ratio of sum_k w_k^2 Cov_kk, the variance that independent channels of x would give, to the variance: 1
+    where they are independent, and large where they move together and W takes differences of them. Relative errors of
+    Cov's elements by eps, each by itself, add up to this multiple of eps.
+    """
+    cov = covariance(centred(branch.x, branch.stride)[0])
+    w = matrix_of(branch.weight).double()
+    ratios = w.square() @ cov.diagonal() / projected_variance(w, cov)
+    ratios = ratios[ratios.isfinite()]
+    return ratios.square().mean().sqrt().item() if len(ratios) else 1.0
 
 
 def matrix_of(weight: Tensor) -> Tensor:

@@ -16,7 +16,16 @@ from torch import Tensor
 from . import reference
 from .branches import Direct, Projection
 from .memory import accumulation_dtype
-from .moments import centred, kernel_of, matrix_of, scale_of, scaled_rows, transposed_product
+from .moments import (
+    centred,
+    covariance,
+    kernel_of,
+    matrix_of,
+    projected_variance,
+    scale_of,
+    scaled_rows,
+    transposed_product,
+)
 from .paths import ProductPath, upsample
 from .strategy import StrategyChoice
 from .tail import Gradients, Needs, Statistics
@@ -107,9 +116,9 @@ class SharedMomentsPath(SharedPath):
         if x.numel() == 0:
             return _of_no_rows(self._branch)
         self._xc, mu = centred(x, stride)
-        cov = transposed_product(self._xc, self._xc) / (self._xc.numel() // self._xc.shape[1])
+        cov = covariance(self._xc)
         w = matrix_of(self._branch.weight)
-        return Statistics(w @ mu, ((w @ cov) * w).sum(1).clamp_min(0), mu, cov)
+        return Statistics(w @ mu, projected_variance(w, cov).to(mu.dtype), mu, cov.to(mu.dtype))
 
     def addend(self, statistics: Statistics) -> Tensor:
         x, weight, beta = self._branch.x, self._branch.weight, self._norm.bias

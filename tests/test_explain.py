@@ -298,3 +298,18 @@ def test_a_gradient_that_comes_in_another_layout_is_told_with_its_copy(layout, b
     # dy, y and g in the first phase, g, z and dz in the last, z for the sums; a copy reads and writes once more.
     y = 2 * 512 * 2 * 2 * 4
     assert explanation.tails[-1].backward.bytes == (9 if layout == torch.channels_last else 7) * y
+
+
+@pytest.mark.parametrize(("own", "told"), [(1.0, False), (0.1, True)])
+def test_values_tell_where_moments_magnify_rounding(own, told, backend):
+    """Which depends on how much of the input's channels is their own."""
+    model = fused_block()
+    with torch.no_grad():  # rows that take differences
+        model.downsample[0].weight -= model.downsample[0].weight.mean(1, keepdim=True)
+    x = torch.randn(8, 1, 8, 8) + own * torch.randn(8, 6, 8, 8)
+    with use_strategy("moments"):
+        assert explain(model, x).tails[0].shortcut.cancellation is None
+        explanation = explain(model, x, values=True)
+    assert (explanation.tails[0].shortcut.cancellation > 50) == told
+    assert ("channels move together" in str(explanation)) == told
+    assert not model.bn1.num_batches_tracked

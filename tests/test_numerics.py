@@ -5,6 +5,8 @@ import torch
 from compare import assert_as_accurate_as_unfused, fused, unfused
 from samples import SAMPLES, Branch, Sample, build
 
+from fused_resnet.branches import Projection
+from fused_resnet.moments import cancellation
 from fused_resnet.strategy import use_strategy
 
 MODES = ("training", "eval")
@@ -81,6 +83,32 @@ def test_variance_of_large_means_does_not_cancel(device):
     exact = tail.double().main.conv(inputs["main.x"].detach().double()).var((0, 2, 3))
     tested = fused(tail.float(), inputs, dy).buffers["main.norm.running_var"]
     torch.testing.assert_close(tested.double(), exact, rtol=1e-3, atol=0)
+
+
+def moving_together(own, device):
+    """A projection whose input channels are one signal and some noise of their own, which it takes differences of."""
+    sample = Sample(Branch("projection", "training", in_channels=64), Branch("direct"), shape=(4, 64, 28, 28))
+    tail, inputs, dy = build(sample, device)
+    with torch.no_grad():
+        x = inputs["main.x"]
+        x.copy_(torch.relu(torch.randn(4, 1, 28, 28) + own * torch.randn(x.shape)))
+    return tail, inputs, dy
+
+
+@pytest.mark.parametrize("own", [1.0, 0.3])
+def test_channels_that_move_together_keep_the_accuracy(own, device):
+    assert_as_accurate_as_unfused(*moving_together(own, device))
+
+
+def test_moments_of_channels_that_are_nearly_one_lose_what_cancellation_says(device):
+    """As README's limits have it. Noise of a hundredth: the rule of accuracy does not hold there."""
+    tail, inputs, dy = moving_together(0.01, device)
+    x, weight = inputs["main.x"].detach(), tail.main.conv.weight.detach()
+    magnified = cancellation(Projection(x, weight, None))
+    assert magnified > 30
+    tested, exact = fused(tail, inputs, dy), unfused(tail, inputs, dy, dtype=torch.float64)
+    error = (tested.output.double() - exact.output).norm() / exact.output.norm()
+    assert error < 4 * 2.0**-24 * magnified
 
 
 @each_mode

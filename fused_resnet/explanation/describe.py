@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from .. import backend, launches, traffic
-from ..branches import Branch, output_shape
+from ..branches import Branch, Projection, output_shape
 from ..implementations import tail_of
 from ..kernels import forward_refusal, refusal
+from ..moments import cancellation
 from ..signature import forward_arguments
 from ..strategy import StrategyChoice
 from ..tail import Needs, Tail, operands_of
@@ -23,18 +24,23 @@ PLAIN = "plain PyTorch"
 
 
 def describe(
-    block: str | None, arguments: Sequence[Any], gradients: bool, convolved: Sequence[Branch | None] = ()
+    block: str | None,
+    arguments: Sequence[Any],
+    gradients: bool,
+    convolved: Sequence[Branch | None] = (),
+    values: bool = False,
 ) -> TailExplanation:
     """Of an operator called in a block; `gradients` says whether it is the one that keeps what backward needs.
 
     `convolved` are the projections that PyTorch's own convolutions have computed for it, None for other branches.
+    ``values`` asks for what depends on those of the tensors.
     """
     tail = tail_of(arguments, gradients)
     x = tail.branches[0].x
     chosen = backend.chosen_for(x.device)
     reasons = [None if chosen == "reference" else refused(tail) for refused in (forward_refusal, refusal)]
     plain = [chosen == "reference" or reason is not None for reason in reasons]
-    each = [_branch(*of) for of in zip(tail.branches, tail.strategies, strict=True)]
+    each = [_branch(*of, values) for of in zip(tail.branches, tail.strategies, strict=True)]
     for i, projection in enumerate(convolved):
         if projection is not None:
             inputs, stride = projection.x.shape[1], projection.stride
@@ -68,10 +74,13 @@ def _backward(tail: Tail, plain: bool) -> PassExplanation:
     return PassExplanation(PLAIN if plain and kernel else kernel, *traffic.backward(tail, needs))
 
 
-def _branch(branch: Branch, strategy: StrategyChoice) -> BranchExplanation:
+def _branch(branch: Branch, strategy: StrategyChoice, values: bool) -> BranchExplanation:
     own = forward_arguments(branch)
     chosen = strategy if statistics_of(branch, strategy) in ("gram", "product") else None
-    return BranchExplanation(own.source, own.norm, branch.x.shape[1], branch.stride, chosen)
+    explained = BranchExplanation(own.source, own.norm, branch.x.shape[1], branch.stride, chosen)
+    if values and chosen == "moments" and isinstance(branch, Projection):
+        return replace(explained, cancellation=cancellation(branch))
+    return explained
 
 
 def _name(dtype: torch.dtype) -> str:

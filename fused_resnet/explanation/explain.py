@@ -15,7 +15,7 @@ from .recording import recorded
 from .result import Explanation, TailExplanation
 
 
-def explain(model: nn.Module, *inputs: Any) -> Explanation:
+def explain(model: nn.Module, *inputs: Any, values: bool = False) -> Explanation:
     """Tells what each residual tail of ``model(*inputs)`` takes: backend, kernels, strategies, bytes, operations.
 
     Where a tail does not run as one operation, or not by the kernels, it tells why. Grad mode, autocast, ``train()``
@@ -24,9 +24,12 @@ def explain(model: nn.Module, *inputs: Any) -> Explanation:
     forward that needs values (such as one that branches on ``x.sum() > 0``) is run on a copy of the model and of the
     inputs instead, which takes the memory and the time of a call. Hooks of the model's run, as in any call.
 
+    What moments cost in accuracy depends on the values: ask for these to see it (`BranchExplanation.cancellation`).
+
     Args:
         model: any module, fused or not.
-        inputs: of the call; only tensors' shapes, dtypes, devices and layouts matter.
+        inputs: of the call; only tensors' shapes, dtypes, devices and layouts matter, unless ``values`` is set.
+        values: run a copy of the model on copies of the inputs in any case.
 
     Returns:
         A list of tails with totals; ``str()`` gives a table, ``dataclasses.asdict`` plain data.
@@ -37,7 +40,7 @@ def explain(model: nn.Module, *inputs: Any) -> Explanation:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
-    tails = recorded(model, inputs)
+    tails = recorded(model, inputs, values)
     tile = next((backend.tile_of(tail.backend) for tail in tails if tail.backend not in (None, "reference")), None)
     if tails or any(isinstance(module, (ResidualBlock, FusedBlock)) for module in model.modules()):
         return Explanation(tails, tile)

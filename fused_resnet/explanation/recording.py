@@ -25,17 +25,20 @@ from .describe import describe, with_copied_gradient
 from .result import TailExplanation
 
 
-def recorded(model: nn.Module, inputs: tuple[Any, ...]) -> list[TailExplanation]:
+def recorded(model: nn.Module, inputs: tuple[Any, ...], values: bool = False) -> list[TailExplanation]:
     """The tails of ``model(*inputs)``, in order, under the grad mode and autocast of the caller.
 
     A copy of the model runs, on tensors that have shapes and no values. What needs values (control flow that depends
-    on them, operators without a version for shapes) fails there; then a copy runs on copies of the inputs.
+    on them, operators without a version for shapes) fails there; then a copy runs on copies of the inputs, as where
+    ``values`` are asked for.
     """
     with _generators_kept(), _compilers_off():
+        if values:
+            return _of_values(model, inputs, values)
         try:
             return _of_shapes(model, inputs)
         except Exception:  # whatever a forward raises that looks for values
-            return _of_values(model, inputs)
+            return _of_values(model, inputs, values)
 
 
 def _of_shapes(model: nn.Module, inputs: tuple[Any, ...]) -> list[TailExplanation]:
@@ -47,16 +50,16 @@ def _of_shapes(model: nn.Module, inputs: tuple[Any, ...]) -> list[TailExplanatio
         return _run(twin, tree_map_only(Tensor, mode.from_tensor, inputs), differentiate=True)
 
 
-def _of_values(model: nn.Module, inputs: tuple[Any, ...]) -> list[TailExplanation]:
-    return _run(copy.deepcopy(model), tree_map_only(Tensor, _copied, inputs), differentiate=False)
+def _of_values(model: nn.Module, inputs: tuple[Any, ...], values: bool) -> list[TailExplanation]:
+    return _run(copy.deepcopy(model), tree_map_only(Tensor, _copied, inputs), differentiate=False, values=values)
 
 
 def _copied(x: Tensor) -> Tensor:
     return x.detach().clone().requires_grad_(x.requires_grad)
 
 
-def _run(model: nn.Module, inputs: tuple[Any, ...], differentiate: bool) -> list[TailExplanation]:
-    recorder = _Recorder()
+def _run(model: nn.Module, inputs: tuple[Any, ...], differentiate: bool, values: bool = False) -> list[TailExplanation]:
+    recorder = _Recorder(values)
     for name, module in model.named_modules():
         if isinstance(module, (ResidualBlock, FusedBlock)):
             module.register_forward_pre_hook(functools.partial(recorder.enter, name), with_kwargs=True)
@@ -80,8 +83,9 @@ def _differentiate(outputs: Any) -> None:
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the tails of a call: forward operators, and what runs in the place of one."""
 
-    def __init__(self) -> None:
+    def __init__(self, values: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._values = values
         self.found: list[TailExplanation] = []
         self._blocks: list[str] = []
         self._convolved: Sequence[Branch | None] = ()  # of the next tail
@@ -101,7 +105,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result
         gradients = "forward" in name
         self._places[_storage_of(result[0] if gradients else result)] = len(self.found)
-        self.found.append(describe(self._block, args, gradients, self._convolved))
+        self.found.append(describe(self._block, args, gradients, self._convolved, self._values))
         self._convolved = ()
         return result
 

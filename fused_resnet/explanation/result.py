@@ -10,6 +10,7 @@ from typing import Literal
 from ..backend import Backend
 
 WIDTH = 120
+MAGNIFIED = 50  # times by which rounding may be magnified without a word
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class BranchExplanation:
         stride: of the same.
         strategy: "moments" or "materialise" where a training norm is behind a projection, "library" where PyTorch's own
             convolution computes it, else None.
+        cancellation: of moments, how many times rounding is magnified in the variances (`fused_resnet.moments`): 1
+            where input channels are independent, large where they move together. None unless values were asked for.
     """
 
     source: str
@@ -30,6 +33,7 @@ class BranchExplanation:
     in_channels: int
     stride: int
     strategy: str | None
+    cancellation: float | None = None
 
     def __str__(self) -> str:
         if self.source == "direct":
@@ -126,8 +130,8 @@ def _table(explanation: Explanation) -> Iterator[str]:
     for tail in tails:
         for row in rows.get(id(tail), []):
             yield _line(row, widths)
-        if tail.reason is not None:
-            yield from _reason(tail, widths[0])
+        for text in filter(None, (tail.reason, _cancellation(tail))):
+            yield from _wrapped(tail, text, widths[0])
     for row in totals:
         yield _line(row, widths)
 
@@ -179,9 +183,18 @@ def _line(row: Row, widths: list[int]) -> str:
     return "  ".join((*text, *numbers)).rstrip()
 
 
-def _reason(tail: TailExplanation, width: int) -> list[str]:
+def _cancellation(tail: TailExplanation) -> str | None:
+    """Of float32: in tf32 and half precision, other roundings weigh more."""
+    factor = max((of.cancellation or 0.0 for of in (tail.main, tail.shortcut) if of is not None), default=0.0)
+    if tail.math != "float32" or factor < MAGNIFIED:
+        return None
+    return (
+        f"its input channels move together: moments magnify rounding {factor:,.0f} times; "
+        'fused_resnet.strategy.use_strategy("library") does not'
+    )
+
+
+def _wrapped(tail: TailExplanation, text: str, width: int) -> list[str]:
     """Beside the name, or, of a tail that has rows of its own, below it."""
     name = "" if tail.forward is not None else _name(tail)
-    return textwrap.wrap(
-        tail.reason or "", WIDTH, initial_indent=f"{name:<{width}}  ", subsequent_indent=" " * (width + 2)
-    )
+    return textwrap.wrap(text, WIDTH, initial_indent=f"{name:<{width}}  ", subsequent_indent=" " * (width + 2))
