@@ -81,13 +81,23 @@ def _as_asked(branch: Branch, found: Gradients, needs: Needs, dy: Tensor) -> Gra
     """Only the gradients that are needed, in their tensors' dtypes and x's memory format."""
     x, weight, bias, gamma, beta = found
     dtype = vector_dtype(branch)
+    if isinstance(branch, Projection) and weight is not None and needs.weight:
+        weight = _like(branch.weight, weight.to(dy.dtype))
     return Gradients(
         x=x.to(dy.dtype).contiguous(memory_format=memory_format(branch.x)) if x is not None and needs.x else None,
-        weight=weight.to(dy.dtype) if weight is not None and needs.weight else None,
+        weight=weight if needs.weight else None,
         bias=bias.to(dy.dtype) if bias is not None and needs.bias else None,
         gamma=gamma.to(dtype) if gamma is not None and needs.gamma else None,
         beta=beta.to(dtype) if beta is not None and needs.beta else None,
     )
+
+
+def _like(weight: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with the weight's own strides, those along dimensions of one element included: buckets of
+    `DistributedDataParallel` and fused optimizers look at these, too."""
+    if gradient.stride() == weight.stride():
+        return gradient
+    return torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
 
 
 def _sum(addends: list[Tensor], owned: list[bool]) -> Tensor:

@@ -92,3 +92,16 @@ def test_strided_projection_has_zero_gradient_where_it_does_not_read(device):
         assert gradient[:, :, ::2, ::2].abs().min() > 0
         gradient[:, :, ::2, ::2] = 0
         assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@each_strategy
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradient_of_a_weight_has_the_weights_own_strides(layout, strategy, device):
+    """Along sizes of one, too: `DistributedDataParallel` warns where its buckets' views differ there."""
+    sample = Sample(Branch("projection", "training", in_channels=6), Branch("projection", in_channels=5))
+    tail, inputs, dy = build(sample, device)
+    tail = tail.to(memory_format=layout)
+    weights = [tail.main.conv.weight, tail.shortcut.conv.weight]
+    with use_strategy(strategy):
+        gradients = torch.autograd.grad(tail.fused(inputs), weights, dy)
+    assert [gradient.stride() for gradient in gradients] == [weight.stride() for weight in weights]
