@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from . import functional, remembered
 from .branches import Activation, Branch, Direct, Norm, Projection
 from .examined import HOOKS, METHODS
+from .frozen_norms import BUFFERS, FrozenNorm, frozen_norm
 from .requirement import require_kernels
 
 _GLOBAL_HOOKS = [getattr(_nn_module, f"_global{hooks}") for hooks in HOOKS]
@@ -33,13 +34,17 @@ def hooks_for_all() -> str | None:
     return "hooks are registered for all modules of the process" if any(_GLOBAL_HOOKS) else None
 
 
-def refusal(module: nn.Module, kind: type[nn.Module]) -> str | None:
+def refusal(module: nn.Module, kind: type) -> str | None:
     """Why a tail cannot do this module's work in the place of a ``kind``, None where it can.
 
     ``kind`` is one of ``nn.Conv2d``, ``nn.BatchNorm2d`` (which ``nn.SyncBatchNorm`` may take the place of),
-    ``nn.ReLU`` and ``nn.Identity``, or a shortcut of `fused_resnet.nn`.
+    ``nn.ReLU``, ``nn.Identity`` and `FrozenNorm`, or a shortcut of `fused_resnet.nn`.
     """
     name = type(module).__name__
+    if kind is FrozenNorm:
+        if frozen_norm(module) is None:
+            return f"{name} is not a frozen batch norm"
+        return f"{name} has hooks" if any(map(has_hooks, module.modules())) else None
     if kind is nn.BatchNorm2d and isinstance(module, nn.SyncBatchNorm):
         kind = nn.SyncBatchNorm
     if not isinstance(module, kind):
@@ -104,7 +109,8 @@ def branch_of(x: Tensor, conv: nn.Module | None, norm: nn.Module | None) -> Bran
 
 def _norm_of(norm: nn.Module) -> Norm:
     """Describes what ``norm`` would do if called now, as ``nn.BatchNorm2d.forward`` decides it."""
-    assert isinstance(norm, _BatchNorm)
+    if not isinstance(norm, _BatchNorm):
+        return _frozen(norm)
     training = norm.training
     tracks = not training or norm.track_running_stats
     weight, bias = _parameters_of(norm)
@@ -120,6 +126,27 @@ def _norm_of(norm: nn.Module) -> Norm:
         training or (running_mean is None and running_var is None),
         _process_group(norm) if isinstance(norm, nn.SyncBatchNorm) else None,
     )
+
+
+def _frozen(norm: nn.Module) -> Norm:
+    described = frozen_norm(norm)
+    assert described is not None
+    weight, bias, mean, var = (norm._buffers[name] for name in BUFFERS)
+    return Norm(weight, bias, mean, var, eps=described.eps, training=False)
+
+
+def frozen_refusal(norm: nn.Module, x: Tensor, behind_convolution: bool) -> str | None:
+    """Why a frozen norm would not give x's dtype, as a tail does; None where it would.
+
+    These are formulas of tensors, which follow the rules of type promotion: half times float is float.
+    """
+    for name in BUFFERS:
+        buffer = norm._buffers[name]
+        if buffer is not None and buffer.dtype != x.dtype:
+            return f"{type(norm).__name__} has {name} in {buffer.dtype} and its input in {x.dtype}"
+    if behind_convolution and torch.is_autocast_enabled(x.device.type):
+        return f"{type(norm).__name__} promotes what a convolution gives under autocast"
+    return None
 
 
 # Of PyTorch's own classes, tensors are taken from where they are: to look them up takes a microsecond each. Those of a
@@ -159,8 +186,13 @@ def residual_tail_or(
     try:
         main, shortcut = functional.prepare(main, shortcut, activation)
     except (TypeError, ValueError) as error:
-        if functional.listener.value is not None:
-            functional.listener.value.left_out(str(error))
-        require_kernels(str(error))
-        return unfused()
+        return leave_out(unfused, str(error))
     return functional.compute(main, shortcut, activation)
+
+
+def leave_out(unfused: Callable[[], Tensor], reason: str) -> Tensor:
+    """``unfused()`` in the place of a tail, which a reason stands against."""
+    if functional.listener.value is not None:
+        functional.listener.value.left_out(reason)
+    require_kernels(reason)
+    return unfused()

@@ -72,11 +72,11 @@ class RandomBlock(nn.Module):
 
 
 @settings(max_examples=150)
-@given(st.lists(STEPS, min_size=3, max_size=12), st.integers(0, 10))
-def test_a_random_block_computes_the_same_fused_and_unfused(steps, second):
+@given(st.lists(STEPS, min_size=3, max_size=12), st.integers(0, 10), st.booleans())
+def test_a_random_block_computes_the_same_fused_and_unfused(steps, second, norms):
     block = RandomBlock(steps, second).double()
     original = copy.deepcopy(block)
-    fused_resnet.fuse(block)
+    fused_resnet.fuse(block, norms=norms)
     x = torch.randn(2, CHANNELS, 4, 4, dtype=torch.float64)
     for training in (True, False):
         inputs = x.clone(), x.clone()

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
+from ..frozen_norms import frozen_norm
 from .leaves import is_block
 
 IN_PLACE_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "imatmul")
@@ -62,7 +63,8 @@ class Aliasing:
 
     def _allocates(self, node: fx.Node) -> bool:
         if node.op == "call_module":
-            return isinstance(self._block.get_submodule(str(node.target)), _ALLOCATING_MODULES)
+            module = self._block.get_submodule(str(node.target))
+            return isinstance(module, _ALLOCATING_MODULES) or frozen_norm(module) is not None
         return node.op == "call_function" and node.target in _ALLOCATING_FUNCTIONS
 
     def _written(self, node: fx.Node) -> Iterator[fx.Node]:

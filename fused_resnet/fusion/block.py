@@ -28,9 +28,9 @@ class FusedBlock(FusedForward, nn.Module):
     def __init_subclass__(cls) -> None:
         """Leaves out what the block's class does to those that inherit from it: it may register them."""
 
-    def _run_tail(self, index: int, main: Tensor, shortcut: Tensor) -> Tensor:
+    def _run_tail(self, index: int, *sources: Tensor) -> Tensor:
         assert isinstance(self._fused_program, Program)
-        return self._fused_program.tails[index](self, main, shortcut)
+        return self._fused_program.tails[index](self, *sources)
 
     def __prepare_scriptable__(self) -> NoReturn:
         refuse_scripting("compile")
@@ -117,7 +117,7 @@ def _bring_up_to_date(block: FusedBlock) -> None:
     """Gives an unpickled block a program of its own; one that cannot be fused any more is restored."""
     stale = block._fused_program
     if isinstance(stale, StaleProgram):
-        program = plan(block, stale.leaves_of(block)).program
+        program = plan(block, stale.leaves_of(block), stale.norms).program
         if program is None:
             restore(block)
         else:

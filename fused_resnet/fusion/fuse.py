@@ -6,21 +6,25 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from ..nn import ResidualBlock
 from .block import FusedBlock, restore, swap
-from .leaves import PROGRAM, is_block
+from .leaves import PROGRAM, containers, is_block, is_norm
+from .matching import BY_ITSELF
 from .plan import Plan, plan
 from .report import FusionReport
 
 Model = TypeVar("Model", bound=nn.Module)
+Filter = Callable[[str, nn.Module], bool]
+
+_CHAINS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def fuse(
     model: nn.Module,
     *,
-    filter: Callable[[str, nn.Module], bool] | None = None,
+    norms: bool = False,
+    filter: Filter | None = None,
     strict: bool = False,
     dry_run: bool = False,
 ) -> FusionReport:
@@ -32,6 +36,7 @@ def fuse(
 
     Args:
         model: any module, a single block included.
+        norms: make the other batch norms, with the relu behind each, one operation as well, in blocks and outside.
         filter: called with a module's qualified name and the module; False leaves the module's own tails alone.
         strict: raise if anything that looks like a part of a tail had to be left out.
         dry_run: report only.
@@ -46,27 +51,12 @@ def fuse(
     _check_module(model)
     if filter is not None and not callable(filter):
         raise TypeError(f"filter is a {type(filter).__name__}, expected a function of a name and a module, or None")
-    report = FusionReport()
-    outcomes: list[tuple[nn.Module, Plan]] = []
-    leaves: set[nn.Module] = set()
-    for name, block in _blocks(model):
-        if isinstance(block, ResidualBlock):
-            outcome = Plan(description=block.describe(), refused=block.refusals())
-        else:
-            outcome = plan(block, leaves)
-        if not outcome.traceable:
-            leaves.add(block)
-        if filter is not None and not filter(name, block):
-            continue
-        if outcome.program is not None:
-            leaves.add(block)
-        outcomes.append((block, outcome))
-        _add_to_report(report, name, block, outcome)
-    if strict and report.refused:
-        raise RuntimeError(f"not everything can be fused:\n{report}")
+    search = _Search(model, norms, filter)
+    if strict and search.report.refused:
+        raise RuntimeError(f"not everything can be fused:\n{search.report}")
     if not dry_run:
-        _apply(outcomes)
-    return report
+        _apply(search.outcomes)
+    return search.report
 
 
 def unfuse(model: Model) -> Model:
@@ -79,7 +69,7 @@ def unfuse(model: Model) -> Model:
     _check_module(model)
     for module in model.modules():
         if isinstance(module, ResidualBlock):
-            module.fused = False
+            module.fused = module.fused_norms = False
         elif isinstance(module, FusedBlock):
             restore(module)
     return model
@@ -90,7 +80,95 @@ def _check_module(model: object) -> None:
         raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
 
 
-def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+class _Search:
+    """What can be fused in a model.
+
+    Inner modules come first. Each that has something to fuse is one call in the graphs of those around it. One that has
+    only norms, and ends in one, waits: an addition around it may take that.
+
+    Attributes:
+        outcomes: the modules to change, and how.
+        report: the same for people.
+    """
+
+    def __init__(self, model: nn.Module, norms: bool, filter: Filter | None) -> None:
+        self.report = FusionReport()
+        self.outcomes: list[tuple[nn.Module, Plan]] = []
+        self._norms, self._filter = norms, filter
+        self._leaves: set[nn.Module] = set()
+        self._looked_through: set[nn.Module] = set()
+        self._untraceable: dict[str, str] = {}
+        self._filtered: set[str] = set()
+        waiting: list[tuple[str, nn.Module, Plan]] = []
+        for name, block in _blocks(model, norms):
+            outcome = self._plan(block)
+            if not outcome.traceable:
+                self._leaves.add(block)
+            if outcome.program is not None and outcome.waits:
+                waiting.append((name, block, outcome))
+            else:
+                self._settle(name, block, outcome)
+        for name, block, outcome in reversed(waiting):
+            seen = block in self._looked_through
+            self._settle(name, block, Plan(left=outcome.left) if seen else outcome)
+        self._account_for_norms(model)
+
+    def _plan(self, block: nn.Module) -> Plan:
+        if isinstance(block, ResidualBlock):
+            return _plan_of_own(block, self._norms)
+        return plan(block, self._leaves, self._norms)
+
+    def _settle(self, name: str, block: nn.Module, outcome: Plan) -> None:
+        if self._filter is not None and not self._filter(name, block):
+            self._filtered |= {f"{name}.{path}" if name else path for path in outcome.norms}
+            return
+        if outcome.program is not None:
+            self._leaves.add(block)
+            self._looked_through.update(module for _, module in containers(block, self._leaves - {block}))
+        self.outcomes.append((block, outcome))
+        self._report(name, block, outcome)
+
+    def _report(self, name: str, block: nn.Module, outcome: Plan) -> None:
+        def qualified(path: str) -> str:
+            return ".".join(filter(None, (name, path)))
+
+        if outcome.description:
+            self.report.fused[name] = outcome.description
+        # A forward that calls its child's forward has the child's norms in its own graph, beside the child's.
+        taken = map(qualified, outcome.norms)
+        self.report.fused_norms += [path for path in taken if path not in self.report.fused_norms]
+        for path, reason in outcome.left.items():
+            self.report.left[qualified(path)] = reason
+        if outcome.traceable or _looks_like_a_block(block):
+            for path, reason in outcome.refused.items():
+                self.report.refused[qualified(path)] = reason
+        if not outcome.traceable:
+            self._untraceable[name] = outcome.refused[""]
+
+    def _account_for_norms(self, model: nn.Module) -> None:
+        """Each batch norm is fused, or refused, or left with a reason."""
+        report = self.report
+        for name, module in model.named_modules():
+            if name in report.fused_norms:
+                report.left.pop(name, None)
+                report.refused.pop(name, None)
+            elif name in report.refused:
+                report.left.pop(name, None)
+            elif is_norm(module) and name not in report.left:
+                report.left[name] = self._why_left(name)
+
+    def _why_left(self, name: str) -> str:
+        """By the innermost module around it that has no graph."""
+        if name in self._filtered:
+            return "the filter leaves it alone"
+        around = [path for path in self._untraceable if not path or name.startswith(f"{path}.") or name == path]
+        if not around:
+            return "no forward that can be traced calls it"
+        path = max(around, key=len)
+        return f"{path or 'the model'}: {self._untraceable[path]}"
+
+
+def _blocks(model: nn.Module, norms: bool) -> Iterator[tuple[str, nn.Module]]:
     """Every module that may have a tail of its own, inner ones first."""
     seen: set[nn.Module] = set()
 
@@ -101,12 +179,20 @@ def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if not isinstance(module, ResidualBlock):
             for child_name, child in module.named_children():
                 yield from walk(f"{name}.{child_name}" if name else child_name, child)
-        chains = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-        own = isinstance(module, ResidualBlock) or (is_block(module) and type(module) not in chains)
-        if own and any(isinstance(inner, nn.Conv2d) for inner in module.modules()):
+        if _may_have_tails(module, norms):
             yield name, module
 
     return walk("", model)
+
+
+def _may_have_tails(module: nn.Module, norms: bool) -> bool:
+    if isinstance(module, (ResidualBlock, FusedBlock)):
+        return True
+    if not is_block(module) or (type(module) in _CHAINS and not (norms and isinstance(module, nn.Sequential))):
+        return False
+    # One with no children may still add and take the relu.
+    inside = (isinstance(inner, (nn.Conv2d, nn.ReLU)) or is_norm(inner) for inner in module.modules())
+    return not module._modules or any(inside)
 
 
 def _apply(outcomes: Sequence[tuple[nn.Module, Plan]]) -> None:
@@ -124,24 +210,23 @@ def _apply(outcomes: Sequence[tuple[nn.Module, Plan]]) -> None:
         raise
 
 
+def _plan_of_own(block: ResidualBlock, norms: bool) -> Plan:
+    """Of a block of this package, which knows its tail."""
+    taken, refused = block.norms(norms), block.refusals()
+    others = [name for name, module in block.named_modules() if is_norm(module) and name not in (*taken, *refused)]
+    left = dict.fromkeys(others, "its tail is left as it is" if refused else BY_ITSELF)
+    return Plan(description=block.describe(), refused=refused, norms=taken, left=left, own_norms=norms)
+
+
 def _change(block: nn.Module, outcome: Plan) -> None:
     if isinstance(block, ResidualBlock):
-        block.fused = True
+        block.fused, block.fused_norms = True, outcome.own_norms
     elif outcome.program is not None:
         swap(block, outcome.program)
     elif isinstance(block, FusedBlock):
         restore(block)
 
 
-def _add_to_report(report: FusionReport, name: str, block: nn.Module, outcome: Plan) -> None:
-    if outcome.description:
-        report.fused[name] = outcome.description
-    if outcome.traceable or _looks_like_a_block(block):
-        for path, reason in outcome.refused.items():
-            report.refused[".".join(filter(None, (name, path)))] = reason
-
-
 def _looks_like_a_block(module: nn.Module) -> bool:
     """Whether a module that cannot be traced is worth a word: most are only containers with much to decide."""
-    children = list(module.children())
-    return all(any(isinstance(child, kind) for child in children) for kind in (nn.Conv2d, _NormBase))
+    return any(map(is_norm, module.children()))

@@ -7,13 +7,19 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from ..frozen_norms import frozen_norm
 from ..modules import has_hooks
 from ..nn import ResidualBlock
 
 PROGRAM = "_fused_program"  # the attribute by which a fused block has its program
+
+
+def is_norm(module: nn.Module | None) -> bool:
+    """Whether it is a batch norm, frozen ones of other libraries included."""
+    return isinstance(module, _BatchNorm) or (module is not None and frozen_norm(module) is not None)
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -32,12 +38,18 @@ def is_block(module: nn.Module) -> bool:
     """Whether a module's forward may put others together: not PyTorch's own, no convolution or norm of any class."""
     if isinstance(module, (_ConvNd, _NormBase, torch.jit.ScriptModule, ResidualBlock)):
         return False
+    if frozen_norm(module) is not None:
+        return False
     return isinstance(module, nn.Sequential) or not type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
 
 
 def calls_more_than_forward(module: nn.Module) -> bool:
-    """Whether the module's class has a ``__call__`` around that of ``nn.Module``, which a graph would run twice."""
-    return any("__call__" in vars(cls) for cls in type(module).__mro__ if cls not in nn.Module.__mro__)
+    """Whether the module's class has a ``__call__`` around that of ``nn.Module``, which a graph would run twice.
+
+    That of a ``torch.fx.GraphModule`` only tells more where something goes wrong.
+    """
+    around = any("__call__" in vars(cls) for cls in type(module).__mro__ if cls not in nn.Module.__mro__)
+    return around and not isinstance(module, fx.GraphModule)
 
 
 class FusedForward:

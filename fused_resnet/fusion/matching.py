@@ -6,99 +6,57 @@ A tail takes as much as it can without a visible difference. What it must not ta
 - modules that a tail cannot stand for (`fused_resnet.modules.refusal`);
 - what reads memory that is overwritten before the tail runs, since a tail runs where its last operation ran;
 - an addition in place into memory that somebody else may see, since a tail writes elsewhere.
+
+A norm that no addition takes is a tail by itself, with the relu behind it, where that is asked for.
 """
 
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.nn.modules import activation as _activations
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..frozen_norms import FrozenNorm, frozen_norm
 from ..modules import geometry_refusal, is_pointwise, refusal
 from .aliasing import Aliasing
-from .leaves import is_block, opacity
+from .found import Part, Tail
+from .leaves import is_block, is_norm, opacity
+from .zero_pad import zero_pad
 
+# Why a norm is left, unless it is asked for.
+BY_ITSELF = "no addition follows: fuse(model, norms=True) takes it by itself"
 _RELU_FUNCTIONS = (F.relu, F.relu_, torch.relu, torch.relu_)
-
-
 # What may stand in the place of each kind of module, and then is either taken or reported.
-_FAMILIES: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
+_FAMILIES: dict[type, tuple[type[nn.Module], ...]] = {
     nn.Identity: (nn.Identity,),
     nn.BatchNorm2d: (_NormBase, nn.GroupNorm, nn.LayerNorm),
     nn.Conv2d: (nn.Conv2d,),
 }
-
-
-@dataclass
-class Part:
-    """One branch as found.
-
-    Attributes:
-        source: the node whose value the branch starts from.
-        nodes: what is taken, last first.
-        conv, norm: paths of the modules taken.
-        modules: path and kind of every module taken.
-        padding, stride: zero channels before and after, and subsampling, of a padded identity.
-    """
-
-    source: fx.Node
-    nodes: list[fx.Node] = field(default_factory=list)
-    conv: str | None = None
-    norm: str | None = None
-    modules: list[tuple[str, type[nn.Module]]] = field(default_factory=list)
-    padding: tuple[int, int] | None = None
-    stride: int = 1
-
-    @property
-    def is_identity(self) -> bool:
-        return self.conv is None and self.norm is None and self.padding is None
-
-    def describe(self) -> str:
-        if self.padding is not None:
-            return "zero pad"
-        return " + ".join(path for path in (self.conv, self.norm) if path) or "identity"
-
-
-@dataclass
-class Tail:
-    """A tail as found."""
-
-    main: Part
-    shortcut: Part
-    addition: fx.Node
-    relu: fx.Node | None
-
-    @property
-    def last(self) -> fx.Node:
-        return self.addition if self.relu is None else self.relu
-
-    def nodes(self) -> list[fx.Node]:
-        """What the tail replaces, in the graph's order."""
-        taken = {*self.main.nodes, *self.shortcut.nodes, self.addition, self.last}
-        return [node for node in self.addition.graph.nodes if node in taken]
-
-    def describe(self) -> str:
-        parts = [self.main.describe(), self.shortcut.describe(), *([] if self.relu is None else ["relu"])]
-        return " + ".join(parts)
+_ACTIVATIONS = tuple(vars(_activations)[name] for name in _activations.__all__ if name != "ReLU")
+_ACTIVATION_FUNCTIONS = {"celu", "elu", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish", "prelu"}
+_ACTIVATION_FUNCTIONS |= {"relu6", "rrelu", "selu", "sigmoid", "silu", "softmax", "softplus", "softsign", "tanh"}
 
 
 class Matcher:
     """The tails of one block.
 
     Attributes:
-        tails: in the order of the graph.
+        tails: in the order of the graph; norms by themselves last.
         refused: path of a module, or "" for the block, to the reason why it stays out of a tail.
+        left: path of a norm, or "" for an addition, that is no tail or part of one, to the reason.
         outside: path of a convolution that feeds a tail to the reason why it is not a projection.
+        open_ended: whether the block ends in what a tail around it may take.
     """
 
-    def __init__(self, graph: fx.Graph, block: nn.Module) -> None:
+    def __init__(self, graph: fx.Graph, block: nn.Module, norms: bool = False) -> None:
+        """`norms`: whether norms that no addition takes become tails by themselves."""
         self.tails: list[Tail] = []
         self.refused: dict[str, str] = {}
+        self.left: dict[str, str] = {}
         self.outside: dict[str, str] = {}
         self._block = block
         self._aliasing = Aliasing(graph, block)
@@ -106,21 +64,64 @@ class Matcher:
         for node in graph.nodes:
             if is_addition(node) and not node.meta["nested"]:
                 self._match(node)
+        taken = {node for tail in self.tails for node in tail.nodes()}
+        for node in graph.nodes:
+            if node not in taken and is_norm(self._module(node)):
+                self._match_norm(node, norms)
+        ends = [self._module(node) for node in next(reversed(graph.nodes)).all_input_nodes]
+        self.open_ended = any(is_norm(end) or isinstance(end, (nn.Identity, nn.Conv2d)) for end in ends)
 
     def _match(self, addition: fx.Node) -> None:
         left, right = addition.args
         assert isinstance(left, fx.Node)
         assert isinstance(right, fx.Node)
-        tail = Tail(self._part(left, addition), self._part(right, addition), addition, self._relu(addition))
-        tail.main = self._unless_overwritten(tail.main, left, tail)
-        tail.shortcut = self._unless_overwritten(tail.shortcut, right, tail)
-        if tail.relu is None and tail.main.is_identity and tail.shortcut.is_identity:
+        main, shortcut = self._part(left, addition), self._part(right, addition)
+        tail = Tail(main, shortcut, addition, self._relu(addition))
+        tail.main = self._unless_overwritten(main, left, tail)
+        tail.shortcut = self._unless_overwritten(shortcut, right, tail)
+        if tail.relu is None and all(part.is_identity for part in tail.parts):
+            self.left[""] = "an addition alone, with no norm ahead of it and no relu behind it"
             return
-        reason = self._addition_refusal(tail, left)
+        reason = self._addition_refusal(tail, addition, left)
         if reason is None:
             self.tails.append(tail)
         else:
             self.refused[""] = reason
+
+    def _match_norm(self, node: fx.Node, wanted: bool) -> None:
+        """A norm that no addition takes, with the relu behind it; there may be identities between them."""
+        path, end = str(node.target), node
+        if path in self.refused:
+            return
+        while isinstance(self._module(self._reader(end)), nn.Identity):
+            end = self._reader(end)
+        activation = self._activation(end)
+        if activation is not None:
+            self.left[path] = f"{activation} follows, and a tail ends in a relu or in nothing"
+            return
+        if not wanted:
+            self.left[path] = BY_ITSELF
+            return
+        relu = self._relu(end)
+        part = Part(node if relu is None else end)
+        self._take_identities(part, relu)
+        if self._take_norm(part, relu):
+            tail = Tail(part, None, None, relu, _has_relu(self._module(node)))
+            if self._aliasing.overwritten(part.source, node, tail.last, tail.nodes()):
+                self.left[path] = "its input is overwritten ahead of the relu"
+            else:
+                self.tails.append(tail)
+
+    def _activation(self, node: fx.Node) -> str | None:
+        """The name of what the norm's value goes through, where that is neither a relu nor linear."""
+        for reader in node.users:
+            module = self._module(reader)
+            name = str(reader.target) if reader.op == "call_method" else getattr(reader.target, "__name__", "")
+            if isinstance(module, _ACTIVATIONS):
+                return type(module).__name__
+            if module is None and name.rstrip("_") in _ACTIVATION_FUNCTIONS:
+                return name
+        return None
 
     def _unless_overwritten(self, part: Part, operand: fx.Node, tail: Tail) -> Part:
         if not part.nodes or not self._aliasing.overwritten(part.source, part.nodes[-1], tail.last, tail.nodes()):
@@ -128,13 +129,12 @@ class Matcher:
         self.refused[part.modules[-1][0] if part.modules else ""] = "its input is overwritten before the addition"
         return Part(operand)
 
-    def _addition_refusal(self, tail: Tail, left: fx.Node) -> str | None:
-        addition = tail.addition
+    def _addition_refusal(self, tail: Tail, addition: fx.Node, left: fx.Node) -> str | None:
         if addition.kwargs.get("alpha", 1) != 1:
             return f"the addition has alpha={addition.kwargs['alpha']}"
         if adds_in_place(addition) and not tail.main.nodes and not self._aliasing.private(left):
             return "the addition is in place, in memory that may be read elsewhere"
-        sources = (tail.main.source, tail.shortcut.source)
+        sources = [part.source for part in tail.parts]
         if any(self._aliasing.overwritten(node, addition, tail.last, tail.nodes()) for node in sources):
             return "an operand is overwritten between the addition and the relu"
         return None
@@ -142,9 +142,13 @@ class Matcher:
     def _module(self, node: fx.Node) -> nn.Module | None:
         return self._block.get_submodule(str(node.target)) if node.op == "call_module" else None
 
-    def _relu(self, addition: fx.Node) -> fx.Node | None:
-        """The relu that is the sum's only reader."""
-        reader = next(iter(addition.users)) if len(addition.users) == 1 else addition
+    def _reader(self, node: fx.Node) -> fx.Node:
+        """The value's only reader; the node itself where there are others."""
+        return next(iter(node.users)) if len(node.users) == 1 else node
+
+    def _relu(self, node: fx.Node) -> fx.Node | None:
+        """The relu that is the value's only reader."""
+        reader = self._reader(node)
         if reader.op == "call_function" and reader.target in _RELU_FUNCTIONS:
             return reader
         if reader.op == "call_method" and reader.target in ("relu", "relu_"):
@@ -164,13 +168,12 @@ class Matcher:
         if addition.args[0] is addition.args[1]:
             return part
         self._take_identities(part, addition)
-        if self._take(part, nn.BatchNorm2d, addition):
-            part.norm = part.modules[-1][0]
+        if not _has_relu(self._module(part.source)) and self._take_norm(part, addition):
             self._take_identities(part, addition)
         if self._take(part, nn.Conv2d, addition):
             part.conv = part.modules[-1][0]
         self._report_opaque(part.source)
-        return _zero_pad(operand, addition) if part.is_identity else part
+        return zero_pad(operand, addition) if part.is_identity else part
 
     def _report_opaque(self, node: fx.Node) -> None:
         """Reports a module that might have been looked into, such as a hooked ``downsample``."""
@@ -179,20 +182,31 @@ class Matcher:
         if reason is not None:
             self.refused[str(node.target)] = reason
 
-    def _take_identities(self, part: Part, addition: fx.Node) -> None:
-        while self._take(part, nn.Identity, addition):
+    def _take_identities(self, part: Part, reader: fx.Node | None) -> None:
+        while self._take(part, nn.Identity, reader):
             pass
 
-    def _take(self, part: Part, kind: type[nn.Module], addition: fx.Node) -> bool:
-        """Moves the part's source over a module of a kind, if there is one and it can be taken."""
+    def _take_norm(self, part: Part, reader: fx.Node | None) -> bool:
+        module = self._module(part.source)
+        frozen = module is not None and frozen_norm(module) is not None
+        if self._take(part, FrozenNorm if frozen else nn.BatchNorm2d, reader):
+            part.norm = part.modules[-1][0]
+        return part.norm is not None
+
+    def _take(self, part: Part, kind: type, reader: fx.Node | None) -> bool:
+        """Moves the part's source over a module of a kind, if there is one and it can be taken.
+
+        `reader`: what must be the value's only reader; None where there may be any.
+        """
         node, module = part.source, self._module(part.source)
-        if not isinstance(module, _FAMILIES[kind]) or len(node.args) != 1 or not isinstance(node.args[0], fx.Node):
+        family = _FAMILIES.get(kind, nn.Module)
+        if not isinstance(module, family) or len(node.args) != 1 or not isinstance(node.args[0], fx.Node):
             return False
         path = str(node.target)
         if isinstance(module, nn.Conv2d) and not is_pointwise(module):
             self.outside[path] = geometry_refusal(module) or ""
             return False
-        reason = self._refusal(node, module, kind, part.nodes[-1] if part.nodes else addition)
+        reason = self._refusal(node, module, kind, part.nodes[-1] if part.nodes else reader)
         if reason is not None:
             self.refused[path] = reason
             return False
@@ -201,12 +215,18 @@ class Matcher:
         part.source = node.args[0]
         return True
 
-    def _refusal(self, node: fx.Node, module: nn.Module, kind: type[nn.Module], reader: fx.Node) -> str | None:
-        if set(node.users) != {reader}:
+    def _refusal(self, node: fx.Node, module: nn.Module, kind: type, reader: fx.Node | None) -> str | None:
+        if reader is not None and set(node.users) != {reader}:
             return "its output is read elsewhere"
-        if kind is nn.BatchNorm2d and sum(module is called for called in self._called) > 1:
+        if kind in (nn.BatchNorm2d, FrozenNorm) and sum(module is called for called in self._called) > 1:
             return "it is called more than once"
         return refusal(module, kind)
+
+
+def _has_relu(module: nn.Module | None) -> bool:
+    """Whether it is a frozen norm with a relu in it."""
+    frozen = None if module is None else frozen_norm(module)
+    return frozen is not None and frozen.relu
 
 
 def is_addition(node: fx.Node) -> bool:
@@ -220,47 +240,3 @@ def is_addition(node: fx.Node) -> bool:
 def adds_in_place(addition: fx.Node) -> bool:
     """Whether an addition writes to its first operand."""
     return addition.target in (operator.iadd, "add_")
-
-
-def _zero_pad(operand: fx.Node, addition: fx.Node) -> Part:
-    """Option A: ``F.pad`` of channels, with or without subsampling by slices ahead of it."""
-    part = Part(operand)
-    padding = _channel_padding(operand)
-    source = operand.args[0] if operand.args else None
-    if padding is None or not isinstance(source, fx.Node) or set(operand.users) != {addition}:
-        return part
-    part.nodes, part.source, part.padding = [operand], source, padding
-    stride = _subsampling_stride(source)
-    if stride is not None and isinstance(source.args[0], fx.Node) and set(source.users) == {operand}:
-        part.nodes.append(source)
-        part.source, part.stride = source.args[0], stride
-    return part
-
-
-def _channel_padding(node: fx.Node) -> tuple[int, int] | None:
-    """Zero channels before and after, if the node pads with these alone and `ZeroPad` can say so."""
-    if node.op != "call_function" or node.target is not F.pad:
-        return None
-    names = ("input", "pad", "mode", "value")
-    arguments = {"mode": "constant", "value": None, **dict(zip(names, node.args, strict=False)), **node.kwargs}
-    pad: Any = arguments.get("pad")
-    if arguments["mode"] != "constant" or arguments["value"] not in (None, 0) or not isinstance(pad, (tuple, list)):
-        return None
-    if len(pad) != 6 or any(pad[:4]) or not all(isinstance(n, int) and n >= 0 for n in pad):
-        return None
-    before, after = pad[4:]
-    return (before, after) if before in (0, (before + after) // 2) else None
-
-
-def _subsampling_stride(node: fx.Node) -> int | None:
-    """s of ``x[:, :, ::s, ::s]`` or ``x[..., ::s, ::s]``."""
-    index: Any = node.args[1] if node.op == "call_function" and node.target is operator.getitem else None
-    if not isinstance(index, tuple):
-        return None
-    if index[:1] == (Ellipsis,):
-        index = (slice(None), slice(None), *index[1:])
-    if len(index) != 4 or not all(isinstance(i, slice) and i.start in (None, 0) and i.stop is None for i in index):
-        return None
-    strides = [1 if i.step is None else i.step for i in index]
-    uniform = strides[:2] == [1, 1] and strides[2] == strides[3] and isinstance(strides[2], int)
-    return strides[2] if uniform else None

@@ -12,9 +12,10 @@ from torch.nn.utils import parametrize
 
 from ..branches import Activation, Branch, Direct, ZeroPad
 from ..examined import Examined
-from ..modules import branch_of, has_hooks, hooks_for_all, refusal, residual_tail_or
+from ..frozen_norms import FrozenNorm
+from ..modules import branch_of, frozen_refusal, has_hooks, hooks_for_all, leave_out, refusal, residual_tail_or
+from .found import Part, Tail
 from .leaves import containers, finder, unfused_class
-from .matching import Part, Tail
 from .settings import Settings
 from .watched import Watched
 
@@ -24,7 +25,10 @@ RUN_TAIL = "_run_tail"
 class Program:
     """What a fused block runs in the place of its forward."""
 
-    def __init__(self, block: nn.Module, graph: fx.Graph, leaves: Set[nn.Module], tails: list[Tail]) -> None:
+    def __init__(
+        self, block: nn.Module, graph: fx.Graph, leaves: Set[nn.Module], tails: list[Tail], norms: bool
+    ) -> None:
+        self._norms = norms
         self._guards = [_Guard(path, module) for path, module in containers(block, leaves)]
         self._watched = Watched(Settings(block, leaves))
         self._leaves = [path for path, module in block.named_modules() if module in leaves]
@@ -76,16 +80,20 @@ class Program:
         vars(twin).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
         return twin
 
-    def __reduce__(self) -> tuple[type[StaleProgram], tuple[list[str]]]:
+    def __reduce__(self) -> tuple[type[StaleProgram], tuple[list[str], bool]]:
         # Compiled code is not pickled: an unpickled block traces itself again.
-        return StaleProgram, (self._leaves,)
+        return StaleProgram, (self._leaves, self._norms)
 
 
 class StaleProgram:
-    """What is left of a program in a pickle: which modules its graph did not look into, by path."""
+    """What is left of a program in a pickle: which modules its graph did not look into, by path.
 
-    def __init__(self, leaves: list[str]) -> None:
-        self._leaves = leaves
+    Attributes:
+        norms: whether norms by themselves are tails, too.
+    """
+
+    def __init__(self, leaves: list[str], norms: bool = False) -> None:
+        self._leaves, self.norms = leaves, norms
 
     def leaves_of(self, block: nn.Module) -> set[nn.Module]:
         """These modules, in a block."""
@@ -145,9 +153,16 @@ class _RunnableTail:
     """A tail, from the values it starts from and the modules that the block has when it runs."""
 
     def __init__(self, tail: Tail) -> None:
-        self._main, self._shortcut = _part_reader(tail.main), _part_reader(tail.shortcut)
-        self._activation: Activation = None if tail.relu is None else "relu"
-        taken = [*tail.main.modules, *tail.shortcut.modules]
+        self._main = _part_reader(tail.main)
+        self._shortcut = None if tail.shortcut is None else _part_reader(tail.shortcut)
+        self._activation: Activation = "relu" if tail.activated else None
+        self._frozen = [
+            (i, finder(path), part.conv is not None)
+            for i, part in enumerate(tail.parts)
+            for path, kind in part.modules
+            if kind is FrozenNorm
+        ]
+        taken = [module for part in tail.parts for module in part.modules]
         if tail.relu is not None and tail.relu.op == "call_module":
             taken.append((str(tail.relu.target), nn.ReLU))
         self._taken = [(path, finder(path), kind) for path, kind in taken]
@@ -165,13 +180,17 @@ class _RunnableTail:
                 return f"{path}: {reason}"
         return None
 
-    def __call__(self, block: nn.Module, main: Tensor, shortcut: Tensor) -> Tensor:
+    def __call__(self, block: nn.Module, *sources: Tensor) -> Tensor:
         def unfused() -> Tensor:
-            result: Tensor = self._unfused(block, main, shortcut)
+            result: Tensor = self._unfused(block, *sources)
             return result
 
-        branches = self._main(block, main), self._shortcut(block, shortcut)
-        return residual_tail_or(unfused, *branches, self._activation)
+        for i, norm, behind_convolution in self._frozen:
+            reason = frozen_refusal(norm(block), sources[i], behind_convolution)
+            if reason is not None:
+                return leave_out(unfused, reason)
+        shortcut = None if self._shortcut is None else self._shortcut(block, sources[1])
+        return residual_tail_or(unfused, self._main(block, sources[0]), shortcut, self._activation)
 
 
 def _part_reader(part: Part) -> Callable[[nn.Module, Tensor], Branch]:
@@ -198,7 +217,7 @@ def _replace_tails(graph: fx.Graph, tails: list[Tail]) -> None:
     """Puts a call of the block's method `RUN_TAIL` where each tail's last operation was."""
     replaced: dict[fx.Node, fx.Node] = {}
     for i, tail in enumerate(tails):
-        sources = [replaced.get(part.source, part.source) for part in (tail.main, tail.shortcut)]
+        sources = [replaced.get(part.source, part.source) for part in tail.parts]
         with graph.inserting_after(tail.last):
             call = graph.create_node("call_module", RUN_TAIL, (i, *sources))
         tail.last.replace_all_uses_with(call)
@@ -208,11 +227,12 @@ def _replace_tails(graph: fx.Graph, tails: list[Tail]) -> None:
 
 
 def _graph_of(tail: Tail) -> fx.Graph:
-    """The operations that a tail replaces, as a function of its two sources."""
+    """The operations that a tail replaces, as a function of its sources."""
     graph = fx.Graph()
     values = {tail.main.source: graph.placeholder("main")}
-    shortcut = graph.placeholder("shortcut")
-    values.setdefault(tail.shortcut.source, shortcut)
+    if tail.shortcut is not None:
+        shortcut = graph.placeholder("shortcut")
+        values.setdefault(tail.shortcut.source, shortcut)
     for node in tail.nodes():
         values[node] = graph.node_copy(node, lambda n: values[n])
     graph.output(values[tail.last])

@@ -35,8 +35,9 @@ from .holders import (
 )
 from .leaves import PROGRAM, containers, finder, unfused_class
 
-# ``compile()`` sets how a module is called, not what it computes; copies do not have it.
-_OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {PROGRAM, "_compiled_call_impl"}
+# ``compile()`` sets how a module is called, not what it computes; copies do not have it. A forward of an instance's own
+# is looked for where a graph would pass it by.
+_OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {PROGRAM, "_compiled_call_impl", "forward"}
 # Where code names one of these, it may read attributes that it has no name for.
 _DYNAMIC = frozenset({"getattr", "hasattr", "vars", "__dict__", "attrgetter", "eval", "exec"})
 _WRAPPERS = (
@@ -230,8 +231,9 @@ def _names_in(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
 
 def _is_unwatchable(value: Any) -> bool:
     numpy: Any = sys.modules.get("numpy")
-    arrays = () if numpy is None else (numpy.ndarray, numpy.random.Generator, numpy.random.RandomState)
-    return isinstance(value, (*_UNWATCHABLE, *arrays))
+    if numpy is None or value is numpy.random.mtrand._rand:  # whose state is looked at
+        return isinstance(value, _UNWATCHABLE)
+    return isinstance(value, (*_UNWATCHABLE, numpy.ndarray, numpy.random.Generator, numpy.random.RandomState))
 
 
 def _always(value: Any) -> Find:

@@ -105,9 +105,9 @@ class BlockTracer(fx.Tracer):
 
     def _call(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if module in self._leaves or is_leaf(module):
+            if calls_more_than_forward(module):
+                raise UntraceableError(f"{type(module).__name__} has a __call__ of its own")
             return self.create_proxy("call_module", self._paths[module], args, kwargs)
-        if calls_more_than_forward(module):
-            raise UntraceableError(f"{type(module).__name__} has a __call__ of its own")
         self._depth += 1
         try:
             return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]

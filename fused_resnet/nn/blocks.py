@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from .._tracers import refuse_scripting
 from ..branches import Activation
 from ..examined import Examined
-from ..modules import branch_of, hooks_for_all, refusal, residual_tail_or
+from ..modules import branch_of, hooks_for_all, leave_out, refusal, residual_tail_or
 from ..requirement import require_kernels
 from .shortcuts import IdentityShortcut, ProjectionShortcut, Shortcut, ShortcutModule, make_shortcut
 
@@ -35,17 +35,20 @@ class ResidualBlock(nn.Module):
     Attributes:
         tail: names and kinds of the main branch's modules that are part of the tail; the shortcut always is.
         fused: set by `fused_resnet.fuse` (True) and `fused_resnet.unfuse` (False).
+        fused_norms: whether norms ahead of the tail are fused with their relus; set by the same.
         expansion: output channels per ``channels``.
     """
 
     tail: ClassVar[Roles] = {}
     expansion = 1
+    fused_norms = False
     downsample: nn.Module
 
     def __init__(self, fused: bool) -> None:
         super().__init__()
         self.relu = nn.ReLU(inplace=True)
         self.fused = fused
+        self.fused_norms = False
         self._examined = Examined()
 
     def refusals(self) -> dict[str, str]:
@@ -60,6 +63,16 @@ class ResidualBlock(nn.Module):
         for name, kind in self.tail.items():
             reasons[name] = refusal(getattr(self, name), kind)
         return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def norms(self, by_themselves: bool) -> list[str]:
+        """Names of the batch norms that are fused as they are now: the tail's, and all with a relu where asked for."""
+        tail = {self._modules[name] for name in self.tail} | {*self.downsample.children()}
+        taken = set() if self.refusals() else tail
+        return [
+            name
+            for name, module in self.named_modules()
+            if isinstance(module, nn.BatchNorm2d) and (module in taken or (by_themselves and module not in tail))
+        ]
 
     def refusal(self) -> str | None:
         """Why a call would run the standard operations, None where it would not."""
@@ -80,6 +93,22 @@ class ResidualBlock(nn.Module):
         """The main branch's modules that are part of the tail, by kind."""
         children = self._modules
         return {kind: children[name] for name, kind in self.tail.items()}
+
+    def _activated(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """The relu of a norm ahead of the tail, one operation where `fused_norms` says so."""
+        relu = self._modules["relu"]
+        assert relu is not None
+
+        def unfused() -> Tensor:
+            y: Tensor = relu(norm(x))
+            return y
+
+        if not self.fused_norms or isinstance(x, fx.Proxy):
+            return unfused()
+        reason = hooks_for_all() or refusal(norm, nn.BatchNorm2d) or refusal(relu, nn.ReLU)
+        return (
+            leave_out(unfused, reason) if reason else residual_tail_or(unfused, branch_of(x, None, norm), None, "relu")
+        )
 
     def describe(self) -> str:
         """The tail, for people: ``"conv3 + bn3 + downsample + relu"``."""
@@ -140,7 +169,7 @@ class BasicBlock(ResidualBlock):
         return self.bn2
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
+        out = self._activated(self.bn1, self.conv1(x))
         return self._tail(self.conv2(out), x)
 
 
@@ -187,8 +216,8 @@ class Bottleneck(ResidualBlock):
         return self.bn3
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
+        out = self._activated(self.bn1, self.conv1(x))
+        out = self._activated(self.bn2, self.conv2(out))
         return self._tail(out, x)
 
 
@@ -209,8 +238,8 @@ class PreActBasicBlock(ResidualBlock):
         self.downsample = make_shortcut(shortcut, in_channels, channels, stride, norm=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = self.relu(self.bn1(x))
-        out = self.relu(self.bn2(self.conv1(activated)))
+        activated = self._activated(self.bn1, x)
+        out = self._activated(self.bn2, self.conv1(activated))
         shortcut_input = x if isinstance(self.downsample, IdentityShortcut) else activated
         return self._tail(self.conv2(out), shortcut_input)
 
@@ -247,8 +276,8 @@ class PreActBottleneck(ResidualBlock):
         self.downsample = make_shortcut(shortcut, in_channels, out_channels, stride, norm=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = self.relu(self.bn1(x))
-        out = self.relu(self.bn2(self.conv1(activated)))
-        out = self.relu(self.bn3(self.conv2(out)))
+        activated = self._activated(self.bn1, x)
+        out = self._activated(self.bn2, self.conv1(activated))
+        out = self._activated(self.bn3, self.conv2(out))
         shortcut_input = x if isinstance(self.downsample, IdentityShortcut) else activated
         return self._tail(out, shortcut_input)
