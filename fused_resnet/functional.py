@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -107,6 +108,8 @@ def _behind_convolution(branch: Branch, strategy: StrategyChoice) -> Branch:
 
 def _left_to_pytorch(branches: Sequence[Branch]) -> str | None:
     """Why a tail is computed by PyTorch's operations, autograd's backward included; None where it is one operation."""
+    if _is_transformed():
+        return "what torch.func derives is that of PyTorch's operations"
     if _has_tangents(branches):
         return "forward-mode derivatives are those of PyTorch's operations"
     # A process that has no rows takes part in what others exchange.
@@ -119,6 +122,13 @@ def _left_to_pytorch(branches: Sequence[Branch]) -> str | None:
         return "there is nothing to add or to normalise"
     # Its backward computes nothing, and may be differentiated again.
     return "a plain addition is left to autograd" if ops.needs_backward(branches) else None
+
+
+def _is_transformed() -> bool:
+    """Whether a transform of ``torch.func`` is at work: `grad`, `vmap`, `jvp` and what is made of them."""
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _has_tangents(branches: Sequence[Branch]) -> bool:

@@ -96,19 +96,14 @@ class ResidualBlock(nn.Module):
 
     def _activated(self, norm: nn.Module, x: Tensor) -> Tensor:
         """The relu of a norm ahead of the tail, one operation where `fused_norms` says so."""
-        relu = self._modules["relu"]
-        assert relu is not None
-
-        def unfused() -> Tensor:
-            y: Tensor = relu(norm(x))
-            return y
-
+        relu: Any = self._modules["relu"]
         if not self.fused_norms or isinstance(x, fx.Proxy):
-            return unfused()
+            unfused: Tensor = relu(norm(x))
+            return unfused
         reason = hooks_for_all() or refusal(norm, nn.BatchNorm2d) or refusal(relu, nn.ReLU)
-        return (
-            leave_out(unfused, reason) if reason else residual_tail_or(unfused, branch_of(x, None, norm), None, "relu")
-        )
+        if reason is not None:
+            return leave_out(lambda: relu(norm(x)), reason)
+        return residual_tail_or(lambda: relu(norm(x)), branch_of(x, None, norm), None, "relu")
 
     def describe(self) -> str:
         """The tail, for people: ``"conv3 + bn3 + downsample + relu"``."""
