@@ -108,7 +108,7 @@ def _behind_convolution(branch: Branch, strategy: StrategyChoice) -> Branch:
 
 def _left_to_pytorch(branches: Sequence[Branch]) -> str | None:
     """Why a tail is computed by PyTorch's operations, autograd's backward included; None where it is one operation."""
-    if _is_transformed():
+    if is_transformed():
         return "what torch.func derives is that of PyTorch's operations"
     if _has_tangents(branches):
         return "forward-mode derivatives are those of PyTorch's operations"
@@ -124,7 +124,7 @@ def _left_to_pytorch(branches: Sequence[Branch]) -> str | None:
     return "a plain addition is left to autograd" if ops.needs_backward(branches) else None
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     """Whether a transform of ``torch.func`` is at work: `grad`, `vmap`, `jvp` and what is made of them."""
     if torch.compiler.is_dynamo_compiling():
         return False

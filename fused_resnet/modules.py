@@ -19,6 +19,7 @@ from . import functional, remembered
 from .branches import Activation, Branch, Direct, Norm, Projection
 from .examined import HOOKS, METHODS
 from .frozen_norms import BUFFERS, FrozenNorm, frozen_norm
+from .recomputation import recipe_for
 from .requirement import require_kernels
 
 _GLOBAL_HOOKS = [getattr(_nn_module, f"_global{hooks}") for hooks in HOOKS]
@@ -174,6 +175,21 @@ def _process_group(norm: nn.SyncBatchNorm) -> str | None:
     group = norm.process_group or torch.distributed.group.WORLD
     assert group is not None
     return str(group.group_name) if torch.distributed.get_world_size(group) > 1 else None
+
+
+def norm_with_relu_or(unfused: Callable[[], Tensor], branch: Branch) -> Tensor:
+    """The relu of a branch's norm, which backward computes again in the place of keeping it; or ``unfused()``."""
+    recipe = recipe_for(branch)
+    if recipe is None:
+        return residual_tail_or(unfused, branch, None, "relu")
+    try:
+        prepared, _ = functional.prepare(branch, None, "relu")
+    except (TypeError, ValueError) as error:
+        return leave_out(unfused, str(error))
+    with recipe:
+        y = functional.residual_tail(prepared, None)
+    recipe.hand_over(y)
+    return y
 
 
 def residual_tail_or(

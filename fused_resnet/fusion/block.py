@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from torch import Tensor, fx, nn
 
 from .._tracers import refuse_scripting
+from ..recomputation import forgetting
 from ..requirement import require_kernels
 from .leaves import PROGRAM, FusedForward
 from .plan import plan
@@ -31,6 +32,15 @@ class FusedBlock(FusedForward, nn.Module):
     def _run_tail(self, index: int, *sources: Tensor) -> Tensor:
         assert isinstance(self._fused_program, Program)
         return self._fused_program.tails[index](self, *sources)
+
+    def _run_tail_forgetting(self, index: int, *sources: Tensor) -> Tensor:
+        with forgetting(*sources):
+            return self._run_tail(index, *sources)
+
+    def _run_forgetting(self, path: str, x: Tensor) -> Tensor:
+        with forgetting(x):
+            y: Tensor = self.get_submodule(path)(x)
+            return y
 
     def __prepare_scriptable__(self) -> NoReturn:
         refuse_scripting("compile")
@@ -117,7 +127,7 @@ def _bring_up_to_date(block: FusedBlock) -> None:
     """Gives an unpickled block a program of its own; one that cannot be fused any more is restored."""
     stale = block._fused_program
     if isinstance(stale, StaleProgram):
-        program = plan(block, stale.leaves_of(block), stale.norms).program
+        program = plan(block, stale.leaves_of(block), stale.options).program
         if program is None:
             restore(block)
         else:

@@ -7,10 +7,12 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from .. import recomputation
 from ..nn import ResidualBlock
 from .block import FusedBlock, restore, swap
 from .leaves import PROGRAM, containers, is_block, is_norm
 from .matching import BY_ITSELF
+from .options import Options
 from .plan import Plan, plan
 from .report import FusionReport
 
@@ -24,6 +26,7 @@ def fuse(
     model: nn.Module,
     *,
     norms: bool = False,
+    recompute: bool = False,
     filter: Filter | None = None,
     strict: bool = False,
     dry_run: bool = False,
@@ -37,6 +40,8 @@ def fuse(
     Args:
         model: any module, a single block included.
         norms: make the other batch norms, with the relu behind each, one operation as well, in blocks and outside.
+        recompute: the same, and have backward compute their outputs again in the place of keeping them, where a
+            convolution or a tail is all that reads them. Takes less memory and a little more time; same bits.
         filter: called with a module's qualified name and the module; False leaves the module's own tails alone.
         strict: raise if anything that looks like a part of a tail had to be left out.
         dry_run: report only.
@@ -46,12 +51,14 @@ def fuse(
 
     Raises:
         TypeError: the model is no module, or the filter no function.
-        RuntimeError: under ``strict``; the model is unchanged then.
+        RuntimeError: under ``strict``, or where PyTorch is too old for ``recompute``; the model is unchanged then.
     """
     _check_module(model)
+    if recompute:
+        recomputation.require()
     if filter is not None and not callable(filter):
         raise TypeError(f"filter is a {type(filter).__name__}, expected a function of a name and a module, or None")
-    search = _Search(model, norms, filter)
+    search = _Search(model, Options(norms or recompute, recompute), filter)
     if strict and search.report.refused:
         raise RuntimeError(f"not everything can be fused:\n{search.report}")
     if not dry_run:
@@ -69,7 +76,7 @@ def unfuse(model: Model) -> Model:
     _check_module(model)
     for module in model.modules():
         if isinstance(module, ResidualBlock):
-            module.fused = module.fused_norms = False
+            module.fused = module.fused_norms = module.recompute = False
         elif isinstance(module, FusedBlock):
             restore(module)
     return model
@@ -91,16 +98,16 @@ class _Search:
         report: the same for people.
     """
 
-    def __init__(self, model: nn.Module, norms: bool, filter: Filter | None) -> None:
+    def __init__(self, model: nn.Module, options: Options, filter: Filter | None) -> None:
         self.report = FusionReport()
         self.outcomes: list[tuple[nn.Module, Plan]] = []
-        self._norms, self._filter = norms, filter
+        self._options, self._filter = options, filter
         self._leaves: set[nn.Module] = set()
         self._looked_through: set[nn.Module] = set()
         self._untraceable: dict[str, str] = {}
         self._filtered: set[str] = set()
         waiting: list[tuple[str, nn.Module, Plan]] = []
-        for name, block in _blocks(model, norms):
+        for name, block in _blocks(model, options.norms):
             outcome = self._plan(block)
             if not outcome.traceable:
                 self._leaves.add(block)
@@ -115,8 +122,8 @@ class _Search:
 
     def _plan(self, block: nn.Module) -> Plan:
         if isinstance(block, ResidualBlock):
-            return _plan_of_own(block, self._norms)
-        return plan(block, self._leaves, self._norms)
+            return _plan_of_own(block, self._options)
+        return plan(block, self._leaves, self._options)
 
     def _settle(self, name: str, block: nn.Module, outcome: Plan) -> None:
         if self._filter is not None and not self._filter(name, block):
@@ -210,17 +217,17 @@ def _apply(outcomes: Sequence[tuple[nn.Module, Plan]]) -> None:
         raise
 
 
-def _plan_of_own(block: ResidualBlock, norms: bool) -> Plan:
+def _plan_of_own(block: ResidualBlock, options: Options) -> Plan:
     """Of a block of this package, which knows its tail."""
-    taken, refused = block.norms(norms), block.refusals()
+    taken, refused = block.norms(options.norms), block.refusals()
     others = [name for name, module in block.named_modules() if is_norm(module) and name not in (*taken, *refused)]
     left = dict.fromkeys(others, "its tail is left as it is" if refused else BY_ITSELF)
-    return Plan(description=block.describe(), refused=refused, norms=taken, left=left, own_norms=norms)
+    return Plan(description=block.describe(), refused=refused, norms=taken, left=left, options=options)
 
 
 def _change(block: nn.Module, outcome: Plan) -> None:
     if isinstance(block, ResidualBlock):
-        block.fused, block.fused_norms = True, outcome.own_norms
+        block.fused, (block.fused_norms, block.recompute) = True, outcome.options
     elif outcome.program is not None:
         swap(block, outcome.program)
     elif isinstance(block, FusedBlock):

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from .matching import Matcher
+from .options import Options
 from .program import Program
 from .tracer import UntraceableError
 from .tracing import trace
+
+_NO_OPTIONS = Options()
 
 
 @dataclass
@@ -24,7 +27,7 @@ class Plan:
         traceable: whether the block has a graph at all.
         norms: paths of the batch norms that the tails take.
         left: path of a norm, or "" for an addition, that is no part of a tail, to the reason.
-        own_norms: of a block of this package, whether its other norms are fused as well.
+        options: of a block of this package, what is done with its other norms.
         waits: whether it has only norms by themselves, and ends in what an addition around it may take.
     """
 
@@ -34,19 +37,19 @@ class Plan:
     traceable: bool = True
     norms: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
-    own_norms: bool = False
+    options: Options = _NO_OPTIONS
     waits: bool = False
 
 
-def plan(block: nn.Module, leaves: Set[nn.Module] = frozenset(), norms: bool = False) -> Plan:
-    """Traces a block and finds its tails, ``norms`` by themselves included; its graph does not look into ``leaves``."""
+def plan(block: nn.Module, leaves: Set[nn.Module] = frozenset(), options: Options = _NO_OPTIONS) -> Plan:
+    """Traces a block and finds its tails; its graph does not look into ``leaves``."""
     if "forward" in vars(block):
         return Plan(refused={"": "its forward is replaced on the instance"}, traceable=False)
     try:
         graph, leaves = trace(block, leaves)
     except UntraceableError as error:
         return Plan(refused={"": str(error)}, traceable=False)
-    matcher = Matcher(graph, block, norms)
+    matcher = Matcher(graph, block, options.norms)
     if not matcher.tails:
         return Plan(refused=matcher.refused, left=matcher.left)
     description = "; ".join(tail.describe() for tail in matcher.tails)
@@ -54,7 +57,7 @@ def plan(block: nn.Module, leaves: Set[nn.Module] = frozenset(), norms: bool = F
         outside = ", ".join(f"{path}: {reason}" for path, reason in matcher.outside.items())
         description += f" (outside: {outside})"
     return Plan(
-        Program(block, graph, leaves, matcher.tails, norms),
+        Program(block, graph, leaves, matcher.tails, options),
         matcher.refused,
         description,
         norms=[path for tail in matcher.tails for path in tail.norms()],

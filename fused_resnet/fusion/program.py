@@ -13,29 +13,43 @@ from torch.nn.utils import parametrize
 from ..branches import Activation, Branch, Direct, ZeroPad
 from ..examined import Examined
 from ..frozen_norms import FrozenNorm
-from ..modules import branch_of, frozen_refusal, has_hooks, hooks_for_all, leave_out, refusal, residual_tail_or
+from ..modules import (
+    branch_of,
+    frozen_refusal,
+    has_hooks,
+    hooks_for_all,
+    leave_out,
+    norm_with_relu_or,
+    refusal,
+    residual_tail_or,
+)
 from .found import Part, Tail
 from .leaves import containers, finder, unfused_class
+from .options import Options
 from .settings import Settings
 from .watched import Watched
 
-RUN_TAIL = "_run_tail"
+# Methods of a fused block, which its graph calls.
+RUN_TAIL, RUN_TAIL_FORGETTING, RUN_FORGETTING = "_run_tail", "_run_tail_forgetting", "_run_forgetting"
 
 
 class Program:
     """What a fused block runs in the place of its forward."""
 
     def __init__(
-        self, block: nn.Module, graph: fx.Graph, leaves: Set[nn.Module], tails: list[Tail], norms: bool
+        self, block: nn.Module, graph: fx.Graph, leaves: Set[nn.Module], tails: list[Tail], options: Options
     ) -> None:
-        self._norms = norms
+        self._options = options
         self._guards = [_Guard(path, module) for path, module in containers(block, leaves)]
         self._watched = Watched(Settings(block, leaves))
         self._leaves = [path for path, module in block.named_modules() if module in leaves]
-        self._arguments = sum(_is_required(node) for node in graph.nodes)
+        self._arguments = sum(node.op == "placeholder" for node in graph.nodes)
         self._examined = Examined()
         self.tails = [_RunnableTail(tail) for tail in tails]
-        _replace_tails(graph, tails)
+        calls = _replace_tails(graph, tails)
+        if options.recompute:
+            for runnable, call, tail in zip(self.tails, calls, tails, strict=True):
+                runnable.recomputed = _forget(block, call, tail)
         self.forward = _compile(graph, type(block).__name__)
 
     def refusal(self, block: nn.Module, arguments: tuple[Any, ...]) -> str | None:
@@ -80,20 +94,20 @@ class Program:
         vars(twin).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
         return twin
 
-    def __reduce__(self) -> tuple[type[StaleProgram], tuple[list[str], bool]]:
+    def __reduce__(self) -> tuple[type[StaleProgram], tuple[list[str], Options]]:
         # Compiled code is not pickled: an unpickled block traces itself again.
-        return StaleProgram, (self._leaves, self._norms)
+        return StaleProgram, (self._leaves, self._options)
 
 
 class StaleProgram:
     """What is left of a program in a pickle: which modules its graph did not look into, by path.
 
     Attributes:
-        norms: whether norms by themselves are tails, too.
+        options: what `fuse` was asked for.
     """
 
-    def __init__(self, leaves: list[str], norms: bool = False) -> None:
-        self._leaves, self.norms = leaves, norms
+    def __init__(self, leaves: list[str], options: Options | None = None) -> None:
+        self._leaves, self.options = leaves, options or Options()
 
     def leaves_of(self, block: nn.Module) -> set[nn.Module]:
         """These modules, in a block."""
@@ -150,9 +164,14 @@ def _tensors(module: nn.Module) -> list[tuple[str, bool]]:
 
 
 class _RunnableTail:
-    """A tail, from the values it starts from and the modules that the block has when it runs."""
+    """A tail, from the values it starts from and the modules that the block has when it runs.
+
+    Attributes:
+        recomputed: whether backward computes its output again, and whoever reads that keeps a recipe.
+    """
 
     def __init__(self, tail: Tail) -> None:
+        self.recomputed = False
         self._main = _part_reader(tail.main)
         self._shortcut = None if tail.shortcut is None else _part_reader(tail.shortcut)
         self._activation: Activation = "relu" if tail.activated else None
@@ -189,8 +208,11 @@ class _RunnableTail:
             reason = frozen_refusal(norm(block), sources[i], behind_convolution)
             if reason is not None:
                 return leave_out(unfused, reason)
+        main = self._main(block, sources[0])
+        if self.recomputed:
+            return norm_with_relu_or(unfused, main)
         shortcut = None if self._shortcut is None else self._shortcut(block, sources[1])
-        return residual_tail_or(unfused, self._main(block, sources[0]), shortcut, self._activation)
+        return residual_tail_or(unfused, main, shortcut, self._activation)
 
 
 def _part_reader(part: Part) -> Callable[[nn.Module, Tensor], Branch]:
@@ -209,12 +231,8 @@ def _part_reader(part: Part) -> Callable[[nn.Module, Tensor], Branch]:
     return lambda block, x: branch_of(x, conv and conv(block), norm and norm(block))
 
 
-def _is_required(node: fx.Node) -> bool:
-    return node.op == "placeholder" and not node.args and not str(node.target).startswith("*")
-
-
-def _replace_tails(graph: fx.Graph, tails: list[Tail]) -> None:
-    """Puts a call of the block's method `RUN_TAIL` where each tail's last operation was."""
+def _replace_tails(graph: fx.Graph, tails: list[Tail]) -> list[fx.Node]:
+    """Puts a call of the block's method `RUN_TAIL` where each tail's last operation was; these calls."""
     replaced: dict[fx.Node, fx.Node] = {}
     for i, tail in enumerate(tails):
         sources = [replaced.get(part.source, part.source) for part in tail.parts]
@@ -224,6 +242,24 @@ def _replace_tails(graph: fx.Graph, tails: list[Tail]) -> None:
         replaced[tail.last] = call
         for node in reversed(tail.nodes()):
             graph.erase_node(node)
+    return [replaced[tail.last] for tail in tails]
+
+
+def _forget(block: nn.Module, call: fx.Node, tail: Tail) -> bool:
+    """Has the only reader of a norm's relu keep a recipe in its place; whether there is such a reader."""
+    if tail.addition is not None or not tail.activated or len(call.users) != 1:
+        return False
+    (reader,) = call.users
+    if reader.op != "call_module":
+        return False
+    if reader.target == RUN_TAIL:
+        reader.target = RUN_TAIL_FORGETTING
+    elif reader.target != RUN_TAIL_FORGETTING:
+        if not isinstance(block.get_submodule(str(reader.target)), nn.Conv2d) or reader.args != (call,):
+            return False
+        reader.args = (str(reader.target), call)
+        reader.target = RUN_FORGETTING
+    return True
 
 
 def _graph_of(tail: Tail) -> fx.Graph:

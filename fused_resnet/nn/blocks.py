@@ -6,6 +6,7 @@ work as with torchvision's blocks. ``shortcut`` is one of `fused_resnet.nn.Short
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, ClassVar, NoReturn, TypeAlias, get_args
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor, fx, nn
 from .._tracers import refuse_scripting
 from ..branches import Activation
 from ..examined import Examined
-from ..modules import branch_of, hooks_for_all, leave_out, refusal, residual_tail_or
+from ..modules import branch_of, hooks_for_all, leave_out, norm_with_relu_or, refusal, residual_tail_or
+from ..recomputation import forgetting
 from ..requirement import require_kernels
 from .shortcuts import IdentityShortcut, ProjectionShortcut, Shortcut, ShortcutModule, make_shortcut
 
@@ -36,19 +38,20 @@ class ResidualBlock(nn.Module):
         tail: names and kinds of the main branch's modules that are part of the tail; the shortcut always is.
         fused: set by `fused_resnet.fuse` (True) and `fused_resnet.unfuse` (False).
         fused_norms: whether norms ahead of the tail are fused with their relus; set by the same.
+        recompute: whether their outputs are computed again in backward, and not kept; set by the same.
         expansion: output channels per ``channels``.
     """
 
     tail: ClassVar[Roles] = {}
     expansion = 1
-    fused_norms = False
+    fused_norms = recompute = False
     downsample: nn.Module
 
     def __init__(self, fused: bool) -> None:
         super().__init__()
         self.relu = nn.ReLU(inplace=True)
         self.fused = fused
-        self.fused_norms = False
+        self.fused_norms = self.recompute = False
         self._examined = Examined()
 
     def refusals(self) -> dict[str, str]:
@@ -103,7 +106,16 @@ class ResidualBlock(nn.Module):
         reason = hooks_for_all() or refusal(norm, nn.BatchNorm2d) or refusal(relu, nn.ReLU)
         if reason is not None:
             return leave_out(lambda: relu(norm(x)), reason)
-        return residual_tail_or(lambda: relu(norm(x)), branch_of(x, None, norm), None, "relu")
+        branch = branch_of(x, None, norm)
+        if self.recompute:
+            return norm_with_relu_or(lambda: relu(norm(x)), branch)
+        return residual_tail_or(lambda: relu(norm(x)), branch, None, "relu")
+
+    def _behind(self, conv: nn.Module, activated: Tensor) -> Tensor:
+        """A convolution of what `_activated` has given."""
+        with forgetting(activated) if self.recompute else nullcontext():
+            y: Tensor = conv(activated)
+            return y
 
     def describe(self) -> str:
         """The tail, for people: ``"conv3 + bn3 + downsample + relu"``."""
@@ -133,7 +145,8 @@ class ResidualBlock(nn.Module):
         if reason is not None or not isinstance(shortcut, ShortcutModule):
             return unfused()
         activation: Activation = None if relu is None else "relu"
-        return residual_tail_or(unfused, branch_of(x, conv, norm), shortcut.branch(shortcut_input), activation)
+        with forgetting(x, shortcut_input) if self.recompute else nullcontext():
+            return residual_tail_or(unfused, branch_of(x, conv, norm), shortcut.branch(shortcut_input), activation)
 
 
 class BasicBlock(ResidualBlock):
@@ -165,7 +178,7 @@ class BasicBlock(ResidualBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self._activated(self.bn1, self.conv1(x))
-        return self._tail(self.conv2(out), x)
+        return self._tail(self._behind(self.conv2, out), x)
 
 
 class Bottleneck(ResidualBlock):
@@ -212,7 +225,7 @@ class Bottleneck(ResidualBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self._activated(self.bn1, self.conv1(x))
-        out = self._activated(self.bn2, self.conv2(out))
+        out = self._activated(self.bn2, self._behind(self.conv2, out))
         return self._tail(out, x)
 
 
@@ -234,9 +247,9 @@ class PreActBasicBlock(ResidualBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self._activated(self.bn1, x)
-        out = self._activated(self.bn2, self.conv1(activated))
+        out = self._activated(self.bn2, self._behind(self.conv1, activated))
         shortcut_input = x if isinstance(self.downsample, IdentityShortcut) else activated
-        return self._tail(self.conv2(out), shortcut_input)
+        return self._tail(self._behind(self.conv2, out), shortcut_input)
 
 
 class PreActBottleneck(ResidualBlock):
@@ -272,7 +285,7 @@ class PreActBottleneck(ResidualBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self._activated(self.bn1, x)
-        out = self._activated(self.bn2, self.conv1(activated))
-        out = self._activated(self.bn3, self.conv2(out))
+        out = self._activated(self.bn2, self._behind(self.conv1, activated))
+        out = self._activated(self.bn3, self._behind(self.conv2, out))
         shortcut_input = x if isinstance(self.downsample, IdentityShortcut) else activated
         return self._tail(out, shortcut_input)
