@@ -13,14 +13,18 @@ import fused_resnet
 Forward = Callable[[Tensor], Tensor]
 
 EAGER, COMPILE, FUSED, FUSED_COMPILE = "eager", "compile", "fused", "fused+compile"
-WAYS = (EAGER, FUSED, COMPILE, FUSED_COMPILE)
+# All batch norms fused; and their outputs computed again in backward.
+NORMS, RECOMPUTE = "norms", "recompute"
+# What is compared where nothing else is asked for, and all that can be.
+USUAL = (EAGER, FUSED, COMPILE, FUSED_COMPILE)
+WAYS = (EAGER, FUSED, NORMS, RECOMPUTE, COMPILE, FUSED_COMPILE)
 # In pictures.
-COLOURS = {EAGER: "sky", FUSED: "red", COMPILE: "grey", FUSED_COMPILE: "orange"}
+COLOURS = {EAGER: "sky", FUSED: "red", NORMS: "yellow", RECOMPUTE: "green", COMPILE: "grey", FUSED_COMPILE: "orange"}
 
 
 def fuses(way: str) -> bool:
     """Whether `fused_resnet.fuse` is part of the way."""
-    return way in (FUSED, FUSED_COMPILE)
+    return way in (FUSED, NORMS, RECOMPUTE, FUSED_COMPILE)
 
 
 def compiles(way: str) -> bool:
@@ -35,7 +39,7 @@ def forward(way: str, network: nn.Module, backend: str | Callable[..., Any] = "i
         RuntimeError: no tail of the network can be fused.
     """
     if fuses(way):
-        report = fused_resnet.fuse(network)
+        report = fused_resnet.fuse(network, norms=way == NORMS, recompute=way == RECOMPUTE)
         if not report.fused:
             raise RuntimeError(f"0 tails are fused; refused: {dict(report.refused)}")
     # The sizes do not change.

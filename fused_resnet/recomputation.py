@@ -7,6 +7,7 @@ the same operation on the same numbers, so that y has the same bits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import TracebackType
@@ -20,8 +21,13 @@ from . import backend, functional
 from .branches import Branch, Direct, named_tensors
 
 _ATTRIBUTE = "_fused_resnet_recipe"
-# By which autograd tells whether somebody else keeps its tensors; from PyTorch 2.8 on.
-_hooks_at_work = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+_Hooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
+
+
+def _hooks_at_work() -> _Hooks | None:
+    """What somebody else packs and unpacks autograd's tensors with."""
+    hooks: _Hooks | None = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return hooks
 
 
 class _Kept(NamedTuple):
@@ -40,34 +46,54 @@ class _Kept(NamedTuple):
         return self.tensor
 
 
+class _KeptElsewhere(NamedTuple):
+    """What somebody else's hooks have made of a tensor: offloading, checkpointing, whoever counts."""
+
+    packed: Any
+    unpack: Callable[[Any], Tensor]
+
+    def get(self) -> Tensor:
+        return self.unpack(self.packed)
+
+
 def _keep(t: Tensor) -> _Kept:
     return _Kept(t if t.is_leaf else t.detach(), t._version)
+
+
+def _keep_as_others_do(t: Tensor, hooks: _Hooks | None) -> _Kept | _KeptElsewhere:
+    if hooks is None:
+        return _keep(t)
+    pack, unpack = hooks
+    return _KeptElsewhere(pack(t), unpack)
 
 
 class Recipe:
     """A context in which autograd keeps this in the place of one norm's output."""
 
     def __init__(self, branch: Direct) -> None:
-        self._z = _storage_of(branch.x)
-        self._shape = branch.x.shape
-        self._of = branch
-        self._versions = [_keep(t) for name, t in named_tensors(branch) if not _is_updated(branch, name)]
+        x = branch.x
+        self._z, self._shape = _storage_of(x), x.shape
+        self._input = _keep_as_others_do(x, _hooks_at_work())
+        assert branch.norm is not None
+        self._norm = branch.norm
+        self._vectors = [_keep(t) for name, t in named_tensors(branch) if t is not x and not _is_updated(branch, name)]
         self._backend = backend.choice.value
         self._y: int | None = None  # its storage
         self._asked = 0
         self._again: Tensor | None = None
-        self._hooks: list[saved_tensors_hooks] = []
+        self._contexts: list[tuple[saved_tensors_hooks, _Hooks | None]] = []
 
     def __enter__(self) -> Recipe:
+        others = _hooks_at_work()
         hooks = saved_tensors_hooks(self._pack, self._unpack)
         hooks.__enter__()
-        self._hooks.append(hooks)
+        self._contexts.append((hooks, others))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._hooks.pop().__exit__(kind, error, trace)
+        self._contexts.pop()[0].__exit__(kind, error, trace)
 
     def hand_over(self, y: Tensor) -> None:
         """Says which output it is of; `forgetting` finds it by that."""
@@ -81,12 +107,12 @@ class Recipe:
 
     def _pack(self, t: Tensor) -> Any:
         if not self._is_output(t):
-            return _keep(t)
+            return _keep_as_others_do(t, self._contexts[-1][1])
         self._asked += 1
         return self
 
-    def _unpack(self, kept: Any) -> Tensor:
-        if isinstance(kept, _Kept):
+    def _unpack(self, kept: Recipe | _Kept | _KeptElsewhere) -> Tensor:
+        if not isinstance(kept, Recipe):
             return kept.get()
         # The convolution's backward asks first and the tail's next: it is computed for the first and freed by the last.
         y = self._compute() if self._again is None else self._again
@@ -95,36 +121,32 @@ class Recipe:
         return y
 
     def _compute(self) -> Tensor:
-        for kept in self._versions:
+        for kept in self._vectors:
             kept.get()
-        branch, norm = self._of, self._of.norm
-        assert norm is not None
+        x, norm = self._input.get().detach(), self._norm
         if norm.training:  # running statistics have taken this batch
             norm = replace(norm, running_mean=None, running_var=None, num_batches_tracked=None, momentum=0.1)
-        device = branch.x.device.type
-        with torch.no_grad(), torch.autocast(device, enabled=False), backend.choice.set(self._backend):
-            return functional.residual_tail(Direct(branch.x.detach(), norm), None)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False), backend.choice.set(self._backend):
+            return functional.residual_tail(Direct(x, norm), None)
 
 
 def require() -> None:
     """Raises RuntimeError where this PyTorch does not tell whether somebody else keeps autograd's tensors."""
-    if _hooks_at_work is None:
+    if not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"):
         raise RuntimeError(f"recompute=True needs PyTorch 2.8 or later, and this is {torch.__version__}")
 
 
 def recipe_for(branch: Branch) -> Recipe | None:
     """How to compute the relu of a branch's norm again; None where it is kept.
 
-    Statistics that are shared between processes would have to be exchanged again. Where somebody else keeps autograd's
-    tensors (activation checkpointing, offloading), or takes them apart (compilers, ``torch.func``), it is theirs to do.
+    Statistics that processes share would have to be exchanged again. What compilers and ``torch.func`` keep is theirs
+    to decide.
     """
     if not isinstance(branch, Direct) or branch.norm is None or branch.norm.process_group is not None:
         return None
-    if torch.compiler.is_dynamo_compiling() or not torch.is_grad_enabled() or _hooks_at_work is None:
+    if torch.compiler.is_dynamo_compiling() or not torch.is_grad_enabled():
         return None
-    if functional.is_transformed() or _hooks_at_work(False) is not None:
-        return None
-    return Recipe(branch)
+    return None if functional.is_transformed() else Recipe(branch)
 
 
 def forgetting(*tensors: Tensor) -> AbstractContextManager[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import network_ways, networks, options
 from ..errors import UserError
-from ..network_ways import EAGER, FUSED
+from ..network_ways import EAGER, FUSED, RECOMPUTE
 from ..progress import progress
 from ..provenance import provenance
 from ..result import Column, Result, Row
@@ -28,6 +28,7 @@ _OWN = [name for name in networks.OWN if name != networks.TINY]
 _MODELS = [*_OWN, "torchvision:resnet50", "timm:resnet50d", "timm:seresnet50"]
 _QUICK_MODELS = ["resnet18", "resnet50", "resnet20-A", "torchvision:resnet50"]
 _BLOCKS = ["resnet50"]
+_WAYS = (EAGER, FUSED, RECOMPUTE)
 # Tracing a network for torch.compile takes long.
 _COMPILED = ["resnet18", "resnet50"]
 _COLUMNS = [
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ways",
         type=options.one_or_more_of(network_ways.WAYS),
         metavar="NAMES",
-        help=f"some of {','.join(network_ways.WAYS)}; default: all of {','.join(_COMPILED)}, else {EAGER},{FUSED}",
+        help=f"some of {','.join(network_ways.WAYS)}; default: all of {','.join(_COMPILED)}, else {','.join(_WAYS)}",
     )
     parser.add_argument("--batch", type=options.at_least(1), metavar="N", help="images; default: 16")
     parser.add_argument("--size", type=options.at_least(1), metavar="N", help="of images; default: 224, of CIFAR's 32")
@@ -98,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _ways(model: str, quick: bool) -> Sequence[str]:
-    return network_ways.WAYS if model in _COMPILED[: 1 if quick else None] else (EAGER, FUSED)
+    return network_ways.WAYS if model in _COMPILED[: 1 if quick else None] else _WAYS
 
 
 def _failure(model: str, way: str, error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..network_ways import COLOURS, COMPILE, EAGER, FUSED, FUSED_COMPILE
+from ..network_ways import COLOURS, COMPILE, EAGER, FUSED, FUSED_COMPILE, RECOMPUTE
 from ..pictures import COLOURS as PALETTE
 from ..pictures import FAINT, INK, style
 from ..result import Result, Row
@@ -13,7 +13,7 @@ from .summary import REST, conditions, megabytes, models_with_parts, parts, whol
 
 _BAR = 0.7
 # A tick across the bar, in the way's colour.
-_TICKED = (COMPILE, FUSED_COMPILE)
+_TICKED = (RECOMPUTE, COMPILE, FUSED_COMPILE)
 
 
 def draw(result: Result) -> Figure:
@@ -44,7 +44,7 @@ def _draw_networks(axes: Axes, networks: dict[str, dict[str, Row]]) -> None:
             if way in rows:
                 _tick(axes, megabytes(rows[way]) / eager, place, way)
     if any(way in rows for rows in networks.values() for way in _TICKED):
-        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, borderaxespad=0.1)
     axes.set_yticks(range(len(networks)), list(networks))
     axes.set_ylim(len(networks) - 0.4, -0.6)
     axes.set_xlim(0, 1.32)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..network_ways import EAGER, FUSED
+from collections.abc import Iterator
+
+from ..network_ways import EAGER, FUSED, RECOMPUTE
 from ..result import Result, Row, number
 
 WHOLE, REST = "(whole)", "(stem and head)"
@@ -58,17 +60,17 @@ def caption(result: Result) -> str:
 
 
 def headline(result: Result) -> tuple[list[str], list[list[str]]]:
-    """A line a network: MB an image, eager and fused, and their ratio."""
+    """A line a network: MB an image in each way, and the ratios."""
     header = ["network", "eager, MB an image (counted)", "fused, MB an image (counted)", "fused / eager (counted)"]
+    header += ["norms recomputed, MB an image (counted)", "recomputed / eager (counted)"]
     both = {model: rows for model, rows in whole(result).items() if EAGER in rows and FUSED in rows}
     chosen = [model for model in _FIRST if model in both] or list(both)[: len(_FIRST)]
-    return header, [_line(model, both[model][EAGER], both[model][FUSED]) for model in chosen]
+    return header, [[model, *_line(both[model])] for model in chosen]
 
 
-def _line(model: str, eager: Row, fused: Row) -> list[str]:
-    return [
-        model,
-        f"{megabytes(eager):.1f}",
-        f"{megabytes(fused):.1f}",
-        f"{megabytes(fused) / megabytes(eager):.3f}",
-    ]
+def _line(ways: dict[str, Row]) -> Iterator[str]:
+    eager = megabytes(ways[EAGER])
+    yield f"{eager:.1f}"
+    for way in (FUSED, RECOMPUTE):
+        own = megabytes(ways[way]) if way in ways else None
+        yield from ("", "") if own is None else (f"{own:.1f}", f"{own / eager:.3f}")

@@ -52,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ways",
         type=options.one_or_more_of(network_ways.WAYS),
         metavar="NAMES",
-        help=f"some of {','.join(network_ways.WAYS)}; default: all; on a GPU some batches without compilers",
+        help=f"some of {','.join(network_ways.WAYS)}; default: {','.join(network_ways.USUAL)};"
+        " on a GPU some batches without compilers",
     )
     parser.add_argument(
         "--batches", type=_batches, metavar="N,N", help="default: 8,16, on a GPU 64,128,256; two give the largest"

@@ -77,4 +77,4 @@ def _ways(arguments: argparse.Namespace, defaults: Defaults, batch: int) -> list
     if arguments.ways:
         return sorted(set(arguments.ways), key=network_ways.WAYS.index)
     everything = arguments.batches is not None or batch in defaults.compiled_batches
-    return [way for way in network_ways.WAYS if everything or not network_ways.compiles(way)]
+    return [way for way in network_ways.USUAL if everything or not network_ways.compiles(way)]
