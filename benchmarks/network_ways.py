@@ -19,7 +19,7 @@ NORMS, RECOMPUTE = "norms", "recompute"
 USUAL = (EAGER, FUSED, COMPILE, FUSED_COMPILE)
 WAYS = (EAGER, FUSED, NORMS, RECOMPUTE, COMPILE, FUSED_COMPILE)
 # In pictures.
-COLOURS = {EAGER: "sky", FUSED: "red", NORMS: "yellow", RECOMPUTE: "green", COMPILE: "grey", FUSED_COMPILE: "orange"}
+COLOURS = {EAGER: "sky", FUSED: "red", NORMS: "pink", RECOMPUTE: "green", COMPILE: "grey", FUSED_COMPILE: "orange"}
 
 
 def fuses(way: str) -> bool:
