@@ -41,7 +41,7 @@ def fuse(
         model: any module, a single block included.
         norms: make the other batch norms, with the relu behind each, one operation as well, in blocks and outside.
         recompute: the same, and have backward compute their outputs again in the place of keeping them, where a
-            convolution or a tail is all that reads them. Takes less memory and a little more time; same bits.
+            convolution, a pool or a tail is all that reads them. Takes less memory and a little more time; same bits.
         filter: called with a module's qualified name and the module; False leaves the module's own tails alone.
         strict: raise if anything that looks like a part of a tail had to be left out.
         dry_run: report only.

@@ -29,6 +29,8 @@ from .options import Options
 from .settings import Settings
 from .watched import Watched
 
+# Modules of PyTorch's that keep what they read for backward, and nothing else of that size.
+_KEEP_THEIR_INPUT = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 # Methods of a fused block, which its graph calls.
 RUN_TAIL, RUN_TAIL_FORGETTING, RUN_FORGETTING = "_run_tail", "_run_tail_forgetting", "_run_forgetting"
 
@@ -255,7 +257,7 @@ def _forget(block: nn.Module, call: fx.Node, tail: Tail) -> bool:
     if reader.target == RUN_TAIL:
         reader.target = RUN_TAIL_FORGETTING
     elif reader.target != RUN_TAIL_FORGETTING:
-        if not isinstance(block.get_submodule(str(reader.target)), nn.Conv2d) or reader.args != (call,):
+        if not isinstance(block.get_submodule(str(reader.target)), _KEEP_THEIR_INPUT) or reader.args != (call,):
             return False
         reader.args = (str(reader.target), call)
         reader.target = RUN_FORGETTING
