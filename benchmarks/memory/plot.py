@@ -33,7 +33,7 @@ def draw(result: Result) -> Figure:
 
 
 def _draw_networks(axes: Axes, networks: dict[str, dict[str, Row]]) -> None:
-    axes.set_title("Saved for backward by a whole network, fused / eager")
+    axes.set_title("Saved for backward, fused / eager")
     for place, rows in enumerate(networks.values()):
         eager, fused = megabytes(rows[EAGER]), megabytes(rows[FUSED])
         axes.barh(place, 1, _BAR, color=FAINT)
