@@ -122,6 +122,17 @@ def check_ddp_fused_late(rank: int, backends: list[str]) -> None:
         nets.assert_alike()
 
 
+def check_ddp_with_all_norms(rank: int, backends: list[str]) -> None:
+    """Norms fused by themselves, their outputs computed again in backward."""
+    for nets in each_net(backends):
+        fused_resnet.fuse(nets.fused, recompute=True, strict=True)
+        with recorded_tails() as tails:
+            train(nets, DistributedDataParallel(nets.fused), rank)
+        assert len(tails) > 2 * TAILS
+        train(nets, DistributedDataParallel(nets.unfused), rank)
+        nets.assert_alike()
+
+
 def check_ddp_with_checkpointing(rank: int, backends: list[str]) -> None:
     """Blocks whose forward runs again in backward; the older way needs a static graph."""
     for nets in each_net(backends):
@@ -219,7 +230,7 @@ def check_fsdp_of_single_modules(rank: int, backends: list[str]) -> None:
         assert_alike(gathered(nets.fused), gathered(nets.unfused), nets.tolerance)
 
 
-DDP_CHECKS = (check_ddp, check_buffers, check_ddp_fused_late, check_ddp_with_checkpointing)
+DDP_CHECKS = (check_ddp, check_buffers, check_ddp_fused_late, check_ddp_with_all_norms, check_ddp_with_checkpointing)
 FSDP_CHECKS = (check_fsdp, check_fsdp_state, check_fsdp_under_autocast, check_fsdp_of_single_modules)
 
 

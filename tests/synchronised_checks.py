@@ -190,6 +190,35 @@ def check_network(rank: int, backends: Sequence[str]) -> None:
             torch.testing.assert_close(tensor, expected[name], msg=name)
 
 
+def check_norms(rank: int, backends: Sequence[str]) -> None:
+    """Norms by themselves share their statistics, too; their outputs are kept, whatever is asked for."""
+    images = PARTS[dist.get_world_size()]
+    own = slice(sum(images[:rank]), sum(images[: rank + 1]))
+    alone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).double()
+    for parameter in alone.parameters():
+        dist.broadcast(parameter.data, 0)
+    shared = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(alone))
+    x = torch.randn(sum(images), 3, 4, 4).double()
+    dist.broadcast(x, 0)
+    for backend in backends:
+        with fused_resnet.use_backend(backend):
+            model, reference = copy.deepcopy(shared), copy.deepcopy(alone)
+            if backend != "reference":
+                model, reference = model.float(), reference.float()
+            images_ = x.to(next(model.parameters()).dtype)
+            fused_resnet.fuse(model, recompute=True)
+            with recorded_tails() as tails:
+                y = model(images_[own])
+                y.square().sum().backward()
+            assert len(tails) == 1
+            expected = reference(images_)
+            expected.square().sum().backward()
+            torch.testing.assert_close(y, expected[own], rtol=1e-4, atol=1e-5)
+            for parameter, other in zip(model.parameters(), reference.parameters(), strict=True):
+                dist.all_reduce(parameter.grad)
+                torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-3, atol=1e-4)
+
+
 def check_against_pytorch(rank: int, backends: Sequence[str]) -> None:
     """On GPUs: what ``nn.SyncBatchNorm`` computes by itself, rows of different numbers included."""
     device = own_device(rank)
@@ -250,4 +279,4 @@ def run_checks(rank: int, checks: Sequence[Callable[[int, Sequence[str]], None]]
     return len(checks)
 
 
-CHECKS = (check_tails, check_one_collective_a_direction, check_network)
+CHECKS = (check_tails, check_one_collective_a_direction, check_network, check_norms)

@@ -24,6 +24,7 @@ LAYERS = (
     {"models"},
     {"nn"},
     {"modules"},
+    {"recomputation"},
     {"functional"},
     {"choice", "ops", "remembered"},
     {"autograd"},
@@ -37,7 +38,8 @@ LAYERS = (
     {"memory", "work"},
     {"tail"},
     {"reference", "strategy", "checks", "_autocast", "_availability"},
-    {"branches", "cost_model", "examined", "requirement", "_generators", "_kernels", "_setting", "_tracers"},
+    {"branches", "cost_model", "examined", "frozen_norms", "requirement"},
+    {"_generators", "_kernels", "_setting", "_tracers"},
     {"_architectures", "kernel_build"},
 )
 

@@ -6,7 +6,7 @@ work as with torchvision's blocks. ``shortcut`` is one of `fused_resnet.nn.Short
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NoReturn, TypeAlias, get_args
 
 import torch
@@ -20,6 +20,7 @@ from ..recomputation import forgetting
 from ..requirement import require_kernels
 from .shortcuts import IdentityShortcut, ProjectionShortcut, Shortcut, ShortcutModule, make_shortcut
 
+_NOTHING: AbstractContextManager[Any] = nullcontext()
 Roles: TypeAlias = dict[str, type[nn.Module]]
 
 
@@ -113,7 +114,7 @@ class ResidualBlock(nn.Module):
 
     def _behind(self, conv: nn.Module, activated: Tensor) -> Tensor:
         """A convolution of what `_activated` has given."""
-        with forgetting(activated) if self.recompute else nullcontext():
+        with forgetting(activated) if self.recompute else _NOTHING:
             y: Tensor = conv(activated)
             return y
 
@@ -145,7 +146,7 @@ class ResidualBlock(nn.Module):
         if reason is not None or not isinstance(shortcut, ShortcutModule):
             return unfused()
         activation: Activation = None if relu is None else "relu"
-        with forgetting(x, shortcut_input) if self.recompute else nullcontext():
+        with forgetting(x, shortcut_input) if self.recompute else _NOTHING:
             return residual_tail_or(unfused, branch_of(x, conv, norm), shortcut.branch(shortcut_input), activation)
 
 
