@@ -42,6 +42,18 @@ struct Affine {
   DEVICE float operator()(float x) const { return device::fma(x - centre, scale, shift); }
 };
 
+// dy where y is not negative or zero.
+template <class Element>
+DEVICE Element masked(Element dy, Element y) {
+  return device::to_float(y) <= 0.0f ? Element{} : dy;  // NaN passes dy, as in PyTorch
+}
+
+// The same with y = norm(z), rounded as y was.
+template <class Element>
+DEVICE Element masked_by_input(Element dy, Element z, const Affine& norm) {
+  return masked(dy, device::from_float<Element>(norm(device::to_float(z))));
+}
+
 // Affines of up to two tensors for the tile's channels, in shared memory.
 struct Affines {
   DEVICE static SharedOffset offset(int index, int part, int column) {

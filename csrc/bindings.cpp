@@ -67,10 +67,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
                                     "Where processes share the statistics of a training norm, mean and var are those "
                                     "of all processes' rows, and of a projection's norm own_mean is the (C) float32 "
                                     "mean that summarise() left in this process; mu and cov stay this process's.")
-      .def(py::init<OptionalTensor, double, bool, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, bool,
-                    OptionalTensor>(),
-           py::kw_only(), py::arg("weight"), py::arg("eps"), py::arg("training"), py::arg("mean"), py::arg("var"),
-           py::arg("mu"), py::arg("cov"), py::arg("shared") = false, py::arg("own_mean") = py::none());
+      .def(py::init<OptionalTensor, OptionalTensor, double, bool, OptionalTensor, OptionalTensor, OptionalTensor,
+                    OptionalTensor, bool, OptionalTensor>(),
+           py::kw_only(), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("training"), py::arg("mean"),
+           py::arg("var"), py::arg("mu"), py::arg("cov"), py::arg("shared") = false, py::arg("own_mean") = py::none());
 
   py::class_<BranchGradientArguments>(module, "BranchGradient", py::module_local(),
                                       "What a branch saved, and the gradients that are to be written.")

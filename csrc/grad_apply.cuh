@@ -46,12 +46,13 @@ DEVICE void zero_tiles(const Tail& tail, const BranchGradient& own, TileColumn t
   });
 }
 
-// What becomes of the normed tensor (0) and of g (1) in the gradient of the former.
-DEVICE Affine norm_gradient(const TailGradient& gradient, int index, int of, int channel) {
+// What becomes of the normed tensor (0) and of g (1) in the gradient of the former. Where the former also masks, g's
+// has the norm's shift, which is not added.
+DEVICE Affine norm_gradient(const TailGradient& gradient, int index, int of, int channel, bool masks) {
   const Branch& branch = gradient.tail.branches[index];
   const float scale = norm_scale(branch, channel);
-  if (of == 1) return {0.0f, scale, 0.0f};
-  if (!is_training(branch)) return {0.0f, 0.0f, 0.0f};
+  if (of == 1) return {0.0f, scale, masks ? forward_affine(branch, channel).shift : 0.0f};
+  if (!is_training(branch)) return {masks ? device::global_load(branch.mean + channel) : 0.0f, 0.0f, 0.0f};
   const BranchGradient& own = gradient.branches[index];
   const float per_row = -scale / static_cast<float>(gradient.tail.rows);
   const float dgamma = device::global_load(own.dot + channel);
@@ -59,16 +60,17 @@ DEVICE Affine norm_gradient(const TailGradient& gradient, int index, int of, int
           per_row * shared_sum(gradient, own, channel)};
 }
 
-template <class Element>
+template <class Element, bool projections>
 DEVICE void direct_tiles(const TailGradient& gradient, int index, TileColumn column) {
   const Tail& tail = gradient.tail;
   const Branch& branch = tail.branches[index];
+  const bool masks = masks_input<projections>(gradient);
   Affines::prepare(column.channel(), tail.channels,
-                   [&](int of, int channel) { return norm_gradient(gradient, index, of, channel); });
+                   [&](int of, int channel) { return norm_gradient(gradient, index, of, channel, masks); });
   device::block_sync();
   const BranchGradient& own = gradient.branches[index];
-  stream_tiles<Element>(tail, own.dx, {branch.x, is_training(branch), 0}, {gradient.g, true, 0}, own.vectorised, false,
-                        column);
+  stream_tiles<Element>(tail, own.dx, {branch.x, is_training(branch) || masks, 0}, {gradient.g, true, 0},
+                        own.vectorised, false, column, masks);
 }
 
 template <class Element>
@@ -139,7 +141,7 @@ template <class Products>
 DEVICE void recomputed_tiles(const TailGradient& gradient, int index, TileColumn column) {
   const Tail& tail = gradient.tail;
   Affines::prepare(column.channel(), tail.channels,
-                   [&](int of, int c) { return norm_gradient(gradient, index, of, c); });
+                   [&](int of, int c) { return norm_gradient(gradient, index, of, c, false); });
   device::block_sync();
   product_tiles<Products>(tail, column, weight_product(tail, tail.branches[index]), {gradient.g, 0}, true,
                           gradient.branches[index].dp, false);
@@ -184,7 +186,7 @@ DEVICE void apply_gradient(const TailGradient& gradient) {
     };
   };
   for_each_column(gradient.apply, of(Source::direct, false),
-                  [&](int index, TileColumn column) { direct_tiles<Element>(gradient, index, column); });
+                  [&](int index, TileColumn column) { direct_tiles<Element, projections>(gradient, index, column); });
   for_each_column(gradient.apply, of(Source::zero_pad, false),
                   [&](int index, TileColumn column) { zero_pad_tiles<Element>(gradient, index, column); });
   if constexpr (projections) {

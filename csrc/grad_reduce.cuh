@@ -21,11 +21,6 @@ static_assert(gradient_shared_bytes >= shared_bytes, "the other phases find thei
 // Two blocks of 82,944 bytes fit a multiprocessor of sm_80, with what the system keeps of it.
 static_assert(gradient_shared_bytes + 1024 <= 82 * 1024);
 
-template <class Element>
-DEVICE Element masked(Element dy, Element y) {
-  return device::to_float(y) <= 0.0f ? Element{} : dy;  // NaN passes dy, as in PyTorch
-}
-
 // The gradient of a sum of branches, made from dy (`masks`), or of a pre-norm tensor, as it lies in memory.
 template <class Element, bool masks>
 struct Incoming {
@@ -90,25 +85,40 @@ DEVICE Incoming<Element, true> incoming_output(const TailGradient& gradient, boo
   return {gradient, gradient.dy, leads && gradient.tail.relu && gradient.g.data != nullptr};
 }
 
+// Whether the only source masks; a projection never does, and its kernels need not know.
+template <bool projections>
+DEVICE bool masks_input(const TailGradient& gradient) {
+  return !projections && gradient.masks_input;
+}
+
 DEVICE float* of_range(float* partial, int range, int channels) {
   return partial + static_cast<std::int64_t>(range) * channels;
 }
 
+// The norm of a branch as the forward applied it.
+DEVICE Affine forward_affine(const Branch& branch, int channel) {
+  const float var = device::global_load(branch.var + channel);
+  return {device::global_load(branch.mean + channel), norm_scale(branch.norm, channel, var),
+          vector_element(branch.norm.bias, branch.norm.type, channel, 0.0f)};
+}
+
 // Of a pass of a tile's columns, the tile beginning at channel `first`.
 template <class Element, int V>
-DEVICE void dot_pass(const TailGradient& gradient, int index, int range, int first, int pass, const Share<V>& share) {
+DEVICE void dot_pass(const TailGradient& gradient, int index, int range, int first, int pass, const Share<V>& share,
+                     bool masks) {
   using Values = Channels<Element, V>;
   constexpr int batch = V > 4 ? 2 : 4;  // of three tensors
   const Tail& tail = gradient.tail;
   const Branch& branch = tail.branches[index];
   const BranchGradient& own = gradient.branches[index];
   const bool dots = own.reduction == Reduction::dot, leads = index == gradient.leader;
+  constexpr int part = V < 4 ? V : 4;
   const RowRange rows(tail, gradient.partition, range);
   const int channel = first + pass + share.column();
-  const StreamedColumn<Element, V> dy(gradient.dy, true, channel), y(tail.y, tail.relu, channel),
-      z(branch.x, dots, channel);
+  const StreamedColumn<Element, V> dy(gradient.dy, true, channel), y(tail.y, tail.relu && !masks, channel),
+      z(branch.x, dots || masks, channel);
   Element* g = nullptr;
-  if (leads && tail.relu && gradient.g.data != nullptr)
+  if (leads && tail.relu && !masks && gradient.g.data != nullptr)
     g = static_cast<Element*>(gradient.g.data) + channel * gradient.g.stride_c;
   float means[V], sums[2][V] = {};
 #pragma unroll
@@ -129,9 +139,19 @@ DEVICE void dot_pass(const TailGradient& gradient, int index, int range, int fir
       for (int j = 0; j < batch; ++j) {
         if (row(j) >= rows.end) break;
         Values incoming = loaded[j][0];
-        if (tail.relu)
+        if (masks) {
+#pragma unroll
+          for (int from = 0; from < V; from += part) {
+            Affine affines[part];
+            Affines::load(0, pass + share.column() + from, affines);
+#pragma unroll
+            for (int i = 0; i < part; ++i)
+              incoming.at[from + i] = masked_by_input(incoming.at[from + i], loaded[j][2].at[from + i], affines[i]);
+          }
+        } else if (tail.relu) {
 #pragma unroll
           for (int i = 0; i < V; ++i) incoming.at[i] = masked(incoming.at[i], loaded[j][1].at[i]);
+        }
         if (g != nullptr)
           device::global_store(reinterpret_cast<Values*>(g + row_offset(tail, gradient.g, row(j))), incoming);
 #pragma unroll
@@ -151,15 +171,21 @@ DEVICE void dot_pass(const TailGradient& gradient, int index, int range, int fir
 }
 
 template <class Element>
-DEVICE void dot_item(const TailGradient& gradient, int index, int range, int tile) {
+DEVICE void dot_item(const TailGradient& gradient, int index, int range, int tile, bool masks) {
   const Activations& z = gradient.tail.branches[index].x;
   const bool dots = gradient.branches[index].reduction == Reduction::dot;
   const int first = tile * tile_columns, channels = gradient.tail.channels;
+  if (masks) {
+    // The last tile's have been read: its sums have been joined.
+    Affines::prepare(first, channels,
+                     [&](int, int channel) { return forward_affine(gradient.tail.branches[0], channel); });
+    device::block_sync();
+  }
   with_share<Element>(gradient.vectorised && (!dots || z.vectorised), gradient.dy.stride_c == 1, channels,
                       [&](auto share) {
 #pragma unroll 1
                         for (int pass = 0; pass < tile_columns && first + pass < channels; pass += share.columns())
-                          dot_pass<Element>(gradient, index, range, first, pass, share);
+                          dot_pass<Element>(gradient, index, range, first, pass, share, masks);
                       });
 }
 
@@ -328,7 +354,7 @@ DEVICE void reduce_item(const TailGradient& gradient, int index, int range, int 
     }
     if (reduction == Reduction::recomputed) return recomputed_item<Products>(gradient, index, range, tile);
   }
-  dot_item<Element>(gradient, index, range, tile);
+  dot_item<Element>(gradient, index, range, tile, masks_input<projections>(gradient));
 }
 
 // Calls `run(index, part, tile)` for the items that are the block's. Neighbouring blocks take the tiles of the same

@@ -74,8 +74,11 @@ struct BranchGradient {
 
 struct TailGradient {
   Tail tail;  // y is read where there is a relu
+  // The relu is of one direct source's norm alone: its mask is taken from that source, which is read anyway. The same
+  // operations give the same bits as in y.
+  bool masks_input;
   Activations dy;
-  Activations g;    // dy itself where there is no relu
+  Activations g;    // dy itself where there is no relu, or where the source masks
   bool vectorised;  // dy, y and g can be accessed 16 bytes at once
   int leader;       // the branch whose reduction also writes g and sums it
   BranchGradient branches[2];

@@ -65,7 +65,7 @@ constexpr int streamed_rows = 3;
 // Writes the column's channels of the block's rows, a pass of a tile's columns from `pass` on.
 template <class Element, int V>
 DEVICE void stream_pass(const Tail& tail, const Activations& to, const StreamedAddend& a, const StreamedAddend& b,
-                        bool relu, TileColumn tile, const Share<V>& share, int pass) {
+                        bool relu, TileColumn tile, const Share<V>& share, int pass, bool masks) {
   using Values = Channels<Element, V>;
   constexpr int part = V < 4 ? V : 4;
   const int column = pass + share.column(), channel = tile.channel() + column;
@@ -94,6 +94,18 @@ DEVICE void stream_pass(const Tail& tail, const Activations& to, const StreamedA
         if (sources[of].channel == nullptr) continue;
         Affine affines[part];
         Affines::load(of, column + from, affines);
+        if (masks && of == 1) {
+          Affine centres[part];
+          Affines::load(0, column + from, centres);
+#pragma unroll
+          for (int i = 0; i < part; ++i) {
+            const Affine norm{centres[i].centre, affines[i].scale, affines[i].shift};
+            affines[i].shift = 0.0f;
+#pragma unroll
+            for (int j = 0; j < streamed_rows; ++j)
+              loaded[1][j].at[from + i] = masked_by_input(loaded[1][j].at[from + i], loaded[0][j].at[from + i], norm);
+          }
+        }
 #pragma unroll
         for (int j = 0; j < streamed_rows; ++j)
 #pragma unroll
@@ -114,14 +126,15 @@ DEVICE void stream_pass(const Tail& tail, const Activations& to, const StreamedA
 }
 
 // Writes a column of tiles, the sum of two sources through the affines 0 and 1, which are complete.
-// `vectorised`: these and the result can be accessed 16 bytes at once.
+// `vectorised`: these and the result can be accessed 16 bytes at once. `masks`: the second counts where the relu of the
+// first's norm is positive, whose centre the first's affine has, and whose scale and shift the second's.
 template <class Element>
 DEVICE void stream_tiles(const Tail& tail, const Activations& to, const StreamedAddend& a, const StreamedAddend& b,
-                         bool vectorised, bool relu, TileColumn tile) {
+                         bool vectorised, bool relu, TileColumn tile, bool masks = false) {
   with_share<Element>(vectorised, to.stride_c == 1, to.channels, [&](auto share) {
 #pragma unroll 1
     for (int pass = 0; pass < tile_columns; pass += share.columns())
-      stream_pass<Element>(tail, to, a, b, relu, tile, share, pass);
+      stream_pass<Element>(tail, to, a, b, relu, tile, share, pass, masks);
   });
 }
 

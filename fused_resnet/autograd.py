@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .implementations import settled, statistics_of
-from .signature import SAVED, BackwardArguments, ForwardArguments, backward_arguments, by_branch, flat
+from .signature import SAVED, BackwardArguments, ForwardArguments, by_branch, flat, saved_arguments
 from .tail import Gradients, Needs
 
 # Where the tensors that gradients flow to stand among the forward operators' arguments, a list a branch.
@@ -60,7 +60,7 @@ class _Tail(torch.autograd.Function):
         *values, relu = arguments
         each = settled(by_branch(ForwardArguments, values), backward=True)
         y, *results = _below_autograd(operator, keys, (*flat(each), relu))
-        saved = [backward_arguments(*of) for of in zip(each, statistics_of(results), strict=False)]
+        saved = saved_arguments(each, statistics_of(results), relu)
         ctx.save_for_backward(*(t for own in saved for t in own[:SAVED]), y if relu else None)
         ctx.settings = [own[SAVED:] for own in saved]
         ctx.set_materialize_grads(False)

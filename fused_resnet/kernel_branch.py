@@ -76,6 +76,8 @@ def _describe_statistics(module: Any, norm: Norm, statistics: Statistics) -> Any
     mean, var, mu, cov, own_mean = statistics
     return module.NormGradient(
         weight=_contiguous(norm.weight),
+        # A bias that no kernel reads is not there at all.
+        bias=None if norm.bias is None or norm.bias.is_meta else _contiguous(norm.bias),
         eps=norm.eps,
         training=norm.training,
         mean=mean,

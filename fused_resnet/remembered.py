@@ -30,7 +30,7 @@ from .kernels import (
     refusal,
 )
 from .memory import empty_gradients, empty_output
-from .signature import INPUTS, SAVED, backward_arguments, backward_branch, forward_arguments
+from .signature import INPUTS, SAVED, backward_branch, forward_arguments, saved_arguments
 from .strategy import StrategyChoice
 from .tail import Needs, Tail, operands_of, shares_statistics, strategy_for
 
@@ -92,7 +92,7 @@ def _describe(
     call = forward_call(module, tail, y, keep)
     statistics = [kept(branch, call.statistics(i)) for i, branch in enumerate(tail.branches)]
     each = [forward_arguments(*of) for of in zip(tail.branches, tail.strategies, strict=True)]
-    saved = [backward_arguments(*of) for of in zip(each, statistics, strict=True)]
+    saved = saved_arguments(each, statistics, relu)
     return {
         "call": call,
         "given": [*_both([own[:INPUTS] for own in each]), y, *_both([own[:_LAUNCHED] for own in statistics])],

@@ -52,6 +52,7 @@ class BackwardArguments(NamedTuple):
     x: Tensor | None = None
     weight: Tensor | None = None
     gamma: Tensor | None = None
+    beta: Tensor | None = None  # of a norm by itself (`masks_input`)
     mean: Tensor | None = None
     var: Tensor | None = None
     mu: Tensor | None = None
@@ -75,7 +76,7 @@ class BackwardArguments(NamedTuple):
         return self.source == "direct" and self.norm == "none"
 
 
-SAVED = 8  # the first fields of `BackwardArguments`, which are tensors
+SAVED = 9  # the first fields of `BackwardArguments`, which are tensors
 
 _WRITTEN = ("running_mean", "running_var", "num_batches_tracked")
 _TYPES = {
@@ -150,14 +151,27 @@ def forward_branch(own: ForwardArguments) -> Branch:
     return _branch(own, own.x, norm, own.bias)
 
 
-def backward_arguments(own: ForwardArguments, statistics: Statistics) -> BackwardArguments:
-    """What backward takes of a branch after its forward, `needs` apart."""
+def masks_input(each: Sequence[ForwardArguments], relu: bool) -> bool:
+    """Whether the kernels' backward takes the relu's mask from the normed input, which it reads anyway, not from y."""
+    return relu and len(each) == 1 and each[0].source == "direct" and each[0].norm != "none"
+
+
+def saved_arguments(
+    each: Sequence[ForwardArguments], statistics: Sequence[Statistics], relu: bool
+) -> list[BackwardArguments]:
+    """What backward takes of the branches after their forward, `needs` apart."""
+    masks = masks_input(each, relu)
+    return [_backward_arguments(*of, masks) for of in zip(each, statistics, strict=False)]
+
+
+def _backward_arguments(own: ForwardArguments, statistics: Statistics, masks: bool) -> BackwardArguments:
     assert own.x is not None
     reads_input = own.source == "projection" or own.norm != "none"
     return BackwardArguments(
         own.x if reads_input else None,
         own.weight,
         own.gamma,
+        own.beta if masks else None,
         *statistics,
         own.x.shape,
         memory_format(own.x),
@@ -179,8 +193,8 @@ def backward_branch(own: BackwardArguments, dy: Tensor) -> tuple[Branch, Statist
     if x is None:
         x = torch.empty(own.x_shape, dtype=dy.dtype, device="meta", memory_format=own.x_format)
     if own.norm != "none":
-        beta = None
-        if own.vector_dtype is not None:
+        beta = own.beta
+        if beta is None and own.vector_dtype is not None:
             beta = torch.empty(own.out_channels, dtype=own.vector_dtype, device="meta")
         norm = Norm(own.gamma, beta, eps=own.eps, training=own.norm == "training", process_group=own.process_group)
     statistics = Statistics(own.mean, own.var, own.mu, own.cov, own.own_mean)

@@ -62,9 +62,9 @@ def backward(tail: Tail, needs: Sequence[Needs]) -> Traffic:
     y = _Size(tail.branches[0]).y
     elements = 0
     if gradient.reduces:
-        elements += y * (1 + gradient.relu + gradient.writes_masked)
+        elements += y * (1 + (gradient.relu and not gradient.masks_input) + gradient.writes_masked)
     elements += max(map(_applied_incoming, gradient.branches))  # where both read g, these are the same bytes
-    elements += sum(map(_backward_elements, gradient.branches))
+    elements += sum(_backward_elements(own, gradient.masks_input) for own in gradient.branches)
     operations = sum(count for own in gradient.branches for count in _backward_operations(own))
     return Traffic(elements * tail.branches[0].x.element_size(), operations)
 
@@ -77,16 +77,16 @@ def _applied_incoming(own: BranchGradient) -> int:
     return size.y if reads_all else size.x
 
 
-def _backward_elements(own: BranchGradient) -> int:
+def _backward_elements(own: BranchGradient, masks: bool) -> int:
     """All but dy, y and g."""
     size = _Size(own.branch)
-    reduced = size.x if own.reduction is not None else 0
+    reduced = size.x if own.reduction is not None or (masks and own.has_vectors) else 0
     if own.is_recomputed:
         dp_and_x = 2 * size.y + size.x  # written and read; x for p
         return reduced + dp_and_x + (size.x if own.needs.weight else 0) + (size.dx if own.needs.x else 0)
     if not own.applies:
         return reduced
-    reads_input = own.branch.norm is not None and own.branch.norm.training
+    reads_input = masks or (own.branch.norm is not None and own.branch.norm.training)
     return reduced + (size.x if reads_input else 0) + size.dx
 
 

@@ -93,7 +93,13 @@ class TailGradient:
     @property
     def writes_masked(self) -> bool:
         """Whether g = dy [y > 0] is written, for later phases to read."""
-        return self.relu and any(own.needs.x or own.is_recomputed for own in self.branches)
+        return self.relu and not self.masks_input and any(own.needs.x or own.is_recomputed for own in self.branches)
+
+    @property
+    def masks_input(self) -> bool:
+        """Whether the relu's mask comes from a normed source, which is read anyway, and not from y."""
+        first = self.branches[0].branch
+        return self.relu and len(self.branches) == 1 and isinstance(first, Direct) and first.norm is not None
 
 
 def gradient_of(tail: Tail, needs: Sequence[Needs]) -> TailGradient:

@@ -3,7 +3,8 @@
 All gradients are asked for, there is a relu, and the layouts are dense. With T(n) = ceil(n / 128) tiles:
 
 - g = dy where y > 0 is made anew by every item that sums it: dy and y are asked for once by a direct source or a
-  recomputed projection, and once for each of the T(K) input tiles of g^T x. One branch writes g.
+  recomputed projection, and once for each of the T(K) input tiles of g^T x. One branch writes g. Of a direct source's
+  norm by itself, the mask comes from the source, and g is made anew, too, where dx is.
 - g^T x (and dp^T x) asks for x once for each of the T(C) output tiles, and samples 16 rows for a shift in every item.
 - A product that leaves p or dp asks for x T(C) times, one that leaves dx asks for g (or dp) and x T(K) times; either
   asks for its matrix once for each of the T(M) tiles of rows.
@@ -89,10 +90,12 @@ class DirectGradient(BranchGradient):
     def __init__(self, tail: TailSizes, branch: BranchSizes) -> None:
         super().__init__(tail, branch)
         self.reduction_tiles = tiles(self.c)
+        self.masks = len(tail.branches) == 1
 
     def reduce(self) -> Touched:
         dots = written(self.ranges * self.vector)
-        return {**self.incoming(1), **self.named(x=read(self.y), partial_dot=dots)}
+        incoming = {"dy": read(self.y)} if self.masks else self.incoming(1)
+        return {**incoming, **self.named(x=read(self.y), partial_dot=dots)}
 
     def vectors(self) -> Touched:
         partial = read(self.ranges * self.vector)
@@ -100,8 +103,12 @@ class DirectGradient(BranchGradient):
         return {"partial_sum": partial, **self.named(partial_dot=partial, **dot)}
 
     def apply(self) -> Touched:
-        x = {"x": read(self.y)} if self.training else {}
-        return {"g": read(self.y), **self.norm_vectors(), **self.named(dx=written(self.dx), **x)}
+        x = {"x": read(self.y)} if self.training or self.masks else {}
+        return {
+            "dy" if self.masks else "g": read(self.y),
+            **self.norm_vectors(),
+            **self.named(dx=written(self.dx), **x),
+        }
 
 
 class ProjectionGradient(BranchGradient):
@@ -266,8 +273,10 @@ class GradientSizes:
 
     def buffers(self, phase: str) -> Touched:
         """Of all buffers that the phase touches, but those with a norm's parameters, their gradients and statistics."""
+        masks = any(isinstance(branch, DirectGradient) and branch.masks for branch in self.branches)
+        g = {} if masks else {"g": written(self.y)}
         shared = {
-            "reduce": {"g": written(self.y), "partial_sum": written(self.ranges * self.vector)},
+            "reduce": {**g, "partial_sum": written(self.ranges * self.vector)},
             "vectors": {"sum": written(self.vector)},
         }
         return joined(shared.get(phase, {}), *(getattr(branch, phase)() for branch in self.branches))

@@ -101,7 +101,7 @@ class BackwardCall(Call):
 
     def norm(self):
         statistics = {"mean": self.floats(6), "var": self.floats(6), "mu": None, "cov": None}
-        return {"weight": self.filled(6), "eps": 1e-5, "training": True, **statistics}
+        return {"weight": self.filled(6), "bias": None, "eps": 1e-5, "training": True, **statistics}
 
     def plain(self, source, dx):
         """Makes the shortcut a source without parameters."""

@@ -114,6 +114,7 @@ class Process:
             if branch.norm is None
             else self.module.NormGradient(
                 weight=_detached(branch.norm.weight),
+                bias=_detached(branch.norm.bias),
                 eps=branch.norm.eps,
                 training=branch.norm.training,
                 mean=statistics.mean,

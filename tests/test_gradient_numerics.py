@@ -5,6 +5,7 @@ import torch
 from compare import assert_accurate, assert_as_accurate_as_unfused, fused, unfused
 from samples import FUSED, Branch, Sample, build
 
+from fused_resnet.functional import Direct, Norm, residual_tail
 from fused_resnet.strategy import use_strategy
 
 HALF = (torch.float16, torch.bfloat16)
@@ -82,3 +83,22 @@ def test_channels_of_very_different_gammas_are_all_in_the_gradient(ratio, mode, 
     case = tail, inputs, dy / scale.to(dtype)[:, None, None]
     exact = unfused(*case, dtype=torch.float64).gradients["main.x"]
     assert_accurate("gradient of x", fused(*case).gradients["main.x"], unfused(*case).gradients["main.x"], exact)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels", [5, 16])
+def test_mask_of_a_norm_by_itself_is_that_of_its_output(channels, dtype, training, device):
+    """The kernels take it from the input: small positive values that rounding makes zero must not count."""
+    x = torch.randn(2, channels, 9, 7, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    gamma = torch.full((channels,), 6e-8, device=device, requires_grad=True)  # of the smallest half-precision numbers
+    beta = torch.zeros(channels, device=device, requires_grad=True)
+    statistics = torch.zeros(channels, device=device), torch.ones(channels, device=device)
+    y = residual_tail(Direct(x, Norm(gamma, beta, *statistics, momentum=0.0, training=training)), None)
+    dy = torch.randint(1, 4, y.shape, device=device).to(dtype)
+    (found,) = torch.autograd.grad(y, beta, dy)
+    mask = y > 0
+    assert torch.equal(found, (dy.float() * mask).sum((0, 2, 3)))
+    if dtype == torch.float16:
+        assert mask.sum() < ((x - x.float().mean((0, 2, 3), keepdim=True)) > 0).sum()

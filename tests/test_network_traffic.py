@@ -76,9 +76,9 @@ def of_tails(way):
     return sum(counted(way, shape, TRAIN, DTYPE).bytes * shape.blocks for shape in RESNET50)
 
 
-def test_a_norm_with_a_relu_takes_ten_passes_where_pytorch_takes_thirteen():
+def test_a_norm_with_a_relu_takes_eight_passes_where_pytorch_takes_thirteen():
     assert passes(sum(map(eager_bytes, activations()))) == 13
-    assert passes(sum(map(fused_bytes, activations()))) == 10
+    assert passes(sum(map(fused_bytes, activations()))) == 8
 
 
 def test_a_whole_step_moves_less_than_half():
@@ -94,6 +94,6 @@ def test_a_whole_step_moves_less_than_half():
     assert {name: round(total / 1e9, 1) for name, total in steps.items()} == {
         "PyTorch's operations": 92.9,
         "tails fused": 48.9,
-        "all norms fused": 42.6,
-        "norms recomputed": 48.9,
+        "all norms fused": 38.4,
+        "norms recomputed": 44.7,
     }

@@ -87,7 +87,9 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     tail.relu = arguments_.y.has_value();
     gradient_.dy = activations(dy, 1, dy.size(2), dy.size(3));
     use("dy", gradient_.dy.data, dy, Step::input);
-    if (!tail.relu) return;
+    const Arguments& main = arguments_.main;
+    gradient_.masks_input = tail.relu && !arguments_.shortcut && main.source == "direct" && main.norm;
+    if (!tail.relu || gradient_.masks_input) return;
     tail.y = activations(*arguments_.y, 1, dy.size(2), dy.size(3));
     use("y", tail.y.data, *arguments_.y, Step::input);
   }
@@ -125,9 +127,10 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
                                             : Statistics::product;
     if (!norm.training) to.statistics = Statistics::running;
     to.norm.eps = static_cast<float>(norm.eps);
-    for (const OptionalTensor* vector : {&from.dgamma, &from.dbeta, &norm.weight})
+    for (const OptionalTensor* vector : {&from.dgamma, &from.dbeta, &norm.weight, &norm.bias})
       if (*vector) to.norm.type = element_type((*vector)->scalar_type());
     use_input(name + ".norm.weight", to.norm.weight, norm.weight);
+    use_input(name + ".norm.bias", to.norm.bias, norm.bias);
     use_input(name + ".mean", to.mean, norm.mean);
     use_input(name + ".var", to.var, norm.var);
     use_input(name + ".mu", to.mu, norm.mu);
@@ -209,7 +212,8 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
 
   bool needs_masked_gradient() const {
     const auto needs = [](const Arguments& branch) { return branch.dx || (branch.recomputed() && branch.dweight); };
-    return gradient_.tail.relu && (needs(arguments_.main) || (arguments_.shortcut && needs(*arguments_.shortcut)));
+    return gradient_.tail.relu && !gradient_.masks_input &&
+           (needs(arguments_.main) || (arguments_.shortcut && needs(*arguments_.shortcut)));
   }
 
   // Where an identity's gradient is asked for, it is g.
@@ -221,8 +225,9 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
 
   void fill_masked_gradient() {
     const Tail& tail = gradient_.tail;
-    gradient_.vectorised = gradient_.dy.vectorised && (!tail.relu || tail.y.vectorised);
-    if (!tail.relu) {
+    const Activations& masking = gradient_.masks_input ? tail.branches[0].x : tail.y;
+    gradient_.vectorised = gradient_.dy.vectorised && (!tail.relu || masking.vectorised);
+    if (!tail.relu || gradient_.masks_input) {
       gradient_.g = gradient_.dy;
       use("dy", gradient_.g.data, arguments_.dy, Step::input);
     }
@@ -279,7 +284,8 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     const bool g = gradient_.g.vectorised,
                out = own.dx.vectorised && activations(dx, 1, dx.size(2), dx.size(3)).vectorised;
     own.vectorised = out;
-    if (to.source == Source::direct) own.vectorised = out && g && (!is_training(to) || to.x.vectorised);
+    const bool reads_input = is_training(to) || gradient_.masks_input;
+    if (to.source == Source::direct) own.vectorised = out && g && (!reads_input || to.x.vectorised);
     if (to.source == Source::zero_pad) own.vectorised = out && g && to.channels_before % vector() == 0;
   }
 

@@ -7,9 +7,9 @@ namespace fused_resnet::bindings {
 
 // A norm with the statistics that the forward took: `mu` and `cov` are those of a projection's input, where the forward
 // took them from there. Where several processes share the statistics, `mean` and `var` are those of all, `own_mean` is
-// that of this call's rows, as are `mu` and `cov`.
+// that of this call's rows, as are `mu` and `cov`. `bias` is read where the norm is all that a relu is of.
 struct NormGradientArguments {
-  OptionalTensor weight;
+  OptionalTensor weight, bias;
   double eps;
   bool training;
   OptionalTensor mean, var, mu, cov;
@@ -136,6 +136,8 @@ class GradientChecks {
 
   void check_norm(const Name& name, const BranchGradientArguments& branch, const NormGradientArguments& norm) {
     if (norm.weight) check_read_vector(name + ".weight", *norm.weight, type_, channels_);
+    if (norm.bias) check_read_vector(name + ".bias", *norm.bias, type_, channels_);
+    check_same_type(name + ".weight", norm.weight, norm.bias);
     require(norm.mu.has_value() == norm.cov.has_value(), name, "given one of mu and cov", "both or neither");
     const bool statistics = norm.mean && norm.var;
     require(branch.gram() ? norm.var.has_value() : statistics, name, "without its statistics", "var, and mean or mu");
