@@ -124,7 +124,7 @@ class TestBlocks:
     def test_other_activations_stay_and_are_named(self, act):
         report = fused_resnet.fuse(nn.Sequential(conv(6, 8), nn.BatchNorm2d(8), act()), norms=True, strict=True)
         assert not report.fused
-        assert report.left == {"1": f"{act.__name__} follows, and a tail ends in a relu or in nothing"}
+        assert report.left == {"1": f"{act.__name__} follows: the kernels have no epilogue of it, and no derivative"}
 
     def test_frozen_norms_with_a_relu_within(self, computed_tails):
         model = nn.Sequential(conv(6, 8), timm_layers.FrozenBatchNormAct2d(8), conv(8, 8))

@@ -97,7 +97,7 @@ class Matcher:
             end = self._reader(end)
         activation = self._activation(end)
         if activation is not None:
-            self.left[path] = f"{activation} follows, and a tail ends in a relu or in nothing"
+            self.left[path] = f"{activation} follows: the kernels have no epilogue of it, and no derivative"
             return
         if not wanted:
             self.left[path] = BY_ITSELF

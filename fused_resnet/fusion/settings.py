@@ -76,7 +76,6 @@ class Settings:
         self._containers = list(containers(block, leaves))
         classes = [cls for _, module in self._containers for cls in unfused_class(module).__mro__]
         self._packages = {_package(cls.__module__) for cls in classes} - _FOREIGN
-        self._root = block
         self.names: set[str] = set(IMPLICIT)
         self._globals: dict[int, set[str]] = {}  # by the identity of a function's globals
         known = -1
@@ -91,6 +90,7 @@ class Settings:
         return len(self.names) + sum(map(len, self._globals.values()))
 
     def _go(self) -> None:
+        """Goes through everything once, by the names that are known."""
         self.found: list[Setting] = []
         self.refusal: str | None = None
         self.refused: nn.Module | None = None
