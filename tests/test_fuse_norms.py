@@ -120,6 +120,15 @@ class TestBlocks:
         with torch.no_grad():
             torch.testing.assert_close(block(x.clone()), original(x.clone()))
 
+    def test_parts_of_a_chain_and_chains_that_were_lengthened_compute_what_they_hold(self):
+        chain, original = copies(nn.Sequential(conv(6, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 8)))
+        fused_resnet.fuse(chain, norms=True)
+        x = draw()
+        torch.testing.assert_close(chain[:3](x), original[:3](x))
+        for model in (chain, original):
+            model.append(nn.Sigmoid())
+        torch.testing.assert_close(chain(x), original(x))
+
     @pytest.mark.parametrize("act", [nn.ReLU6, nn.SiLU, nn.Hardswish, nn.LeakyReLU])
     def test_other_activations_stay_and_are_named(self, act):
         report = fused_resnet.fuse(nn.Sequential(conv(6, 8), nn.BatchNorm2d(8), act()), norms=True, strict=True)
