@@ -58,6 +58,7 @@ class NormGradient:
         self,
         *,
         weight: Tensor | None,
+        bias: Tensor | None,
         eps: float,
         training: bool,
         mean: Tensor | None,

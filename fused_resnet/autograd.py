@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .implementations import settled, statistics_of
-from .signature import SAVED, BackwardArguments, ForwardArguments, by_branch, flat, saved_arguments
+from .signature import SAVED, BackwardArguments, ForwardArguments, by_branch, flat, saved_arguments, split
 from .tail import Gradients, Needs
 
 # Where the tensors that gradients flow to stand among the forward operators' arguments, a list a branch.
@@ -57,7 +57,7 @@ def _below_autograd(operator: Any, keys: Any, arguments: Sequence[Any]) -> Any:
 class _Tail(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, operator: Any, keys: Any, *arguments: Any) -> Tensor:
-        *values, relu = arguments
+        values, relu = split(arguments)
         each = settled(by_branch(ForwardArguments, values), backward=True)
         y, *results = _below_autograd(operator, keys, (*flat(each), relu))
         saved = saved_arguments(each, statistics_of(results), relu)

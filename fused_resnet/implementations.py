@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import backend
 from .memory import empty_gradients, empty_output, empty_statistics
-from .signature import BRANCHES, BackwardArguments, ForwardArguments, backward_branch, by_branch, forward_branch
+from .signature import BRANCHES, BackwardArguments, ForwardArguments, backward_branch, by_branch, forward_branch, split
 from .strategy import StrategyChoice
 from .tail import Gradients, Needs, Statistics, Tail, strategy_for
 
@@ -44,7 +44,7 @@ def fake_forward(*arguments: Any) -> tuple[Tensor, ...]:
 
 def tail_of(arguments: Sequence[Any], backward: bool) -> Tail:
     """What a forward operator computes by its arguments; `backward` says whether gradients follow."""
-    *values, relu = arguments
+    values, relu = split(arguments)
     each = settled(by_branch(ForwardArguments, values), backward)
     return Tail(tuple(map(forward_branch, each)), tuple(own.strategy for own in each), relu)
 

@@ -24,7 +24,17 @@ from . import implementations
 from ._autocast import autocast_off, under_autocast
 from .autograd import differentiable, differentiable_once
 from .branches import Activation, Branch
-from .signature import BackwardArguments, ForwardArguments, by_branch, flat, forward_arguments, forward_branch, schema
+from .signature import (
+    REVISION,
+    BackwardArguments,
+    ForwardArguments,
+    by_branch,
+    flat,
+    forward_arguments,
+    forward_branch,
+    schema,
+    split,
+)
 from .strategy import StrategyChoice
 from .tail import operands_of
 
@@ -37,7 +47,7 @@ def residual_tail(
     """The output for checked branches, with a strategy for each, none of them "library"."""
     branches = [main] if shortcut is None else [main, shortcut]
     operator = _TRACKED if any(map(_is_tracked, branches)) else _PLAIN
-    y: Tensor = operator(*flat([*map(forward_arguments, branches, strategies)]), activation == "relu")
+    y: Tensor = operator(*flat([*map(forward_arguments, branches, strategies)]), activation == "relu", REVISION)
     return y
 
 
@@ -54,11 +64,11 @@ def _is_tracked(branch: Branch) -> bool:
 
 def _forward_under_autocast(operator: Any) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
-        *values, relu = arguments
+        values, relu = split(arguments)
         each = by_branch(ForwardArguments, values)
         cast = [forward_arguments(under_autocast(forward_branch(own)), own.strategy) for own in each]
         with autocast_off(values[0]):
-            return operator(*flat(cast), relu)
+            return operator(*flat(cast), relu, REVISION)
 
     return call
 
@@ -89,7 +99,7 @@ def _wrap(name: str, autograd: Callable[..., Any], autocast: Callable[..., Any])
 
 
 def _define_forward(suffix: str = "", *, writes: bool = False) -> Any:
-    arguments = f"{schema(ForwardArguments, writes=writes)}, bool relu"
+    arguments = f"{schema(ForwardArguments, writes=writes)}, bool relu, int revision=1"
     results = ", ".join(["Tensor"] * implementations.RESULTS)
     name, signature = f"residual_tail{suffix}", f"residual_tail_forward{suffix}({arguments}) -> ({results})"
     forward = _define(signature, implementations.forward, implementations.fake_forward)

@@ -44,6 +44,9 @@ class ForwardArguments(NamedTuple):
 
 
 INPUTS = 8  # the first fields of `ForwardArguments`, which are tensors
+# Of what backward takes, which compilers' caches keep, by the forward that they have seen. A call says it, so that what
+# was compiled for another one is not found. Programs that were exported without it are of the first.
+REVISION = 2
 
 
 class BackwardArguments(NamedTuple):
@@ -119,6 +122,12 @@ def by_branch(arguments: type[Arguments], values: Sequence[Any]) -> list[Argumen
     size = len(arguments._fields)
     each = [arguments(*values[i * size : (i + 1) * size]) for i in range(len(BRANCHES))]
     return [own for own in each if own.source != "none"]
+
+
+def split(arguments: Sequence[Any]) -> tuple[Sequence[Any], bool]:
+    """The branches' part of a forward operator's arguments, and whether there is a relu."""
+    of_branches = len(BRANCHES) * len(ForwardArguments._fields)
+    return arguments[:of_branches], arguments[of_branches]
 
 
 def forward_arguments(branch: Branch, strategy: StrategyChoice = "auto") -> ForwardArguments:
