@@ -29,11 +29,11 @@ def reported(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("what", [network_times.train, network_times.evaluate])
-def test_both_ways_of_a_network_are_told(what: Any, job: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_way_of_a_network_is_told(what: Any, job: Any, capsys: pytest.CaptureFixture[str]) -> None:
     network_times.attempt(what, job)
-    eager, fused = reported(capsys)
-    assert (eager["way"], fused["way"]) == ("eager", "fused")
-    for item in (eager, fused):
+    items = reported(capsys)
+    assert [item["way"] for item in items] == ["eager", "fused", "norms", "recompute"]
+    for item in items:
         assert "problem" not in item
         for name in ("live_ms", "host_ms", "traced_host_ms"):
             assert item[name] > 0
@@ -46,7 +46,7 @@ def test_way_that_learns_something_else_is_a_problem(
 ) -> None:
     losses = iter([[1.0, 0.9], [2.0, 1.9]])
     monkeypatch.setattr(Trainer, "first_losses", lambda _: next(losses))
-    network_times.attempt(network_times.train, job)
+    network_times.attempt(network_times.train, replace(job, ways=["eager", "fused"]))
     eager, fused = reported(capsys)
     assert "live_ms" in eager
     assert fused["problem"].startswith("WrongError: losses of the first steps are 2.0000")
@@ -54,7 +54,7 @@ def test_way_that_learns_something_else_is_a_problem(
 
 def test_jobs_of_a_gpu_are_real_networks() -> None:
     training, evaluation = list(network_times.training_jobs(False)), list(network_times.evaluation_jobs(False))
-    assert [(job.model, job.batch) for job in training] == [("resnet50", 128), ("resnet50", 256)]
+    assert [(job.model, job.batch, len(job.ways)) for job in training] == [("resnet50", 128, 2), ("resnet50", 256, 4)]
     assert [(job.model, job.batch) for job in evaluation] == [
         ("resnet50", 1),
         ("resnet50", 128),

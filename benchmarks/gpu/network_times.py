@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ import fused_resnet
 from .. import network_ways, networks
 from ..accuracy import relative_error
 from ..clocks import consecutive
-from ..network_ways import EAGER, FUSED
+from ..network_ways import EAGER, FUSED, NORMS, RECOMPUTE
 from ..tail.measure import TOLERANCE
 from ..training.allocated import most_allocated
 from ..training.job import Job
@@ -43,8 +43,10 @@ _STEPS, _HOST_STEPS, _WARM_UP = 10, 5, 3
 
 
 def training_jobs(rehearse: bool) -> Iterator[Job]:
-    for batch in (4,) if rehearse else (128, 256):
-        yield _job(networks.TINY if rehearse else "resnet50", batch, rehearse)
+    """The largest batch in all ways, those that were never measured last."""
+    model, batches = (networks.TINY, (4,)) if rehearse else ("resnet50", (128, 256))
+    for batch in batches:
+        yield _job(model, batch, rehearse, (NORMS, RECOMPUTE) if batch == batches[-1] else ())
 
 
 def evaluation_jobs(rehearse: bool) -> Iterator[Job]:
@@ -53,9 +55,9 @@ def evaluation_jobs(rehearse: bool) -> Iterator[Job]:
             yield _job(model, batch, rehearse)
 
 
-def _job(model: str, batch: int, rehearse: bool) -> Job:
+def _job(model: str, batch: int, rehearse: bool, further: Sequence[str] = ()) -> Job:
     device, backend, size = ("cpu", "emulated", 32) if rehearse else ("cuda", "cuda", 224)
-    ways = [EAGER, FUSED]
+    ways = [EAGER, FUSED, *further]
     return Job(model, ways, batch, size, device, "bfloat16", backend, steps=_STEPS, in_a_row=_STEPS, seconds=60.0)
 
 
