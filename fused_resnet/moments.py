@@ -22,7 +22,7 @@ from .memory import accumulation_dtype, memory_format
 from .paths import upsample
 from .tail import Gradients, Needs, Statistics
 
-_PIXELS_AT_ONCE = 8192  # that are copied to float64
+_ROWS_A_SUM = 256
 
 
 class MomentsPath:
@@ -143,13 +143,17 @@ def transposed_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def covariance(xc: Tensor) -> Tensor:
-    """Cov = x_c^T x_c / M in float64, (K, K): terms cancel in W Cov W^T where channels move together."""
+    """Cov = x_c^T x_c / M, (K, K), in float64: terms cancel in W Cov W^T where channels move together.
+
+    Products are summed over few rows in the type of x_c, and these sums in float64.
+    """
     channels = xc.shape[1]
-    total = xc.new_zeros(channels, channels, dtype=torch.float64)
-    for part in torch.split(xc, max(1, _PIXELS_AT_ONCE // (xc.shape[2] * xc.shape[3]))):
-        rows = part.movedim(1, 3).reshape(-1, channels).double()
-        total.addmm_(rows.T, rows)
-    return total / (xc.numel() // channels)
+    rows = xc.movedim(1, 3).reshape(-1, channels)
+    size = max(_ROWS_A_SUM, channels)  # so that the sums are no larger than x
+    whole = len(rows) // size * size
+    parts = rows[:whole].view(-1, size, channels)
+    total = torch.bmm(parts.transpose(1, 2), parts).sum(0, dtype=torch.float64)
+    return total.addmm_(rows[whole:].T.double(), rows[whole:].double()) / len(rows)
 
 
 def projected_variance(w: Tensor, cov: Tensor) -> Tensor:
