@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -25,6 +26,24 @@ LEFT = "no addition follows: fuse(model, norms=True) takes it by itself"
 
 def conv(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+
+
+class NormThen(nn.Module):
+    """A norm, modules behind it, and what a function makes of the result and of the input."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], modules: Iterable[nn.Module] = ()) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(6)
+        self.behind = nn.Sequential(*modules)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.behind(self.norm(x)), x)
+
+
+def relu_of_the_norm_of_what_becomes_zero(z: Tensor, x: Tensor) -> Tensor:
+    x.mul_(0)
+    return F.relu(z)
 
 
 class TestBlocks:
@@ -80,41 +99,17 @@ class TestBlocks:
         assert len(fired) == 2 * 3
         assert not computed_tails
 
-    def test_a_norm_that_two_read_is_fused_without_a_relu(self, computed_tails):
-        class Read(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.norm = nn.BatchNorm2d(6)
-
-            def forward(self, x: Tensor) -> Tensor:
-                z = self.norm(x)
-                return F.relu(z) * z.sigmoid()
-
-        block, original = copies(Read())
+    @pytest.mark.parametrize("between", [[], [nn.Identity()]], ids=["", "behind an identity"])
+    def test_a_norm_that_two_read_is_fused_without_a_relu(self, between, computed_tails):
+        block, _ = copies(NormThen(lambda z, x: F.relu(z) * z.sigmoid(), between))
         assert fused_resnet.fuse(block).left["norm"].startswith("sigmoid follows")
-
-        class Reads(Read):
-            def forward(self, x: Tensor) -> Tensor:
-                z = self.norm(x)
-                return F.relu(z) * z
-
-        block, original = copies(Reads())
+        block, original = copies(NormThen(lambda z, x: F.relu(z) * z, between))
         assert fused_resnet.fuse(block, norms=True).fused == {"": "norm"}
         assert_trains_alike(block, original)
         assert len(computed_tails) == 3
 
     def test_an_input_that_is_overwritten_ahead_of_the_relu_stays(self):
-        class Overwrites(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.norm = nn.BatchNorm2d(6)
-
-            def forward(self, x: Tensor) -> Tensor:
-                z = self.norm(x)
-                x.mul_(0)
-                return F.relu(z)
-
-        block, original = copies(Overwrites().eval())
+        block, original = copies(NormThen(relu_of_the_norm_of_what_becomes_zero).eval())
         assert "overwritten" in fused_resnet.fuse(block, norms=True).left["norm"]
         x = draw()
         with torch.no_grad():

@@ -93,8 +93,8 @@ class Matcher:
         path, end = str(node.target), node
         if path in self.refused:
             return
-        while isinstance(self._module(self._reader(end)), nn.Identity):
-            end = self._reader(end)
+        while (reader := self._reader(end)) is not None and isinstance(self._module(reader), nn.Identity):
+            end = reader
         activation = self._activation(end)
         if activation is not None:
             self.left[path] = f"{activation} follows: the kernels have no epilogue of it, and no derivative"
@@ -142,13 +142,15 @@ class Matcher:
     def _module(self, node: fx.Node) -> nn.Module | None:
         return self._block.get_submodule(str(node.target)) if node.op == "call_module" else None
 
-    def _reader(self, node: fx.Node) -> fx.Node:
-        """The value's only reader; the node itself where there are others."""
-        return next(iter(node.users)) if len(node.users) == 1 else node
+    def _reader(self, node: fx.Node) -> fx.Node | None:
+        """The value's only reader; None where there are others."""
+        return next(iter(node.users)) if len(node.users) == 1 else None
 
     def _relu(self, node: fx.Node) -> fx.Node | None:
         """The relu that is the value's only reader."""
         reader = self._reader(node)
+        if reader is None:
+            return None
         if reader.op == "call_function" and reader.target in _RELU_FUNCTIONS:
             return reader
         if reader.op == "call_method" and reader.target in ("relu", "relu_"):
