@@ -11,14 +11,15 @@ import functools
 from abc import ABCMeta
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor, fx, nn
 
 from .._tracers import refuse_scripting
 from ..recomputation import forgetting
 from ..requirement import require_kernels
 from .leaves import PROGRAM, FusedForward
-from .plan import plan
 from .program import Program, StaleProgram
+from .unpickled import renew
 
 
 class FusedBlock(FusedForward, nn.Module):
@@ -53,9 +54,15 @@ class FusedBlock(FusedForward, nn.Module):
         plain = [self._unfused_class if part is type(self) else part for part in (function, *arguments)]
         return plain[0], tuple(plain[1:]), *rest
 
-    def __setstate__(self, state: Any) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        _bring_up_to_date(self)
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def _bring_up_to_date(self) -> None:
+        """Gives an unpickled block its program at the first call; a compiler runs this while it compiles that call."""
+        if isinstance(self._fused_program, StaleProgram):
+            renew(self)
+
+    def _replicate_for_data_parallel(self) -> Any:
+        self._bring_up_to_date()  # a replica is gone after its call
+        return super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
 
 
 def _new_fused(cls: type[nn.Module], *arguments: Any) -> nn.Module:
@@ -67,7 +74,9 @@ def _new_fused(cls: type[nn.Module], *arguments: Any) -> nn.Module:
 def refusal(block: FusedBlock, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     """Why a call of the block would run its unfused forward, None where it would not."""
     program = block._fused_program
-    if not isinstance(program, Program):
+    if isinstance(program, StaleProgram):
+        return program.refusal
+    if program is None:
         return "fuse was called on another instance"
     return "it is called with keyword arguments" if kwargs else program.refusal(block, args)
 
@@ -104,14 +113,15 @@ def _fused_class(cls: type[nn.Module]) -> type[nn.Module]:
 def _make_fused_class(cls: type[nn.Module]) -> type[nn.Module]:
     @functools.wraps(cls.forward)
     def forward(self: FusedBlock, *args: Any, **kwargs: Any) -> Any:
-        program = self._fused_program
         for argument in args:
             if isinstance(argument, fx.Proxy):
                 return cls.forward(self, *args, **kwargs)
+        self._bring_up_to_date()
+        program = self._fused_program
         reason = refusal(self, args, kwargs)
         if reason is not None:
             require_kernels(reason)
-        if reason is not None or not isinstance(program, Program):
+        if not isinstance(program, Program) or reason is not None:
             return cls.forward(self, *args, **kwargs)
         return program.forward(self, *args)
 
@@ -121,14 +131,3 @@ def _make_fused_class(cls: type[nn.Module]) -> type[nn.Module]:
     make = next(made.__new__ for made in type(cls).__mro__ if made in (type, ABCMeta))
     fused: type[nn.Module] = make(type(cls), cls.__name__, (FusedBlock, cls), namespace)
     return fused
-
-
-def _bring_up_to_date(block: FusedBlock) -> None:
-    """Gives an unpickled block a program of its own; one that cannot be fused any more is restored."""
-    stale = block._fused_program
-    if isinstance(stale, StaleProgram):
-        program = plan(block, stale.leaves_of(block), stale.options).program
-        if program is None:
-            restore(block)
-        else:
-            swap(block, program)

@@ -96,23 +96,35 @@ class Program:
         vars(twin).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
         return twin
 
-    def __reduce__(self) -> tuple[type[StaleProgram], tuple[list[str], Options]]:
+    def __reduce__(self) -> tuple[type[StaleProgram], tuple[list[str], Options, int]]:
         # Compiled code is not pickled: an unpickled block traces itself again.
-        return StaleProgram, (self._leaves, self._options)
+        return StaleProgram, (self._leaves, self._options, self.size)
+
+    @property
+    def size(self) -> int:
+        """How many modules its tails do the work of."""
+        return sum(tail.size for tail in self.tails)
 
 
 class StaleProgram:
-    """What is left of a program in a pickle: which modules its graph did not look into, by path.
+    """What is left of a program in a pickle.
 
     Attributes:
         options: what `fuse` was asked for.
+        size: how many modules the program's tails did the work of; 0 where that is not known.
+        refusal: why there is no program in its place yet.
+        fails_for_good: whether there will be none.
     """
 
-    def __init__(self, leaves: list[str], options: Options | None = None) -> None:
-        self._leaves, self.options = leaves, options or Options()
+    refusal = "it has been unpickled, and not been called since"
+    fails_for_good = False
+
+    def __init__(self, leaves: list[str], options: Options | None = None, size: int = 0) -> None:
+        """`leaves`: paths of the modules that the graph did not look into."""
+        self._leaves, self.options, self.size = leaves, options or Options(), size
 
     def leaves_of(self, block: nn.Module) -> set[nn.Module]:
-        """These modules, in a block."""
+        """The modules that the graph did not look into."""
         return {block.get_submodule(path) for path in self._leaves}
 
 
@@ -170,6 +182,7 @@ class _RunnableTail:
 
     Attributes:
         recomputed: whether backward computes its output again, and whoever reads that keeps a recipe.
+        size: how many modules it does the work of.
     """
 
     def __init__(self, tail: Tail) -> None:
@@ -187,6 +200,7 @@ class _RunnableTail:
         if tail.relu is not None and tail.relu.op == "call_module":
             taken.append((str(tail.relu.target), nn.ReLU))
         self._taken = [(path, finder(path), kind) for path, kind in taken]
+        self.size = len(taken)
         self._unfused = _compile(_graph_of(tail), "unfused tail")
 
     def modules(self, block: nn.Module) -> list[nn.Module]:
