@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import pytest
 import torch
 import torch.nn.functional as F
+from ran_additions import RanAdditions
 from torch import Tensor, nn
 from user_blocks import SHAPE, WHOLE_TAIL, Block, assert_trains_alike, copies, draw
 from user_norms import draw_buffers
@@ -280,6 +281,45 @@ def test_every_batch_norm_is_accounted_for(name, norms):
         assert sum(path in place for place in places) == 1, path
     assert len(set(report.fused_norms)) == len(report.fused_norms)
     assert all(reason for reason in [*report.refused.values(), *report.left.values()])
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_module_that_adds_feature_maps_is_accounted_for(name):
+    model = ZOO[name]()
+    ran = copy.deepcopy(model).eval()
+    ran = ran.backbone if name == "torchvision fasterrcnn" else ran  # the rest of it needs operators of torchvision's
+    with RanAdditions(ran) as additions, torch.no_grad():
+        ran(torch.randn(2, 3, 64, 64))
+    model = model.backbone if name == "torchvision fasterrcnn" else model
+    report = fused_resnet.fuse(model)
+    for path in additions.names:
+        assert any(path in place for place in (report.fused, report.refused, report.left)), path
+
+
+class TestAdditionsThatStay:
+    def test_each_of_a_modules_reasons_is_told(self):
+        report = fused_resnet.fuse(AddsThrice())
+        assert report.refused == {"": "the addition has alpha=2"}
+        assert report.left == {"": "an addition alone, with no norm ahead of it and no relu behind it"}
+
+    def test_of_a_module_that_cannot_be_traced(self):
+        report = fused_resnet.fuse(nn.ModuleList([AddsWhatIsPositive(), nn.Flatten()]))
+        assert report.left.keys() == {"0"}
+        assert report.left["0"].startswith("it may add: its forward cannot be traced")
+
+    def test_of_a_module_that_the_filter_leaves_alone(self):
+        report = fused_resnet.fuse(nn.ModuleList([Block()]), filter=lambda name, module: False)
+        assert report.left["0"] == "the filter leaves it alone"
+
+
+class AddsThrice(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.relu(torch.add(x, y, alpha=2)) * (x + y) * (y + x)
+
+
+class AddsWhatIsPositive(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y if x.sum() > 0 else x
 
 
 class TestTransforms:

@@ -9,6 +9,7 @@ from torch import nn
 
 from .. import recomputation
 from ..nn import ResidualBlock
+from .additions import may_add
 from .block import FusedBlock, restore, swap
 from .leaves import PROGRAM, containers, is_block, is_norm
 from .matching import BY_ITSELF
@@ -19,6 +20,7 @@ from .report import FusionReport
 Model = TypeVar("Model", bound=nn.Module)
 Filter = Callable[[str, nn.Module], bool]
 
+_FILTERED = "the filter leaves it alone"
 _CHAINS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -128,6 +130,8 @@ class _Search:
     def _settle(self, name: str, block: nn.Module, outcome: Plan) -> None:
         if self._filter is not None and not self._filter(name, block):
             self._filtered |= {f"{name}.{path}" if name else path for path in outcome.norms}
+            if outcome.description:
+                self.report.left[name] = _FILTERED
             return
         if outcome.program is not None:
             self._leaves.add(block)
@@ -151,23 +155,27 @@ class _Search:
                 self.report.refused[qualified(path)] = reason
         if not outcome.traceable:
             self._untraceable[name] = outcome.refused[""]
+            if name not in self.report.refused and may_add(block):
+                self.report.left[name] = f"it may add: {outcome.refused['']}"
 
     def _account_for_norms(self, model: nn.Module) -> None:
         """Each batch norm is fused, or refused, or left with a reason."""
         report = self.report
         for name, module in model.named_modules():
+            if not is_norm(module):
+                continue
             if name in report.fused_norms:
                 report.left.pop(name, None)
                 report.refused.pop(name, None)
             elif name in report.refused:
                 report.left.pop(name, None)
-            elif is_norm(module) and name not in report.left:
+            elif name not in report.left:
                 report.left[name] = self._why_left(name)
 
     def _why_left(self, name: str) -> str:
         """By the innermost module around it that has no graph."""
         if name in self._filtered:
-            return "the filter leaves it alone"
+            return _FILTERED
         around = [path for path in self._untraceable if not path or name.startswith(f"{path}.") or name == path]
         if not around:
             return "no forward that can be traced calls it"
@@ -197,9 +205,8 @@ def _may_have_tails(module: nn.Module, norms: bool) -> bool:
         return True
     if not is_block(module) or (type(module) in _CHAINS and not (norms and isinstance(module, nn.Sequential))):
         return False
-    # One with no children may still add and take the relu.
     inside = (isinstance(inner, (nn.Conv2d, nn.ReLU)) or is_norm(inner) for inner in module.modules())
-    return not module._modules or any(inside)
+    return not module._modules or may_add(module) or any(inside)
 
 
 def _apply(outcomes: Sequence[tuple[nn.Module, Plan]]) -> None:

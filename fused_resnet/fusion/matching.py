@@ -12,8 +12,6 @@ A norm that no addition takes is a tail by itself, with the relu behind it, wher
 
 from __future__ import annotations
 
-import operator
-
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
@@ -22,6 +20,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..frozen_norms import FrozenNorm, frozen_norm
 from ..modules import geometry_refusal, is_pointwise, refusal
+from .additions import adds_in_place, is_addition
 from .aliasing import Aliasing
 from .found import Part, Tail
 from .leaves import is_block, is_norm, opacity
@@ -80,13 +79,13 @@ class Matcher:
         tail.main = self._unless_overwritten(main, left, tail)
         tail.shortcut = self._unless_overwritten(shortcut, right, tail)
         if tail.relu is None and all(part.is_identity for part in tail.parts):
-            self.left[""] = "an addition alone, with no norm ahead of it and no relu behind it"
+            _note(self.left, "an addition alone, with no norm ahead of it and no relu behind it")
             return
         reason = self._addition_refusal(tail, addition, left)
         if reason is None:
             self.tails.append(tail)
         else:
-            self.refused[""] = reason
+            _note(self.refused, reason)
 
     def _match_norm(self, node: fx.Node, wanted: bool) -> None:
         """A norm that no addition takes, with the relu behind it; there may be identities between them."""
@@ -231,14 +230,7 @@ def _has_relu(module: nn.Module | None) -> bool:
     return frozen is not None and frozen.relu
 
 
-def is_addition(node: fx.Node) -> bool:
-    """Whether a node adds two values of the graph."""
-    function = node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add)
-    method = node.op == "call_method" and node.target in ("add", "add_")
-    of_two = len(node.args) == 2 and all(isinstance(operand, fx.Node) for operand in node.args)
-    return (function or method) and of_two and node.kwargs.keys() <= {"alpha"}
-
-
-def adds_in_place(addition: fx.Node) -> bool:
-    """Whether an addition writes to its first operand."""
-    return addition.target in (operator.iadd, "add_")
+def _note(reasons: dict[str, str], reason: str) -> None:
+    """Adds the reason of one of the block's additions to those of the others."""
+    others = reasons.get("", reason)
+    reasons[""] = others if reason in others else f"{others}; {reason}"

@@ -14,8 +14,9 @@ class FusionReport:
         fused: a block's qualified name ("" for the model itself) to what was fused there.
         fused_norms: qualified names of the batch norms that are part of what was fused.
         refused: the qualified name of a block or of a part of one to the reason why it stays as it is.
-        left: the qualified name of a batch norm, or of a block that adds, to the reason why it is no part of a tail.
-            Every batch norm of the model is in one of the three.
+        left: the qualified name of a batch norm, or of a module that adds, to the reason why it is no part of a tail.
+            Every batch norm of the model is in one of the three. Every module that adds is fused, refused or left; of
+            one that adds several times, what is fused is told apart from the rest.
     """
 
     fused: dict[str, str] = field(default_factory=dict)
