@@ -11,12 +11,11 @@ import functools
 from abc import ABCMeta
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor, fx, nn
 
-from .._tracers import refuse_scripting
-from ..recomputation import forgetting
-from ..requirement import require_kernels
+from ..conversion.recomputation import forgetting
+from ..operation.requirement import require_kernels
+from ..operation.tracers import refuse_scripting
 from .leaves import PROGRAM, FusedForward
 from .program import Program, StaleProgram
 from .unpickled import renew
@@ -54,11 +53,13 @@ class FusedBlock(FusedForward, nn.Module):
         plain = [self._unfused_class if part is type(self) else part for part in (function, *arguments)]
         return plain[0], tuple(plain[1:]), *rest
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def _bring_up_to_date(self) -> None:
         """Gives an unpickled block its program at the first call; a compiler runs this while it compiles that call."""
         if isinstance(self._fused_program, StaleProgram):
             renew(self)
+
+    # As ``torch.compiler.assume_constant_result`` does, which imports the compiler.
+    vars(_bring_up_to_date)["_dynamo_marked_constant"] = True
 
     def _replicate_for_data_parallel(self) -> Any:
         self._bring_up_to_date()  # a replica is gone after its call
@@ -118,7 +119,11 @@ def _make_fused_class(cls: type[nn.Module]) -> type[nn.Module]:
                 return cls.forward(self, *args, **kwargs)
         self._bring_up_to_date()
         program = self._fused_program
-        reason = refusal(self, args, kwargs)
+        # The second is what the first does with most calls, and saves a function's call.
+        if kwargs or not isinstance(program, Program):
+            reason = refusal(self, args, kwargs)
+        else:
+            reason = program.refusal(self, args)
         if reason is not None:
             require_kernels(reason)
         if not isinstance(program, Program) or reason is not None:
