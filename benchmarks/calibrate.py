@@ -1,4 +1,4 @@
-"""Fits the rates of `fused_resnet.cost_model` to times of every tail, and says what would be chosen.
+"""Fits the rates of `fused_resnet.cost.cost_model` to times of every tail, and says what would be chosen.
 
 Each launch's time is a sum of amounts times their rates; the rates, none of them negative, are those whose times differ
 least from the given ones, relative to these. PyTorch's times are those of a result of ``benchmarks phases``. The
@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fused_resnet import cost_model
-from fused_resnet.cost_model import Amounts, BranchProblem, Machine, Rates, TailProblem, Way
+from fused_resnet.cost import cost_model
+from fused_resnet.cost.cost_model import Amounts, BranchProblem, Machine, Rates, TailProblem, Way
 
 from .errors import UserError
 from .model import gpu_time
@@ -146,7 +146,7 @@ def ways_of_row(problem: TailProblem, way: str) -> tuple[Way, ...]:
 
 
 def calibrate(measured: Measurements, name: str) -> dict[str, Any]:
-    """The rates that fit, as `fused_resnet.cost_model` reads them."""
+    """The rates that fit, as `fused_resnet.cost.cost_model` reads them."""
     kernels = [(tail, way) for tail in measured.tails for way in measured.ways(tail) if way != EAGER]
     directions: dict[str, Callable[[TailProblem, tuple[Way, ...]], Amounts]]
     directions = {FORWARD: cost_model.kernel_forward, BACKWARD: cost_model.kernel_backward}

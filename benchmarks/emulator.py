@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
-from fused_resnet import _kernels
+from fused_resnet.backends.kernels import loading
 
 
 class Traffic(NamedTuple):
@@ -64,13 +64,13 @@ class Launch:
 
 def missing() -> str | None:
     """Why there is no emulator; None where it is built."""
-    return _kernels.load("_emulated")[1]
+    return loading.load("_emulated")[1]
 
 
 @cache
 def library() -> ctypes.CDLL:
     """The emulator's own functions."""
-    module, reason = _kernels.load("_emulated")
+    module, reason = loading.load("_emulated")
     assert module is not None, reason
     assert module.__file__ is not None
     loaded = ctypes.CDLL(module.__file__)

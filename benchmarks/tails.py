@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fused_resnet import residual_tail, traffic
-from fused_resnet.branches import Branch, Direct, Projection, ZeroPad
-from fused_resnet.modules import branch_of
-from fused_resnet.strategy import Strategy, StrategyChoice
-from fused_resnet.tail import Needs, operands_of
-from fused_resnet.tail import Tail as DescribedTail
+from fused_resnet import residual_tail
+from fused_resnet.conversion.modules import branch_of
+from fused_resnet.cost import traffic
+from fused_resnet.operation.branches import Branch, Direct, Projection, ZeroPad
+from fused_resnet.operation.computation import Needs, Strategy, StrategyChoice, operands_of
+from fused_resnet.operation.computation import Tail as DescribedTail
 
 from .tail_shapes import RESNET18, RESNET50, TailShape
 

@@ -17,7 +17,7 @@ using namespace fused_resnet::bindings;
 
 // Types are local to the module: the same sources also make the emulator's, and both can be loaded side by side.
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
-  module.doc() = "Launches of the fused residual tail's kernels; fused_resnet.kernels is its one caller.";
+  module.doc() = "Launches of the fused residual tail's kernels; fused_resnet.backends.kernels.computation is its one caller.";
 
   py::class_<NormArguments>(module, "Norm", py::module_local(), "A batch norm; vectors are (C) and contiguous.")
       .def(py::init<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor,
@@ -119,7 +119,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
           "add up over the processes to those of the whole batch; dbias ahead of a training norm is zero in each.");
 
   module.def("run_remembered", &run_remembered, py::arg("main"), py::arg("shortcut"), py::arg("relu"),
-             "y of a tail, branches as fused_resnet.branches has them, where one like it is remembered; else None.");
+             "y of a tail, branches as fused_resnet.operation.branches has them, where one like it is remembered; else None.");
   module.def("is_unknown", &is_unknown, py::kw_only(), py::arg("main"), py::arg("shortcut"), py::arg("relu"),
              "Whether nothing is remembered of such tails, and could be.");
   module.def("remember", &remember, py::kw_only(), py::arg("main"), py::arg("shortcut"), py::arg("relu"),
@@ -143,7 +143,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       },
       py::kw_only(), py::arg("direct"), py::arg("projection"), py::arg("zero_pad"), py::arg("norm"),
       py::arg("describe_backward"), py::arg("call_backward"),
-      "The classes of fused_resnet.branches. "
+      "The classes of fused_resnet.operation.branches. "
       "What a remembered tail's backward asks: describe_backward(settings, saved, dy, needs) gives a Backward, the dy "
       "that it "
       "reads and the gradients that it writes, or None; call_backward(settings, saved, dy, needs) gives the "

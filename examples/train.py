@@ -1,7 +1,7 @@
 """Trains a ResNet with fused tails: on a CPU, on one GPU, or on many machines, by the same file.
 
     python examples/train.py                                                        # synthetic images
-    torchrun --nproc-per-node 8 examples/train.py --data imagenet --amp bf16        # one machine, 8 GPUs
+    torchrun --standalone --nproc-per-node 8 examples/train.py --data imagenet --amp bf16        # one machine, 8 GPUs
     torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29400 examples/train.py ...
 
 Each process has one GPU and its own part of the images; DistributedDataParallel averages their gradients.

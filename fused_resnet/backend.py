@@ -14,23 +14,23 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
-from . import _availability, _kernels
-from ._setting import RestoredOnExit, Setting
-from .kernels import KernelComputation
-from .plain import ReferenceComputation
-from .requirement import kernels_required, require_kernels
-from .tail import Computation
+from .backends.kernels import availability, loading
+from .backends.kernels.computation import KernelComputation
+from .backends.pytorch.computation import ReferenceComputation
+from .operation.computation import Computation
+from .operation.requirement import kernels_required, require_kernels
+from .operation.setting import RestoredOnExit, Setting
 
 Backend: TypeAlias = Literal["cuda", "emulated", "reference"]
 BackendChoice: TypeAlias = Literal["auto", "cuda", "emulated", "reference"]
 
-_MODULES: dict[str, _kernels.Name] = {"cuda": "_C", "emulated": "_emulated"}
+_MODULES: dict[str, loading.Name] = {"cuda": "_C", "emulated": "_emulated"}
 choice: Setting[BackendChoice] = Setting("auto")
 
 
 def available_backends() -> dict[Backend, str | None]:
     """Every backend with the reason why it cannot be used, None where it can: "cuda" on one GPU at least."""
-    return {"cuda": _availability.missing(), "emulated": _kernels.load("_emulated")[1], "reference": None}
+    return {"cuda": availability.missing(), "emulated": loading.load("_emulated")[1], "reference": None}
 
 
 def use_backend(name: BackendChoice) -> RestoredOnExit[BackendChoice]:
@@ -57,7 +57,7 @@ def chosen_for(device: torch.device) -> Backend:
     """The backend of a device's tensors by the current choice."""
     if choice.value != "auto":
         return choice.value
-    on_kernels = device.type == "cuda" and _availability.missing_on(device.index) is None
+    on_kernels = device.type == "cuda" and availability.missing_on(device.index) is None
     return "cuda" if on_kernels else "reference"
 
 
@@ -70,7 +70,7 @@ def computation(device: torch.device) -> Computation:
     if choice.value == "auto":
         return _kernel_computation("_C") if kernels_take(device) else ReferenceComputation()
     if choice.value == "cuda" and device.type == "cuda":
-        reason = _availability.missing_on(device.index)
+        reason = availability.missing_on(device.index)
         if reason is not None:
             raise RuntimeError(f"backend 'cuda' cannot be used here: {reason}")
     return ReferenceComputation() if choice.value == "reference" else _kernel_computation(_MODULES[choice.value])
@@ -84,11 +84,11 @@ def kernels_take(device: torch.device) -> bool:
         ValueError: FUSED_RESNET_REQUIRE is neither "cuda" nor empty.
     """
     on_gpu = device.type == "cuda"
-    reason = _availability.missing_on(device.index) if on_gpu else f"its tensors are on {device}"
+    reason = availability.missing_on(device.index) if on_gpu else f"its tensors are on {device}"
     if kernels_required() and reason is not None:
         require_kernels(reason)
     if reason is not None and on_gpu:
-        _availability.warn_of_fallback(reason)
+        availability.warn_of_fallback(reason)
     return reason is None
 
 
@@ -96,14 +96,14 @@ def tile_of(name: Backend) -> tuple[int, int, int] | None:
     """Rows and columns of the kernels' tiles, and how many bytes they are deep; None of plain PyTorch."""
     if name == "reference":
         return None
-    module: Any = _kernels.load(_MODULES[name])[0]
+    module: Any = loading.load(_MODULES[name])[0]
     tile: tuple[int, int, int] = module.tile
     return tile
 
 
 @functools.cache
-def _kernel_computation(name: _kernels.Name) -> Computation:
-    module, reason = _kernels.load(name)
+def _kernel_computation(name: loading.Name) -> Computation:
+    module, reason = loading.load(name)
     if module is None:
         raise RuntimeError(reason)
     return KernelComputation(module)

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from types import ModuleType
 
-from . import build_command
 from .doctor import command as doctor
+from .kernel_build import command as build_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

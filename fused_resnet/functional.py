@@ -13,14 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import choice, ops, reference, remembered
-from ._autocast import under_autocast
-from ._setting import Setting
-from ._tracers import refuse_tracers
-from .branches import Activation, Branch, Direct, Norm, Placement, Projection, ZeroPad
-from .checks import check_tail
-from .strategy import StrategyChoice
-from .tail import operands_of, shares_statistics
+from .cost import choice
+from .operation import reference
+from .operation.autocast import under_autocast
+from .operation.branches import Activation, Branch, Direct, Norm, Placement, Projection, ZeroPad
+from .operation.checks import check_tail
+from .operation.computation import StrategyChoice, operands_of, shares_statistics
+from .operation.setting import Setting
+from .operation.tracers import refuse_tracers
+from .operators import ops, remembered
 
 __all__ = ["Activation", "Branch", "Direct", "Norm", "Placement", "Projection", "ZeroPad", "residual_tail"]
 

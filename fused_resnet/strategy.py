@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
 import torch
 
-from ._setting import RestoredOnExit, Setting
-from .branches import Projection, output_shape
-
-Strategy: TypeAlias = Literal["moments", "materialise"]
-StrategyChoice: TypeAlias = Literal["moments", "materialise", "library", "auto"]
+from .operation.branches import Projection, output_shape
+from .operation.computation import Strategy, StrategyChoice
+from .operation.setting import RestoredOnExit, Setting
 
 # What the CUDA cores of a large GPU do in the time of moving one byte.
 FLOAT32_OPERATIONS_PER_BYTE = 14.0
@@ -112,8 +110,8 @@ choice: Setting[StrategyChoice] = Setting("auto")
 def use_strategy(strategy: StrategyChoice) -> RestoredOnExit[StrategyChoice]:
     """Forces a strategy for every later call, or, as a context manager, for those within.
 
-    "auto" (the default) decides call by call: on a GPU by time (`fused_resnet.cost_model`), which may also leave a tail
-    to PyTorch's own operations, elsewhere with `choose`. Results agree up to rounding.
+    "auto" (the default) decides call by call: on a GPU by time (`fused_resnet.cost.cost_model`), which may also leave a
+    tail to PyTorch's own operations, elsewhere with `choose`. Results agree up to rounding.
 
     Raises:
         ValueError: the strategy is none of "moments", "materialise", "library", "auto".

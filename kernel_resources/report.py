@@ -102,12 +102,12 @@ def incomparable(facts: dict[str, str], text: str) -> str | None:
 
 
 def _built() -> tuple[ModuleType, dict[str, str]]:
-    from fused_resnet import _kernels
+    from fused_resnet.backends.kernels import loading
 
-    module, reason = _kernels.load("_C")
+    module, reason = loading.load("_C")
     if module is None:
         raise SystemExit(f"there are no kernels to look at: _C is {reason}")
-    return module, _kernels.built_with("_C")
+    return module, loading.built_with("_C")
 
 
 def _kernels_of(module: ModuleType) -> list[Occupancy]:

@@ -11,8 +11,12 @@ from small_nets import NETS, make_nets
 from user_blocks import WHOLE_TAIL, Block, copies
 
 import fused_resnet
-from fused_resnet import _availability, _kernels, kernels, remembered
-from fused_resnet.plain import ReferenceComputation
+from fused_resnet.backends.kernels import availability, loading
+from fused_resnet.backends.kernels import computation as kernels
+from fused_resnet.backends.pytorch.computation import ReferenceComputation
+from fused_resnet.operators import remembered
+
+pytest_plugins = ["covering"]
 
 # What torch.compile has made of another state of this package must not answer here.
 os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
@@ -78,7 +82,7 @@ def computed_tails():
 def installation(monkeypatch):
     """An installation without kernels on a machine with two GPUs, of which others can be made."""
     monkeypatch.delenv("FUSED_RESNET_REQUIRE", raising=False)
-    caches = (_availability.missing_on, _kernels.was_built)
+    caches = (availability.missing_on, loading.was_built)
     for cached in caches:
         cached.cache_clear()
     yield Installation(monkeypatch)

@@ -3,7 +3,7 @@
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fused_resnet import implementations
+from fused_resnet.operators import implementations
 
 COMPUTE = {
     "residual_tail": implementations.output,

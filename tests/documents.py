@@ -51,6 +51,11 @@ class Document:
 
 
 def documents():
-    """The README, and everything in docs/ and in folders of tests."""
-    paths = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "tests").rglob("*.md"))]
+    """The README, how to contribute, and everything in docs/ and in folders of tests."""
+    paths = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+        *sorted((ROOT / "tests").rglob("*.md")),
+    ]
     return [Document(path) for path in paths]

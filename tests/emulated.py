@@ -11,14 +11,14 @@ from torch import Tensor
 
 import fused_resnet
 from benchmarks.emulator import library, missing
-from fused_resnet import _kernels
-from fused_resnet.branches import Branch, output_shape
-from fused_resnet.kernels import KernelComputation
-from fused_resnet.kernels import backward_call as backward_call_of
-from fused_resnet.kernels import forward_call as forward_call_of
-from fused_resnet.memory import empty_gradients
-from fused_resnet.tail import Gradients, Needs, is_identity, operands_of, settle
-from fused_resnet.tail import Tail as SettledTail
+from fused_resnet.backends.kernels import loading
+from fused_resnet.backends.kernels.computation import KernelComputation
+from fused_resnet.backends.kernels.computation import backward_call as backward_call_of
+from fused_resnet.backends.kernels.computation import forward_call as forward_call_of
+from fused_resnet.operation.branches import Branch, output_shape
+from fused_resnet.operation.computation import Gradients, Needs, is_identity, operands_of, settle
+from fused_resnet.operation.computation import Tail as SettledTail
+from fused_resnet.operation.layouts import empty_gradients
 
 _MISSING = missing()
 # Of tests that cannot do without the emulator.
@@ -52,7 +52,7 @@ def multiprocessors(count: int) -> Iterator[None]:
 
 def module_of(backend: str) -> Any:
     """The extension module behind "cuda" or "emulated"."""
-    return _kernels.load("_C" if backend == "cuda" else "_emulated")[0]
+    return loading.load("_C" if backend == "cuda" else "_emulated")[0]
 
 
 def forward_call(

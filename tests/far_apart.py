@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fused_resnet.branches import Direct, Projection, ZeroPad
+from fused_resnet.operation.branches import Direct, Projection, ZeroPad
 
 FAR = 2**31 + 16  # elements; a multiple of 16 bytes
 DTYPE = torch.bfloat16

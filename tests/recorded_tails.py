@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fused_resnet import functional, remembered
+from fused_resnet import functional
+from fused_resnet.operators import remembered
 
 
 @contextmanager

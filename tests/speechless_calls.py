@@ -12,7 +12,7 @@ from kernel_samples import SEVERAL_RANGES, SMALL
 from samples import SAMPLES, build
 
 import fused_resnet
-from fused_resnet import _kernels
+from fused_resnet.backends.kernels import loading
 from fused_resnet.strategy import use_strategy
 
 
@@ -35,8 +35,8 @@ def refuse(module):
 
 
 if __name__ == "__main__":
-    _kernels._PACKAGE = pathlib.Path(sys.argv[1])
-    loaded, reason = _kernels.load("_emulated")
+    loading._PACKAGE = pathlib.Path(sys.argv[1])
+    loaded, reason = loading.load("_emulated")
     assert loaded is not None, reason
-    assert pathlib.Path(loaded.__file__).parent == _kernels._PACKAGE
+    assert pathlib.Path(loaded.__file__).parent == loading._PACKAGE
     run_samples() if sys.argv[2] == "valid" else refuse(loaded)

@@ -18,6 +18,7 @@ def _strategy(request):
         yield
 
 
+@pytest.mark.covers("backend", "_strategy")
 @pytest.mark.parametrize("sample", FUSED.values(), ids=FUSED)
 def test_double_backward_is_refused(sample, device):
     tail, inputs, dy = build(sample, device)

@@ -127,6 +127,7 @@ def test_backward_takes_shared_tensors_that_it_only_reads(call):
     assert all(map(torch.equal, (call.dy, call.main["norm"]["var"]), before))
 
 
+@pytest.mark.covers("strategy")
 @on_kernels
 @each_strategy
 @each(FUSED)

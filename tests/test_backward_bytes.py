@@ -176,6 +176,7 @@ def test_backward_totals_of_frozen_norms_in_units_of_the_output():
     assert totals(BEHIND_CONV, "evaluation") == expected | {"layer1.0": Fraction(13, 2)}
 
 
+@pytest.mark.covers("mode")
 @each_mode
 @each_real_shape
 def test_backward_benchmarks_count_the_same_bytes(shape, mode):

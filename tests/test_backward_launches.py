@@ -48,6 +48,7 @@ def test_backward_of_evaluation_is_one_cooperative_launch(sample, backend):
     assert kernels(launches_of(tail.eval(), inputs, dy)) == [("backward", True)]
 
 
+@pytest.mark.covers("strategy", "device")
 @on_kernels
 @each_strategy
 @each(FUSED)
@@ -80,6 +81,7 @@ class Passing(torch.autograd.Function):
         return None
 
 
+@pytest.mark.covers("backend")
 @only_emulated
 @each(FUSED)
 def test_backward_without_a_gradient_launches_nothing(sample, backend):

@@ -11,7 +11,7 @@ from kernel_samples import each_mode, strategy_of
 from same_bits import assert_same_bits
 from samples import norm_of
 
-from fused_resnet.branches import Direct, Projection
+from fused_resnet.operation.branches import Direct, Projection
 
 
 def gradients(backend, main, shortcut, dy, move=lambda y: y):

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import calibrate
 from benchmarks.__main__ import main
-from fused_resnet import cost_model
+from fused_resnet.cost import cost_model
 
 
 def test_the_command_writes_rates_and_prints_what_would_be_chosen(tmp_path, capsys):

@@ -14,9 +14,9 @@ from benchmarks.gpu import checks
 from benchmarks.gradients import incoming_gradient
 from benchmarks.modes import Mode
 from benchmarks.tails import RESNET18, RESNET50, Tail
-from fused_resnet import _kernels
+from fused_resnet.backends.kernels import loading
 
-NEEDS_EMULATOR = pytest.mark.skipif(_kernels.load("_emulated")[0] is None, reason="the emulator was not built")
+NEEDS_EMULATOR = pytest.mark.skipif(loading.load("_emulated")[0] is None, reason="the emulator was not built")
 
 
 def checked(mode: Mode, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:

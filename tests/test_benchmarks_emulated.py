@@ -21,7 +21,8 @@ from benchmarks.emulated.formulas import expected  # noqa: E402
 from benchmarks.emulated.rows import rows_of  # noqa: E402
 from benchmarks.emulated.tails import cases  # noqa: E402
 from benchmarks.result import Result, read  # noqa: E402
-from fused_resnet import launches, traffic  # noqa: E402
+from fused_resnet.backends.kernels import launches  # noqa: E402
+from fused_resnet.cost import traffic  # noqa: E402
 
 pytestmark = needs_emulator
 

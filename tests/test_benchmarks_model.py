@@ -16,7 +16,7 @@ from benchmarks.model import counts, fit, gpu_time
 from benchmarks.model.counting import SCATTERED_SLOTS, Amounts, unevenness
 from benchmarks.result import read
 from benchmarks.tail_shapes import RESNET50
-from fused_resnet import cost_model
+from fused_resnet.cost import cost_model
 from kernel_resources.binary import ToolMissingError, find_tool
 
 ROOT = Path(__file__).parents[1]

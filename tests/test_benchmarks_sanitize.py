@@ -12,10 +12,11 @@ import torch
 import fused_resnet
 from benchmarks.gpu import checks, process, sanitize, small_cases
 from benchmarks.gpu.record import Record
-from fused_resnet import _kernels, residual_tail
-from fused_resnet.branches import Branch
+from fused_resnet import residual_tail
+from fused_resnet.backends.kernels import loading
+from fused_resnet.operation.branches import Branch
 
-MODULE = _kernels.load("_emulated")[0]
+MODULE = loading.load("_emulated")[0]
 NEEDS_EMULATOR = pytest.mark.skipif(MODULE is None, reason="the emulator was not built")
 MACHINE: dict[str, Any] = {"gpu": {"capability": "9.0"}, "torch": "2.11.0"}
 
@@ -153,7 +154,7 @@ def test_no_case_begins_when_the_time_is_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(small_cases, "errors_of", lambda *_: {"output": 0.0})
-    monkeypatch.setattr(small_cases._kernels, "load", lambda _: (object(), None))
+    monkeypatch.setattr(small_cases.loading, "load", lambda _: (object(), None))
     monkeypatch.setattr(fused_resnet, "use_backend", lambda _: fused_resnet.strategy.use_strategy("auto"))
     assert small_cases.main(rehearse=True, seconds=0.0) == 0
     assert capsys.readouterr().out == ""

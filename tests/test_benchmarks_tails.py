@@ -14,7 +14,7 @@ from benchmarks.tail_shapes import NETWORKS, distinct
 from benchmarks.tails import RESNET50, Tail, TailShape, counted_bytes
 from fused_resnet import models
 from fused_resnet.nn import ResidualBlock
-from fused_resnet.strategy import Strategy
+from fused_resnet.operation.computation import Strategy
 
 
 def python(code: str) -> list[str]:

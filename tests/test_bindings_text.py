@@ -14,7 +14,7 @@ import sys
 
 import pytest
 
-from fused_resnet import _kernels
+from fused_resnet.backends.kernels import loading
 from fused_resnet.kernel_build import decision, recipes
 from fused_resnet.kernel_build.cache import file_name, store_module
 from fused_resnet.kernel_build.compilation import compile_module, incremental_folder
@@ -102,7 +102,7 @@ def test_symbols_of_streams_are_known_by_name(symbol, is_one):
 
 def symbols(name, *options):
     """Of a built module."""
-    module, reason = _kernels.load(name)
+    module, reason = loading.load(name)
     if module is None:
         pytest.skip(f"{name}: {reason}")
     if shutil.which("nm") is None:

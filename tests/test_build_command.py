@@ -8,8 +8,9 @@ import pytest
 import torch
 from stand_in_compilers import fake_nvcc, nvcc_that_compiles
 
-from fused_resnet import _kernels, build_command
+from fused_resnet.backends.kernels import loading
 from fused_resnet.command_line import main
+from fused_resnet.kernel_build import command as build_command
 from fused_resnet.kernel_build.cache import built_folder
 
 MODULE = """
@@ -57,14 +58,14 @@ def test_kernels_are_built_into_the_cache_and_the_loader_finds_them(machine, cap
     assert f"torch {torch.__version__}" in printed
     assert "[1/2]    " in printed
     assert "compile csrc/module.cpp" in printed
-    _kernels._chosen.cache_clear()
+    loading._chosen.cache_clear()
     try:
-        folder, record = _kernels._chosen("_C")
+        folder, record = loading._chosen("_C")
         assert folder.parent == machine / "cache"
         assert record["architectures"] == "9.0"
-        assert _kernels._mismatch("_C", record) is None
+        assert loading._mismatch("_C", record) is None
     finally:
-        _kernels._chosen.cache_clear()
+        loading._chosen.cache_clear()
 
 
 def test_package_stays_as_it_is(machine):
@@ -91,7 +92,7 @@ def test_module_that_no_longer_loads_is_built_again(machine):
     (module,) = (machine / "cache").glob("*/*.so")
     module.write_text("not a library")
     assert main(["build"]) == 0
-    assert _kernels.load_from(module.parent, "_C")[1] is None
+    assert loading.load_from(module.parent, "_C")[1] is None
 
 
 def test_two_at_once_build_once(machine):
@@ -102,7 +103,7 @@ def test_two_at_once_build_once(machine):
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     assert compilations(machine) == 3  # two probes, one source
-    assert [name for name in left(machine) if not name.endswith(".lock")] == [_kernels.file_name("_C"), "_C.json"]
+    assert [name for name in left(machine) if not name.endswith(".lock")] == [loading.file_name("_C"), "_C.json"]
 
 
 def test_compiler_that_fails_is_one_line(machine, capsys):

@@ -12,8 +12,8 @@ from installations import BUILD, OTHER_TORCH, THIS_TORCH
 
 import fused_resnet
 from benchmarks.emulator import recorded_launches
-from fused_resnet import _kernels
 from fused_resnet.backend import available_backends
+from fused_resnet.backends.kernels import loading
 from fused_resnet.command_line import main
 from fused_resnet.doctor import diagnosis, selftest
 from fused_resnet.doctor.cases import MATHS, Case, cases
@@ -52,8 +52,8 @@ def run_doctor(capsys, *arguments):
 
 def test_doctor_examines_this_installation(tmp_path):
     """It is well, but for modules that were built for sanitizers or for another Python."""
-    names = [name for name in ("_C", "_emulated") if _kernels.was_built(name)]
-    unusable = [name for name in names if _kernels.load(name)[1] is not None]
+    names = [name for name in ("_C", "_emulated") if loading.was_built(name)]
+    unusable = [name for name in names if loading.load(name)[1] is not None]
     command = [sys.executable, "-m", "fused_resnet", "doctor", "--json"]
     environment = {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -21,7 +21,7 @@ if importlib.util.find_spec("torchvision"):
     import benchmarks.torchvision_operators  # noqa: F401 - before torchvision
 
 DOCUMENTS = documents()
-WITH_CODE = ["README.md", *(f"docs/{name}.md" for name in ("quickstart", "shortcut-options", "faq", "moving"))]
+WITH_CODE = ["README.md", *(f"docs/{name}.md" for name in ("quickstart", "fuse", "shortcut-options", "faq", "moving"))]
 
 
 def each(found):
@@ -120,9 +120,10 @@ def test_every_page_is_listed():
     assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= set(listed)
 
 
-def test_readme_gets_to_a_fused_model_in_four_lines_of_its_first_screen():
+def test_readme_gets_to_a_fused_model_on_its_first_screen():
     install, use = Document(ROOT / "README.md").fences[:2]
     assert [install.language, use.language] == ["sh", "python"]
     assert use.line + use.text.count("\n") <= 25
-    assert sum(map(bool, (install.text + use.text).splitlines())) == 4
+    assert len(install.text.splitlines()) == 2
+    assert sum(map(bool, use.text.splitlines())) <= 4
     assert re.search(r"^fused_resnet\.fuse\(model\)$", use.text, re.MULTILINE)

@@ -115,6 +115,7 @@ def test_correct_twin_runs(emulator, seed, name, cooperative):
     np.testing.assert_array_equal(output, Arrays().run(emulator, name, False, cooperative).output)
 
 
+@pytest.mark.covers("cooperative")
 @pytest.mark.parametrize(("name", "cooperative"), CASES)
 def test_correct_twin_agrees_with_gpu(emulator, gpu, name, cooperative):
     emulated = Arrays().run(emulator, name, False, cooperative).output

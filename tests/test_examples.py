@@ -35,7 +35,7 @@ def losses(output):
 
 def test_two_processes_train_and_one_goes_on_without_fused_tails_and_under_autocast(tmp_path):
     checkpoint = ["--checkpoint", tmp_path / "checkpoint.pt"]
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", 2]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
     first = run(*launch, "examples/train.py", *TINY, "--epochs", 1, *checkpoint)
     assert "2 processes" in first
     assert "synthetic" in first

@@ -19,7 +19,7 @@ from fused_resnet import explain, models
 from fused_resnet.explanation import TailExplanation
 from fused_resnet.functional import Direct, Norm, Projection, residual_tail
 from fused_resnet.nn import BasicBlock, PreActBasicBlock
-from fused_resnet.processes import ALONE
+from fused_resnet.operation.synchronisation import ALONE
 from fused_resnet.strategy import use_strategy
 
 

@@ -12,10 +12,10 @@ from user_blocks import Block
 
 import fused_resnet
 from fused_resnet import backend, use_backend
-from fused_resnet._architectures import runs_on
+from fused_resnet.backends.kernels.compatibility import runs_on
 from fused_resnet.functional import Direct, Norm, residual_tail
 from fused_resnet.nn import BasicBlock
-from fused_resnet.requirement import kernels_required, require_kernels
+from fused_resnet.operation.requirement import kernels_required, require_kernels
 
 
 def kernels_take(device):

@@ -107,6 +107,7 @@ def test_forward_training_totals_in_units_of_the_output():
     assert outside == {shape.block: Fraction(19 if shape.block == "layer1.0" else 21, 4) for shape in RESNET50}
 
 
+@pytest.mark.covers("mode")
 @each_mode
 @each_real_shape
 def test_forward_benchmarks_count_the_same_bytes(shape, mode):

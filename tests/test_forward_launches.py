@@ -46,6 +46,7 @@ def test_evaluation_forward_is_one_ordinary_launch(sample, backend):
     assert launched(tail.eval(), inputs) == [("apply", False)]
 
 
+@pytest.mark.covers("strategy", "device")
 @on_kernels
 @each_strategy
 @each_training_sample
@@ -55,6 +56,7 @@ def test_no_operator_runs_beside_the_training_forward(sample, strategy, device):
         assert operators(tail, inputs) == []
 
 
+@pytest.mark.covers("strategy", "device")
 @on_kernels
 @each_evaluated_sample
 def test_no_operator_runs_beside_the_evaluation_forward(sample, device):
@@ -68,13 +70,14 @@ def empty_samples():
     for name, sample in SAMPLES.items():
         sources = {branch.source for branch in (sample.main, sample.shortcut) if branch is not None}
         for shape in shapes[:1] if "projection" in sources else shapes:
-            yield pytest.param(replace(sample, shape=shape), id=f"{name} {shape}")
+            yield pytest.param(sample, shape, id=f"{name} {shape}")
 
 
 @only_emulated
-@pytest.mark.parametrize("sample", list(empty_samples()))
-def test_forward_of_no_pixels_launches_nothing_and_counts_as_pytorch_does(sample, backend):
-    case = build(sample)
+@pytest.mark.covers("shape")
+@pytest.mark.parametrize(("sample", "shape"), list(empty_samples()))
+def test_forward_of_no_pixels_launches_nothing_and_counts_as_pytorch_does(sample, shape, backend):
+    case = build(replace(sample, shape=shape))
     with recorded_launches() as launches:
         tested = fused(*case)
     assert launches == []

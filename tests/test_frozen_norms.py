@@ -10,7 +10,7 @@ from user_norms import AnotherFormula, OfDetectron2, OfMaskRCNN, draw_buffers
 
 import benchmarks.torchvision_operators  # noqa: F401 - before torchvision
 import fused_resnet
-from fused_resnet.frozen_norms import FrozenNorm, frozen_norm
+from fused_resnet.conversion.frozen_norms import FrozenNorm, frozen_norm
 
 torchvision = pytest.importorskip("torchvision")
 timm_layers = pytest.importorskip("timm.layers")

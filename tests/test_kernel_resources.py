@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fused_resnet import _kernels
+from fused_resnet.backends.kernels import loading
 from kernel_resources.binary import Kernel, ToolMissingError, Usage, find_tool, kernel
 from kernel_resources.occupancy import MULTIPROCESSORS, Needs, Occupancy, collect, problems
 from kernel_resources.report import TABLE, incomparable, table
@@ -23,7 +23,7 @@ def occupancy(architecture="8.0", registers=128, stack=0, local=0, static_shared
 @pytest.fixture(scope="module")
 def kernels():
     """Of the built module."""
-    module, reason = _kernels.load("_C")
+    module, reason = loading.load("_C")
     if module is None:
         pytest.skip(f"there are no kernels to look at: _C is {reason}")
     try:
@@ -37,7 +37,7 @@ def test_built_kernels_do_not_spill_and_fit_as_often_as_claimed(kernels):
 
 
 def test_table_is_up_to_date(kernels):
-    facts, text = _kernels.built_with("_C"), TABLE.read_text()
+    facts, text = loading.built_with("_C"), TABLE.read_text()
     if reason := incomparable(facts, text):
         pytest.skip(f"docs/kernels.md cannot be compared: {reason}")
     assert table(kernels, facts["nvcc"]) == text, "run `make resources`"

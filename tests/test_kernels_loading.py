@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fused_resnet import _kernels
+import fused_resnet
+from fused_resnet.backends.kernels import loading
 from fused_resnet.kernel_build.cache import file_name, sources_digest
 
 PYTHON = "{}.{}".format(*sys.version_info)
@@ -29,9 +30,10 @@ class Package:
         self.folder, self.cache = folder / self.name, folder / "cache"
         self.folder.mkdir()
         (self.folder / "__init__.py").touch()
-        own = Path(_kernels.__file__).parent
-        for name in ("_kernels.py", "_architectures.py"):
-            shutil.copy(own / name, self.folder)
+        own, loaders = Path(fused_resnet.__file__).parent, self.folder / "backends" / "kernels"
+        loaders.mkdir(parents=True)
+        for name in ("loading.py", "compatibility.py"):
+            shutil.copy(Path(loading.__file__).with_name(name), loaders)
         for name in ("kernel_build", "csrc"):
             (self.folder / name).symlink_to(own / name if name == "kernel_build" else own.parent / name)
         monkeypatch.setenv("FUSED_RESNET_CACHE", str(self.cache))
@@ -54,7 +56,7 @@ class Package:
 
     @property
     def loader(self):
-        loader = importlib.import_module(f"{self.name}._kernels")
+        loader = importlib.import_module(f"{self.name}.backends.kernels.loading")
         for module in (loader, importlib.import_module(f"{self.name}.kernel_build.cache")):
             self._monkeypatch.setattr(module, "file_name", lambda name: f"{name}.py")
         return loader
@@ -123,7 +125,7 @@ def test_without_a_record_the_module_is_not_built(package):
 
 def test_library_that_is_none_is_explained_with_the_error_of_the_loader(tmp_path):
     (tmp_path / file_name("_C")).write_text("not a library")
-    module, reason = _kernels.load_from(tmp_path, "_C")
+    module, reason = loading.load_from(tmp_path, "_C")
     assert module is None
     assert f"torch {torch.__version__}" in reason
     assert BUILD in reason
@@ -267,21 +269,21 @@ def test_facts_of_the_build_can_be_read(package):
 
 @pytest.mark.parametrize("name", ["_C", "_emulated"])
 def test_installed_package_has_the_module_or_a_reason(name):
-    module, reason = _kernels.load(name)
+    module, reason = loading.load(name)
     assert (module is None) == isinstance(reason, str)
 
 
 def test_modules_that_were_built_load_side_by_side():
     """They define the same names and the same Python classes."""
-    built = [name for name in ("_C", "_emulated") if "torch" in _kernels.built_with(name)]
-    if len(built) < 2 or _kernels.built_with("_emulated").get("sanitized"):
+    built = [name for name in ("_C", "_emulated") if "torch" in loading.built_with(name)]
+    if len(built) < 2 or loading.built_with("_emulated").get("sanitized"):
         pytest.skip("not both are built")
-    assert [_kernels.load(name)[1] for name in built] == [None, None]
+    assert [loading.load(name)[1] for name in built] == [None, None]
 
 
 @pytest.mark.emulated
 def test_sanitize_smoke_emulated_module_loads():
-    module, reason = _kernels.load("_emulated")
+    module, reason = loading.load("_emulated")
     if reason is not None and not reason.startswith("it does not load"):
         pytest.skip(reason)
     assert reason is None

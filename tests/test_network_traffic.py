@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from benchmarks.errors import EXTRA
-from fused_resnet import traffic
-from fused_resnet.branches import Direct, Norm
-from fused_resnet.tail import Needs, Tail
+from fused_resnet.cost import traffic
+from fused_resnet.operation.branches import Direct, Norm
+from fused_resnet.operation.computation import Needs, Tail
 
 for dependency in EXTRA:
     pytest.importorskip(dependency)

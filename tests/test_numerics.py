@@ -5,8 +5,8 @@ import torch
 from compare import assert_as_accurate_as_unfused, fused, unfused
 from samples import SAMPLES, Branch, Sample, build
 
-from fused_resnet.branches import Projection
-from fused_resnet.moments import cancellation
+from fused_resnet.backends.pytorch.moments import cancellation
+from fused_resnet.operation.branches import Projection
 from fused_resnet.strategy import use_strategy
 
 MODES = ("training", "eval")

@@ -8,7 +8,7 @@ from samples import FUSED, build
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_resnet import use_backend
-from fused_resnet.signature import flat, forward_arguments
+from fused_resnet.operators.signature import flat, forward_arguments
 from fused_resnet.strategy import use_strategy
 
 each_sample = pytest.mark.parametrize("sample", FUSED.values(), ids=FUSED)
@@ -30,6 +30,7 @@ def call_of(tail, inputs, strategy):
     return operator.default, (*values, tail.activation == "relu")
 
 
+@pytest.mark.covers("backend", "strategy")
 @pytest.mark.parametrize("strategy", ["moments", "materialise", "auto"])
 @each_sample
 def test_operators_keep_the_contract(sample, strategy, device):
@@ -37,6 +38,7 @@ def test_operators_keep_the_contract(sample, strategy, device):
     torch.library.opcheck(*call_of(tail, inputs, strategy))
 
 
+@pytest.mark.covers("backend", "strategy")
 @pytest.mark.parametrize("strategy", ["moments", "materialise"])
 @each_sample
 def test_operators_with_statistics_keep_the_contract(sample, strategy, device):
@@ -64,6 +66,7 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.covers("backend", "strategy")
 @pytest.mark.parametrize("strategy", ["moments", "materialise"])
 @each_sample
 def test_backward_operator_keeps_the_contract(sample, strategy, device):

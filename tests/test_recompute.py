@@ -17,7 +17,8 @@ from user_blocks import Block
 
 import benchmarks.torchvision_operators  # noqa: F401 - before torchvision
 import fused_resnet
-from fused_resnet import models, recomputation
+from fused_resnet import models
+from fused_resnet.conversion import recomputation
 from fused_resnet.nn import Bottleneck, PreActBottleneck
 
 torchvision = pytest.importorskip("torchvision")

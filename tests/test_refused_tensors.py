@@ -22,6 +22,9 @@ PARTS = {
 IN_BRANCHES = {kind: [f"{branch}.{part}" for branch in BRANCHES for part in parts] for kind, parts in PARTS.items()}
 COUNTERS = [f"{branch}.norm.num_batches_tracked" for branch in BRANCHES]
 FLOATS = {"forward": IN_BRANCHES["forward"], "backward": ["y", *IN_BRANCHES["backward"], *STATISTICS]}
+# Whichever argument it is, the same check refuses it.
+pytestmark = pytest.mark.covers("kind", "backend")
+
 OF_CHANNELS = ("bias", "norm.weight", *RUNNING, "norm.mean", "norm.var", "dgamma", "dbeta")
 
 

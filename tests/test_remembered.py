@@ -12,8 +12,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fused_resnet
-from fused_resnet.branches import Direct, Norm, Projection
 from fused_resnet.functional import residual_tail
+from fused_resnet.operation.branches import Direct, Norm, Projection
 from fused_resnet.strategy import use_strategy
 
 pytestmark = on_kernels

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fused_resnet import _kernels
+from fused_resnet.backends.kernels import loading
 from kernel_resources.binary import MATHS, ToolMissingError, disassembled, extract, innermost_loops, instructions
 
 TENSOR_CORES = {"tf32": "HMMA.1688.F32.TF32", "bfloat16": "HMMA.16816.F32.BF16", "float16": "HMMA.16816.F32"}
@@ -20,10 +20,10 @@ LOAD_MATRICES, LOAD_MATRICES_TRANSPOSED = "LDSM.16.M88.4", "LDSM.16.MT88.4"
 @functools.cache
 def code_of(architecture):
     """By kernel. Disassembling takes a second for each way of computing products."""
-    module, reason = _kernels.load("_C")
+    module, reason = loading.load("_C")
     if module is None:
         pytest.skip(f"there are no kernels to look at: _C is {reason}")
-    if architecture not in _kernels.built_with("_C")["architectures"].replace("+PTX", "").split():
+    if architecture not in loading.built_with("_C")["architectures"].replace("+PTX", "").split():
         pytest.skip(f"the kernels are not built for {architecture}")
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 import fused_resnet
-from fused_resnet import _kernels
+from fused_resnet.backends.kernels import loading
 
 FOLDER = pathlib.Path(fused_resnet.__file__).parent
 
@@ -79,7 +79,7 @@ def in_module(module):
 
 @pytest.mark.parametrize("name", ["_C", pytest.param("_emulated", marks=pytest.mark.emulated)])
 def test_stub_and_built_module_agree(name):
-    module, reason = _kernels.load(name)
+    module, reason = loading.load(name)
     if module is None:
         pytest.skip(f"{name}: {reason}")
     assert in_stub(FOLDER / f"{name}.pyi") == in_module(module)

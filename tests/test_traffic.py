@@ -9,11 +9,12 @@ from emulated import backward_call, forward_call, module_of, only_emulated
 from samples import FUSED, Branch, Sample, build
 
 from benchmarks.emulator import is_activation, recorded_launches
-from fused_resnet import launches, traffic
-from fused_resnet.kernels import KernelComputation
-from fused_resnet.plain import ReferenceComputation
+from fused_resnet.backends.kernels import launches
+from fused_resnet.backends.kernels.computation import KernelComputation
+from fused_resnet.backends.pytorch.computation import ReferenceComputation
+from fused_resnet.cost import traffic
+from fused_resnet.operation.computation import Needs, operands_of, settle
 from fused_resnet.strategy import Problem, cost, use_strategy
-from fused_resnet.tail import Needs, operands_of, settle
 
 INPUTS = ("main.x", "shortcut.x")
 PARTS = ("conv.weight", "conv.bias", "norm.weight", "norm.bias")

@@ -5,7 +5,7 @@ the wide and CIFAR's, ResNet-50's also with its last convolution left to cuDNN,
 with their channels and few rows, forward and backward, with each strategy and with frozen norms.
 Of each direction: the launches, the bytes of activations that are read and
 written, phase by phase, and the multiply-adds of the products, beside what
-fused_resnet.launches and fused_resnet.traffic say. y is the tail's output:
+fused_resnet.backends.kernels.launches and fused_resnet.cost.traffic say. y is the tail's output:
 bytes in its units are passes over it, for any number of rows. Bytes outside
 the formulas are those of weights, vectors and partial sums; few rows have more
 of them. Requested bytes are those of all accesses, most of which the L2 cache

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from fused_resnet import backend, launches, traffic
-from fused_resnet.branches import Projection, output_shape
-from fused_resnet.tail import Needs, operands_of, settle, takes_moments
-from fused_resnet.tail import Tail as SettledTail
+from fused_resnet import backend
+from fused_resnet.backends.kernels import launches
+from fused_resnet.cost import traffic
+from fused_resnet.operation.branches import Projection, output_shape
+from fused_resnet.operation.computation import Needs, operands_of, settle, takes_moments
+from fused_resnet.operation.computation import Tail as SettledTail
 
 from ..tail_shapes import TailShape
 from ..tails import Tail

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from fused_resnet.strategy import StrategyChoice
+from fused_resnet.operation.computation import StrategyChoice
 
 from ..tail_shapes import NETWORKS, RESNET50, TailShape, distinct
 

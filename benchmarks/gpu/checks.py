@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 import fused_resnet
-from fused_resnet.strategy import Strategy, use_strategy
+from fused_resnet.operation.computation import Strategy
+from fused_resnet.strategy import use_strategy
 
 from ..accuracy import relative_error
 from ..gradients import incoming_gradient

@@ -18,13 +18,15 @@ import torch
 from torch import Tensor
 
 import fused_resnet
-from fused_resnet import _kernels, reference, residual_tail
-from fused_resnet.branches import Branch, Direct, Norm, Projection, ZeroPad, named_tensors
-from fused_resnet.kernel_branch import kept
-from fused_resnet.kernels import KernelComputation, backward_call, forward_call
-from fused_resnet.memory import empty_gradients
-from fused_resnet.strategy import Strategy, use_strategy
-from fused_resnet.tail import Needs, operands_of, settle
+from fused_resnet import residual_tail
+from fused_resnet.backends.kernels import loading
+from fused_resnet.backends.kernels.branch_arguments import kept
+from fused_resnet.backends.kernels.computation import KernelComputation, backward_call, forward_call
+from fused_resnet.operation import reference
+from fused_resnet.operation.branches import Branch, Direct, Norm, Projection, ZeroPad, named_tensors
+from fused_resnet.operation.computation import Needs, Strategy, operands_of, settle
+from fused_resnet.operation.layouts import empty_gradients
+from fused_resnet.strategy import use_strategy
 
 from ..accuracy import relative_error
 from ..gradients import incoming_gradient
@@ -222,7 +224,7 @@ def errors_of(module: Any, case: Case, device: str) -> dict[str, float]:
 def main(rehearse: bool, seconds: float) -> int:
     """Runs the cases for as long as there is time."""
     deadline = time.monotonic() + seconds
-    module, reason = _kernels.load("_emulated" if rehearse else "_C")
+    module, reason = loading.load("_emulated" if rehearse else "_C")
     if module is None:
         print(reason)
         return 2

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .. import options
+from ..phases.columns import EAGER, whole
 from ..provenance import provenance
 from ..result import Result, read
 from . import counts, fit, gpu_time
@@ -76,4 +77,5 @@ def compared(measured: Result, arguments: argparse.Namespace) -> Result:
         f"The model meets {len(close)} of {len(rows)} measured phases, to which it was fitted, within 25 %.",
         "No GPU has run the kernels as they are: their times are modelled.",
     ]
-    return Result("model", provenance(torch.device("cpu"), arguments), settings, COLUMNS, rows, notes)
+    details = {"eager": {row["tail"]: whole(row) for row in measured.rows if row["way"] == EAGER}}
+    return Result("model", provenance(torch.device("cpu"), arguments), settings, COLUMNS, rows, notes, details)

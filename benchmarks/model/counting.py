@@ -14,12 +14,12 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from fused_resnet import _kernels
-from fused_resnet.kernel_branch import kept
-from fused_resnet.kernels import KernelComputation, backward_call, forward_call
-from fused_resnet.memory import empty_gradients, empty_output
-from fused_resnet.strategy import StrategyChoice, use_strategy
-from fused_resnet.tail import settle
+from fused_resnet.backends.kernels import loading
+from fused_resnet.backends.kernels.branch_arguments import kept
+from fused_resnet.backends.kernels.computation import KernelComputation, backward_call, forward_call
+from fused_resnet.operation.computation import StrategyChoice, settle
+from fused_resnet.operation.layouts import empty_gradients, empty_output
+from fused_resnet.strategy import use_strategy
 
 from ..emulator import Launch, launches_left_out, library, recorded_launches
 from ..phases.columns import BACKWARD, BACKWARD_PHASES, FORWARD, FORWARD_PHASES
@@ -239,7 +239,7 @@ class Counter:
         return amounts_of(launches[0], {"shortcut.x", "shortcut.dx"} if shape.stride > 1 else ())
 
     def _calls(self, shape: TailShape, fill: Callable[..., Tensor]) -> dict[str, Callable[[], object]]:
-        module, reason = _kernels.load("_emulated")
+        module, reason = loading.load("_emulated")
         assert module is not None, reason
         tail = Tail(shape, torch.bfloat16)
         x, before = (_filled(fill, size) for size in _inputs(shape))

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from fused_resnet.strategy import StrategyChoice
+from fused_resnet.operation.computation import StrategyChoice
 
 from ..errors import UserError
 from ..phases.columns import DIRECT, LIBRARY, MATERIALISE, MOMENTS

@@ -1,12 +1,14 @@
-"""How close the model is to what was measured, and what it says of the kernels as they are."""
+"""What the model says of the kernels as they are, and how close it is to what was measured."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..phases.columns import BACKWARD, FORWARD
-from ..pictures import COLOURS, FAINT, INK, style
+from ..pictures import COLOURS, FAINT, style
 from ..result import Result, Row, number
 from .summary import by_tail, milliseconds
 
@@ -14,12 +16,12 @@ _PHASES = {"moments": "sky", "reduce": "orange", "finish": "pink", "apply": "blu
 
 
 def draw(result: Result) -> Figure:
-    """Two panels: points on a diagonal, and bars a tail."""
+    """Two panels: bars a tail, and points on a diagonal."""
     with style():
-        figure = Figure(figsize=(11, 5.6), dpi=120, layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
-        _draw_points(left, result)
-        _draw_bars(right, result)
+        figure = Figure(figsize=(11, 6.4), dpi=120, layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
+        _draw_bars(left, result)
+        _draw_points(right, result)
     return figure
 
 
@@ -38,23 +40,30 @@ def _draw_points(axes: Axes, result: Result) -> None:
     axes.set_ylim(ends)
     axes.set_xlabel("measured, ms")
     axes.set_ylabel("modelled, ms")
-    axes.set_title("The model, on kernels that were measured")
+    axes.set_title("Model against measurement")
     axes.legend(fontsize=9)
 
 
 def _draw_bars(axes: Axes, result: Result) -> None:
     tails = by_tail(result)
-    for place, rows in enumerate(tails.values()):
-        for stage, offset, colour in (("then, modelled", -0.2, "grey"), ("now, modelled", 0.2, "green")):
-            total = _both(rows, stage)
-            axes.barh(place + offset, total, 0.36, color=COLOURS[colour])
-            axes.text(total, place + offset, f" {total:.2f}", va="center", fontsize=8)
-        axes.plot(_both(rows, "measured"), place - 0.2, "o", markersize=4, color=INK)
+    eager = [result.details["eager"][tail] for tail in tails]
+    then, now = ([_both(rows, stage) for rows in tails.values()] for stage in ("measured", "now, modelled"))
+    series: tuple[tuple[list[float], dict[str, Any], str], ...] = (
+        (eager, {"color": COLOURS["grey"]}, "PyTorch's operations: measured"),
+        (then, {"color": COLOURS["sky"]}, "kernels as they were: measured"),
+        (now, {"edgecolor": COLOURS["green"], "facecolor": "none", "hatch": "////"}, "kernels as they are: modelled"),
+    )
+    for row, (times, look, label) in enumerate(series):
+        places = [place + 0.28 * (row - 1) for place in range(len(tails))]
+        axes.barh(places, times, 0.26, label=label, **look)
+        for place, time in zip(places, times, strict=True):
+            axes.text(time, place, f" {time:.2f}", va="center", fontsize=7)
     axes.set_yticks(range(len(tails)), list(tails), fontsize=9)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("ms, forward + backward, by moments; dots: measured")
-    axes.set_title("Modelled then (grey) and now (green)")
+    axes.set_xlabel("ms, forward + backward, by moments")
+    axes.set_title(f"Tails on {result.settings['gpu']}, batch {result.settings['batch']}")
+    axes.legend(fontsize=9, loc="lower right")
 
 
 def _both(rows: list[Row], stage: str) -> float:

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_resnet import _kernels, traffic
-from fused_resnet.branches import Branch, Direct
-from fused_resnet.kernel_branch import kept
-from fused_resnet.kernels import KernelComputation, backward_call, forward_call, readable_gradient
-from fused_resnet.memory import empty_gradients, empty_output
-from fused_resnet.modules import branch_of
-from fused_resnet.strategy import StrategyChoice, use_strategy
-from fused_resnet.tail import Gradients, settle
+from fused_resnet.backends.kernels import loading
+from fused_resnet.backends.kernels.branch_arguments import kept
+from fused_resnet.backends.kernels.computation import KernelComputation, backward_call, forward_call, readable_gradient
+from fused_resnet.conversion.modules import branch_of
+from fused_resnet.cost import traffic
+from fused_resnet.operation.branches import Branch, Direct
+from fused_resnet.operation.computation import Gradients, StrategyChoice, settle
+from fused_resnet.operation.layouts import empty_gradients, empty_output
+from fused_resnet.strategy import use_strategy
 
 from ..tails import Tail, every_gradient
 from .columns import (
@@ -84,7 +85,7 @@ def eager_way(tail: Tail, inputs: Inputs) -> Way:
 
 def kernel_way(name: str, tail: Tail, inputs: Inputs, backend: str) -> Way:
     """By the launches of a backend's module; `name` is that of the row."""
-    module = _kernels.load("_C" if backend == "cuda" else "_emulated")[0]
+    module = loading.load("_C" if backend == "cuda" else "_emulated")[0]
     assert module is not None
     apart = name == LIBRARY
     branches = _behind_convolution(tail, inputs) if apart else list(tail.branches(inputs.x, inputs.before))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fused_resnet.choice import machine_of
+from fused_resnet.cost.choice import machine_of
 
 from ..accuracy import relative_error
 from ..clocks import Clock, CpuClock, GpuClock, measure

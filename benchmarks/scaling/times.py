@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fused_resnet import backend
-from fused_resnet.tail import settle
+from fused_resnet.operation.computation import settle
 
 from ..accuracy import relative_error
 from ..clocks import Clock, CpuClock, GpuClock, measure

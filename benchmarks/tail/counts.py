@@ -10,11 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fused_resnet import launches, traffic
-from fused_resnet.branches import Projection
-from fused_resnet.kernels import KernelComputation
-from fused_resnet.strategy import StrategyChoice, use_strategy
-from fused_resnet.tail import Tail as DescribedTail
+from fused_resnet.backends.kernels import launches
+from fused_resnet.backends.kernels.computation import KernelComputation
+from fused_resnet.cost import traffic
+from fused_resnet.operation.branches import Projection
+from fused_resnet.operation.computation import StrategyChoice
+from fused_resnet.operation.computation import Tail as DescribedTail
+from fused_resnet.strategy import use_strategy
 
 from ..modes import Mode
 from ..tails import Tail, TailShape, described, every_gradient

@@ -1,8 +1,8 @@
 """What PyTorch's own operators move and multiply, watched as they are dispatched, without computing anything.
 
 Each operator is taken by itself, with a declared number of passes over each tensor: the fewest that its result allows
-where the tensor does not fit a cache. Weights and vectors are left out, as in `fused_resnet.traffic`, with which these
-figures are compared.
+where the tensor does not fit a cache. Weights and vectors are left out, as in `fused_resnet.cost.traffic`, with which
+these figures are compared.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fused_resnet.strategy import StrategyChoice, use_strategy
+from fused_resnet.operation.computation import StrategyChoice
+from fused_resnet.strategy import use_strategy
 
 from ..modes import Mode
 from ..tails import Tail

@@ -1,4 +1,4 @@
-// The tensors and settings of a call, read off the descriptions of `fused_resnet.branches`.
+// The tensors and settings of a call, read off the descriptions of `fused_resnet.operation.branches`.
 #pragma once
 
 #include <ATen/autocast_mode.h>
@@ -17,7 +17,7 @@ namespace fused_resnet::bindings {
 constexpr int tensors_a_branch = 8, operands_a_branch = 5;
 enum BranchTensor { x, weight, bias, gamma, beta, running_mean, running_var, num_batches_tracked };
 
-// The classes of `fused_resnet.branches`.
+// The classes of `fused_resnet.operation.branches`.
 struct Descriptions {
   PyObject *direct, *projection, *zero_pad, *norm;
 
@@ -117,7 +117,7 @@ class BranchValues {
     return read_placement(placement) && (norm == Py_None || read_norm(norm));
   }
 
-  // As `fused_resnet._autocast` does it: a projection's operands are cast as autocast casts a convolution's.
+  // As `fused_resnet.operation.autocast` does it: a projection's operands are cast as autocast casts a convolution's.
   void cast_by_autocast() {
     if (source_ != Source::projection) return;
     const c10::DeviceType device = tensors[x].device().type();

@@ -10,8 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..branches import Branch, Direct, Norm, Projection, ZeroPad
-from ..processes import ALONE
+from ..operation.branches import Branch, Direct, Norm, Projection, ZeroPad
+from ..operation.synchronisation import ALONE
 from .accuracy import FLOORS
 
 MATHS = ("float32", "tf32", "bfloat16", "float16")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..backend import Backend, available_backends
-from ..requirement import kernels_required
+from ..operation.requirement import kernels_required
 from . import facts
 from .selftest import Check, run_checks
 

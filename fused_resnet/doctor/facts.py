@@ -9,7 +9,8 @@ from typing import Any, get_args
 
 import torch
 
-from .. import __version__, _availability, _kernels
+from .. import __version__
+from ..backends.kernels import availability, loading
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def gpus() -> list[Gpu]:
             f"cuda:{index}",
             torch.cuda.get_device_name(index),
             "{}.{}".format(*torch.cuda.get_device_capability(index)),
-            _availability.missing_on(index),
+            availability.missing_on(index),
         )
         for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     ]
@@ -81,8 +82,8 @@ def gpus() -> list[Gpu]:
 
 def modules() -> list[Module]:
     """The CUDA kernels and the emulator."""
-    names = get_args(_kernels.Name)
+    names = get_args(loading.Name)
     return [
-        Module(n, _kernels.was_built(n), str(_kernels.folder_of(n)), _kernels.built_with(n), _kernels.load(n)[1])
+        Module(n, loading.was_built(n), str(loading.folder_of(n)), loading.built_with(n), loading.load(n)[1])
         for n in names
     ]

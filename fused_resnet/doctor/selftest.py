@@ -11,11 +11,12 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from .. import reference
 from ..backend import Backend, use_backend
-from ..branches import Branch, named_tensors
 from ..functional import residual_tail
-from ..strategy import StrategyChoice, use_strategy
+from ..operation import reference
+from ..operation.branches import Branch, named_tensors
+from ..operation.computation import StrategyChoice
+from ..strategy import use_strategy
 from .accuracy import allowed_error
 from .cases import MATHS, Case, cases, copied, make
 

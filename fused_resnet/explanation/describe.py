@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import backend, launches, traffic
-from ..branches import Branch, Projection, output_shape
-from ..implementations import tail_of
-from ..kernels import forward_refusal, refusal
-from ..moments import cancellation
-from ..signature import forward_arguments
-from ..strategy import StrategyChoice
-from ..tail import Needs, Tail, operands_of
-from ..work import statistics_of
+from .. import backend
+from ..backends.kernels import launches
+from ..backends.kernels.computation import forward_refusal, refusal
+from ..backends.kernels.phases import statistics_of
+from ..backends.pytorch.moments import cancellation
+from ..cost import traffic
+from ..operation.branches import Branch, Projection, output_shape
+from ..operation.computation import Needs, StrategyChoice, Tail, operands_of
+from ..operators.implementations import tail_of
+from ..operators.signature import forward_arguments
 from .result import BranchExplanation, PassExplanation, TailExplanation
 
 PLAIN = "plain PyTorch"

@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .. import functional
-from .._generators import generator_states, restore_generators
-from ..branches import Branch
 from ..fusion.block import FusedBlock, refusal
-from ..memory import is_copied
+from ..fusion.generators import generator_states, restore_generators
 from ..nn import ResidualBlock
+from ..operation.branches import Branch
+from ..operation.layouts import is_copied
 from .describe import describe, with_copied_gradient
 from .result import TailExplanation
 

@@ -24,8 +24,9 @@ class BranchExplanation:
         stride: of the same.
         strategy: "moments" or "materialise" where a training norm is behind a projection, "library" where PyTorch's own
             convolution computes it, else None.
-        cancellation: of moments, how many times rounding is magnified in the variances (`fused_resnet.moments`): 1
-            where input channels are independent, large where they move together. None unless values were asked for.
+        cancellation: of moments, how many times rounding is magnified in the variances (`cancellation` of
+            `fused_resnet.backends.pytorch.moments`): 1 where input channels are independent, large where they move
+            together. None unless values were asked for.
     """
 
     source: str
@@ -48,8 +49,9 @@ class PassExplanation:
     """One direction of a tail.
 
     Attributes:
-        kernel: as `fused_resnet.launches` names it, or "plain PyTorch"; None where there is nothing to launch.
-            Backward, "+ copy" stands for a copy of the output's gradient ahead of it, where its channels lie apart.
+        kernel: as `fused_resnet.backends.kernels.launches` names it, or "plain PyTorch"; None where there is nothing to
+            launch. Backward, "+ copy" stands for a copy of the output's gradient ahead of it, where its channels lie
+            apart.
         bytes: of activations, each tensor read or written once a phase, as the kernels have them.
         operations: of the products; a multiply-add is two.
     """

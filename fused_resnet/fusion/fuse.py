@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from .. import recomputation
+from ..conversion import recomputation
 from ..nn import ResidualBlock
 from .additions import may_add
 from .block import FusedBlock, restore, swap

@@ -10,8 +10,8 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from ..frozen_norms import frozen_norm
-from ..modules import has_hooks
+from ..conversion.frozen_norms import frozen_norm
+from ..conversion.modules import has_hooks
 from ..nn import ResidualBlock
 
 PROGRAM = "_fused_program"  # the attribute by which a fused block has its program

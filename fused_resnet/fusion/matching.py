@@ -3,7 +3,7 @@
 A tail takes as much as it can without a visible difference. What it must not take:
 
 - what something else reads, or what runs more than once: it would be computed twice or not at all;
-- modules that a tail cannot stand for (`fused_resnet.modules.refusal`);
+- modules that a tail cannot stand for (`fused_resnet.conversion.modules.refusal`);
 - what reads memory that is overwritten before the tail runs, since a tail runs where its last operation ran;
 - an addition in place into memory that somebody else may see, since a tail writes elsewhere.
 
@@ -18,8 +18,8 @@ from torch import fx, nn
 from torch.nn.modules import activation as _activations
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..frozen_norms import FrozenNorm, frozen_norm
-from ..modules import geometry_refusal, is_pointwise, refusal
+from ..conversion.frozen_norms import FrozenNorm, frozen_norm
+from ..conversion.modules import geometry_refusal, is_pointwise, refusal
 from .additions import adds_in_place, is_addition
 from .aliasing import Aliasing
 from .found import Part, Tail

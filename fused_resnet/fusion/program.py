@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from ..branches import Activation, Branch, Direct, ZeroPad
-from ..examined import Examined
-from ..frozen_norms import FrozenNorm
-from ..modules import (
+from ..conversion.frozen_norms import FrozenNorm
+from ..conversion.modules import (
     branch_of,
     frozen_refusal,
     has_hooks,
@@ -23,6 +21,8 @@ from ..modules import (
     refusal,
     residual_tail_or,
 )
+from ..examined import Examined
+from ..operation.branches import Activation, Branch, Direct, ZeroPad
 from .found import Part, Tail
 from .leaves import containers, finder, unfused_class
 from .options import Options

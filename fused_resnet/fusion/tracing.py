@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .._generators import generator_states, restore_generators
+from .generators import generator_states, restore_generators
 from .leaves import is_leaf
 from .settings import Settings
 from .surroundings import Surroundings, take_out

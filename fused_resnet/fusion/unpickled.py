@@ -9,7 +9,7 @@ import threading
 
 from torch import nn
 
-from ..modules import hooks_for_all
+from ..conversion.modules import hooks_for_all
 from .leaves import PROGRAM, opacity
 from .plan import Plan, plan
 from .program import StaleProgram

@@ -12,12 +12,12 @@ from typing import Any, ClassVar, NoReturn, TypeAlias, get_args
 import torch
 from torch import Tensor, fx, nn
 
-from .._tracers import refuse_scripting
-from ..branches import Activation
+from ..conversion.modules import branch_of, hooks_for_all, leave_out, norm_with_relu_or, refusal, residual_tail_or
+from ..conversion.recomputation import forgetting
 from ..examined import Examined
-from ..modules import branch_of, hooks_for_all, leave_out, norm_with_relu_or, refusal, residual_tail_or
-from ..recomputation import forgetting
-from ..requirement import require_kernels
+from ..operation.branches import Activation
+from ..operation.requirement import require_kernels
+from ..operation.tracers import refuse_scripting
 from .shortcuts import IdentityShortcut, ProjectionShortcut, Shortcut, ShortcutModule, make_shortcut
 
 _NOTHING: AbstractContextManager[Any] = nullcontext()

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from ..branches import Branch, Direct, Placement, ZeroPad
-from ..modules import branch_of, refusal
-from ..reference import source
+from ..conversion.modules import branch_of, refusal
+from ..operation.branches import Branch, Direct, Placement, ZeroPad
+from ..operation.reference import source
 
 Shortcut: TypeAlias = Literal["A", "B", "C", "D", "frozen", "none"]
 

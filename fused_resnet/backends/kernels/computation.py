@@ -1,6 +1,6 @@
 """The residual tail by the compiled kernels: one launch forward, one launch backward.
 
-What the kernels do not take goes to `fused_resnet.plain`.
+What the kernels do not take goes to `fused_resnet.backends.pytorch.computation`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .branches import Branch, Norm, Projection, named_tensors, output_shape, with_tensors
-from .checks import HALF_DTYPES
-from .kernel_branch import describe, describe_gradient, kept
-from .memory import empty_gradients, empty_output, readable
-from .plain import ReferenceComputation
-from .processes import add_up, combine_statistics, exchanges_sums
-from .requirement import require_kernels
-from .strategy import FLOAT32_OPERATIONS_PER_BYTE, Strategy, decide, problem_of
-from .tail import Gradients, Needs, Statistics, Tail, shares_statistics
+from ...operation.branches import Branch, Norm, Projection, named_tensors, output_shape, with_tensors
+from ...operation.checks import HALF_DTYPES
+from ...operation.computation import Gradients, Needs, Statistics, Strategy, Tail, shares_statistics
+from ...operation.layouts import empty_gradients, empty_output, readable
+from ...operation.requirement import require_kernels
+from ...operation.synchronisation import add_up, combine_statistics, exchanges_sums
+from ...strategy import FLOAT32_OPERATIONS_PER_BYTE, decide, problem_of
+from ..pytorch.computation import ReferenceComputation
+from .branch_arguments import describe, describe_gradient, kept
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # What the kernels index with 32 bits.

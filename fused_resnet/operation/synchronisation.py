@@ -13,7 +13,7 @@ import torch.distributed
 from torch import Tensor
 
 from .branches import Branch, Norm, Projection, output_shape
-from .tail import Needs, Statistics, Tail, shares_statistics
+from .computation import Needs, Statistics, Tail, shares_statistics
 
 # The group of this process and no other, which needs no `torch.distributed`: all that several processes do, by itself.
 ALONE = ""

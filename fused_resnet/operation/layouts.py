@@ -10,8 +10,16 @@ from torch import Tensor
 
 from . import reference
 from .branches import Branch, Projection, ZeroPad, output_shape
-from .strategy import StrategyChoice
-from .tail import Gradients, Needs, Statistics, is_identity, operands_of, shares_statistics, takes_moments
+from .computation import (
+    Gradients,
+    Needs,
+    Statistics,
+    StrategyChoice,
+    is_identity,
+    operands_of,
+    shares_statistics,
+    takes_moments,
+)
 
 Shape: TypeAlias = tuple[int, int, int, int]
 Strides: TypeAlias = tuple[int, ...]

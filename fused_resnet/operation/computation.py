@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
 
 from .branches import Branch, Direct, Projection
-from .strategy import Strategy, StrategyChoice
+
+# Ways to a batch norm behind a projection (`fused_resnet.strategy`), and what may be asked for.
+Strategy: TypeAlias = Literal["moments", "materialise"]
+StrategyChoice: TypeAlias = Literal["moments", "materialise", "library", "auto"]
 
 
 @dataclass(frozen=True)

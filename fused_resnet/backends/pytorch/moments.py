@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from . import reference
-from .branches import Norm, Projection
-from .memory import accumulation_dtype, memory_format
-from .paths import upsample
-from .tail import Gradients, Needs, Statistics
+from ...operation import reference
+from ...operation.branches import Norm, Projection
+from ...operation.computation import Gradients, Needs, Statistics
+from ...operation.layouts import accumulation_dtype, memory_format
+from .branch_paths import upsample
 
 _ROWS_A_SUM = 256
 

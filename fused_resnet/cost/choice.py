@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import torch
 
-from . import _availability, backend, strategy
-from .branches import Branch, Direct, Projection, output_shape
-from .checks import HALF_DTYPES
+from .. import backend, strategy
+from ..backends.kernels import availability
+from ..operation.branches import Branch, Direct, Projection, output_shape
+from ..operation.checks import HALF_DTYPES
+from ..operation.computation import StrategyChoice
+from ..operation.requirement import kernels_required
 from .cost_model import BranchProblem, Machine, Rates, Source, Statistics, TailProblem, Way, calibrated, fastest
-from .requirement import kernels_required
-from .strategy import StrategyChoice
 
 
 def strategies(branches: Sequence[Branch], backward: bool) -> list[StrategyChoice] | None:
@@ -36,7 +37,7 @@ def strategies(branches: Sequence[Branch], backward: bool) -> list[StrategyChoic
 
 
 def _kernels_compute(device: torch.device) -> bool:
-    return backend.chosen_for(device) == "cuda" and _availability.missing_on(device.index) is None
+    return backend.chosen_for(device) == "cuda" and availability.missing_on(device.index) is None
 
 
 @functools.lru_cache(maxsize=4096)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
-from .branches import Projection
-from .tail import Needs, Tail, shares_statistics
-from .work import gradient_of, is_product, statistics_of
+from ...operation.branches import Projection
+from ...operation.computation import Needs, Tail, shares_statistics
+from .phases import gradient_of, is_product, statistics_of
 
 
 def math_of(dtype: torch.dtype) -> str:

@@ -12,17 +12,16 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from .branches import Branch, Direct, Norm, Placement, Projection, ZeroPad
-from .memory import memory_format
-from .strategy import StrategyChoice
-from .tail import Needs, Statistics, operands_of
+from ..operation.branches import Branch, Direct, Norm, Placement, Projection, ZeroPad
+from ..operation.computation import Needs, Statistics, StrategyChoice, operands_of
+from ..operation.layouts import memory_format
 
 BRANCHES = ("main", "shortcut")
 _SOURCES = {Direct: "direct", Projection: "projection", ZeroPad: "zero_pad"}
 
 
 class ForwardArguments(NamedTuple):
-    """One branch of the forward operators: what `fused_resnet.branches` holds."""
+    """One branch of the forward operators: what `fused_resnet.operation.branches` holds."""
 
     x: Tensor | None = None
     weight: Tensor | None = None

@@ -18,19 +18,12 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from ._architectures import runs_on
-from .kernel_build.cache import (
-    Record,
-    built_modules,
-    cache_folder,
-    file_name,
-    python_version,
-    sources_digest,
-)
+from ...kernel_build.cache import Record, built_modules, cache_folder, file_name, python_version, sources_digest
+from .compatibility import runs_on
 
 Name: TypeAlias = Literal["_C", "_emulated"]
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[2]
 # What mends a module that does not fit.
 MENDING: dict[Name, str] = {
     "_C": "run `python -m fused_resnet build`",
@@ -48,7 +41,7 @@ def load(name: Name) -> tuple[ModuleType | None, str | None]:
 
 def load_from(folder: Path, name: Name) -> tuple[ModuleType | None, str | None]:
     """The same of the module in a folder, whatever was recorded of it."""
-    full_name, path = f"{__package__}.{name}", folder / file_name(name)
+    full_name, path = f"{_PACKAGE.name}.{name}", folder / file_name(name)
     spec = importlib.util.spec_from_file_location(full_name, path)
     assert spec is not None
     assert spec.loader is not None

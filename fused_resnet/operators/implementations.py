@@ -1,4 +1,4 @@
-"""What the operators of `fused_resnet.ops` compute, and what shapes and layouts they give without computing."""
+"""What the operators of `ops` compute, and what shapes and layouts they give without computing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from . import backend
-from .memory import empty_gradients, empty_output, empty_statistics
+from .. import backend
+from ..operation.computation import Gradients, Needs, Statistics, StrategyChoice, Tail, strategy_for
+from ..operation.layouts import empty_gradients, empty_output, empty_statistics
 from .signature import BRANCHES, BackwardArguments, ForwardArguments, backward_branch, by_branch, forward_branch, split
-from .strategy import StrategyChoice
-from .tail import Gradients, Needs, Statistics, Tail, strategy_for
 
 # y and the statistics of both branches.
 RESULTS = 1 + len(BRANCHES) * len(Statistics._fields)

@@ -7,9 +7,9 @@ import warnings
 
 import torch
 
-from . import _kernels
-from ._architectures import runs_on
-from .kernel_build.architectures import OLDEST
+from ...kernel_build.architectures import OLDEST
+from . import loading
+from .compatibility import runs_on
 
 _warned = False
 
@@ -24,15 +24,15 @@ def missing() -> str | None:
 def missing_on(index: int) -> str | None:
     """Why the GPU of this index cannot run the kernels, and what mends it; None where it can."""
     if not torch.cuda.is_available():
-        return _kernels.load("_C")[1] or "torch finds no GPU"
+        return loading.load("_C")[1] or "torch finds no GPU"
     capability = torch.cuda.get_device_capability(index)
     gpu = f"cuda:{index} ({torch.cuda.get_device_name(index)}) is {'{}.{}'.format(*capability)}"
     if capability < OLDEST:
         return f"{gpu}, and the kernels need architecture {'{}.{}'.format(*OLDEST)} or later"
-    reason, mending = _kernels.load("_C")[1], _kernels.MENDING["_C"]
+    reason, mending = loading.load("_C")[1], loading.MENDING["_C"]
     if reason is not None:
         return reason if mending in reason else f"{reason}: {mending}"
-    built_for = _kernels.built_with("_C").get("architectures")
+    built_for = loading.built_with("_C").get("architectures")
     if built_for is None or runs_on(built_for, capability):
         return None
     return f"built for architectures {built_for}, but {gpu}: {mending}"

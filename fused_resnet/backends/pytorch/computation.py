@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ._autocast import autocast_off
-from .branches import Branch, Direct, Projection, ZeroPad
-from .checks import HALF_DTYPES
-from .memory import memory_format, vector_dtype
+from ...operation.autocast import autocast_off
+from ...operation.branches import Branch, Direct, Projection, ZeroPad
+from ...operation.checks import HALF_DTYPES
+from ...operation.computation import Gradients, Needs, Statistics, Strategy, StrategyChoice, Tail, shares_statistics
+from ...operation.layouts import memory_format, vector_dtype
+from ...operation.synchronisation import add_up, combine_statistics
+from ...strategy import current_strategy, decide, problem_of
+from .branch_paths import IdentityPath, MaterialisedPath, NormPath, Path, ProductPath, ZeroPadPath
 from .moments import FoldedPath, MomentsPath
-from .paths import IdentityPath, MaterialisedPath, NormPath, Path, ProductPath, ZeroPadPath
-from .processes import add_up, combine_statistics
-from .shared_paths import SharedPath, shared_path
-from .strategy import Strategy, StrategyChoice, current_strategy, decide, problem_of
-from .tail import Gradients, Needs, Statistics, Tail, shares_statistics
+from .synchronised_paths import SharedPath, shared_path
 
 # Operations of plain PyTorch's float32 convolutions in the time of moving one byte: a few CPU cores, a large GPU.
 _OPERATIONS_PER_BYTE = {"cpu": 8.0, "cuda": 64.0}

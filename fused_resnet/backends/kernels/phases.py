@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from .branches import Branch, Direct, Projection
-from .strategy import StrategyChoice
-from .tail import Needs, Tail, is_identity, takes_moments
+from ...operation.branches import Branch, Direct, Projection
+from ...operation.computation import Needs, StrategyChoice, Tail, is_identity, takes_moments
 
 # Where a training norm's statistics come from: columns of a `Direct` source, x^T x, or p = x W^T, which is written.
 Statistics: TypeAlias = Literal["columns", "gram", "product"]

@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import reference
-from .branches import Direct, Projection
-from .memory import accumulation_dtype
+from ...operation import reference
+from ...operation.branches import Direct, Projection
+from ...operation.computation import Gradients, Needs, Statistics, StrategyChoice
+from ...operation.layouts import accumulation_dtype
+from .branch_paths import ProductPath, upsample
 from .moments import (
     centred,
     covariance,
@@ -26,9 +28,6 @@ from .moments import (
     scaled_rows,
     transposed_product,
 )
-from .paths import ProductPath, upsample
-from .strategy import StrategyChoice
-from .tail import Gradients, Needs, Statistics
 
 
 class SharedPath(ABC):

@@ -2,7 +2,7 @@
 
 A path is made for one direction of one call. `forward` gives the branch's addend and its statistics, `backward` takes
 the addend's gradient g and gives those of the branch's tensors. The paths that derive a norm's statistics from the
-projection's input are in `fused_resnet.moments`.
+projection's input are in `fused_resnet.backends.pytorch.moments`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from . import reference
-from .branches import Direct, Norm, Projection, ZeroPad
-from .memory import accumulation_dtype, memory_format
-from .tail import Gradients, Needs, Statistics
+from ...operation import reference
+from ...operation.branches import Direct, Norm, Projection, ZeroPad
+from ...operation.computation import Gradients, Needs, Statistics
+from ...operation.layouts import accumulation_dtype, memory_format
 
 
 class Path(Protocol):

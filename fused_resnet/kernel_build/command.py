@@ -20,24 +20,16 @@ from pathlib import Path
 
 import torch
 
-from .kernel_build.architectures import for_gpus
-from .kernel_build.cache import (
-    built_folder,
-    cache_folder,
-    file_name,
-    log_file,
-    sources_digest,
-    sources_root,
-    store_module,
-)
-from .kernel_build.compilation import CompilationError, compile_module
-from .kernel_build.decision import CudaTools, cuda_tools, described
-from .kernel_build.jobs import available_memory, jobs, usable_cpus
-from .kernel_build.recipes import recipe
-from .kernel_build.toolchain import CannotBuildError, find_nvcc
+from .architectures import for_gpus
+from .cache import built_folder, cache_folder, file_name, log_file, sources_digest, sources_root, store_module
+from .compilation import CompilationError, compile_module
+from .decision import CudaTools, cuda_tools, described
+from .jobs import available_memory, jobs, usable_cpus
+from .recipes import recipe
+from .toolchain import CannotBuildError, find_nvcc
 
 _CHECK = (
-    "import pathlib, sys, fused_resnet._kernels as kernels\n"
+    "import pathlib, sys, fused_resnet.backends.kernels.loading as kernels\n"
     "sys.exit(kernels.load_from(pathlib.Path(sys.argv[1]), '_C')[1])\n"
 )
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..operation.computation import Gradients, Needs
 from .implementations import settled, statistics_of
 from .signature import SAVED, BackwardArguments, ForwardArguments, by_branch, flat, saved_arguments, split
-from .tail import Gradients, Needs
 
 # Where the tensors that gradients flow to stand among the forward operators' arguments, a list a branch.
 _OPERANDS = [

@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .branches import Branch, Direct, Norm, Projection, ZeroPad
-from .strategy import StrategyChoice
-from .tail import Gradients, Statistics, is_identity, takes_moments
+from ...operation.branches import Branch, Direct, Norm, Projection, ZeroPad
+from ...operation.computation import Gradients, Statistics, StrategyChoice, is_identity, takes_moments
 
 _SOURCES = {Direct: "direct", ZeroPad: "zero_pad", Projection: "projection"}
 

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn.modules import module as _nn_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from . import functional, remembered
-from .branches import Activation, Branch, Direct, Norm, Projection
-from .examined import HOOKS, METHODS
+from .. import functional
+from ..examined import HOOKS, METHODS
+from ..operation.branches import Activation, Branch, Direct, Norm, Projection
+from ..operation.requirement import require_kernels
+from ..operators import remembered
 from .frozen_norms import BUFFERS, FrozenNorm, frozen_norm
 from .recomputation import recipe_for
-from .requirement import require_kernels
 
 _GLOBAL_HOOKS = [getattr(_nn_module, f"_global{hooks}") for hooks in HOOKS]
 

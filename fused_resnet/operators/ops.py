@@ -9,7 +9,7 @@ residual_tail_backward         the gradients that are asked for, as a list
 =============================  =======================================================================================
 
 A strategy of "auto" is settled when an operator is called or traced. Arguments are those of branches that
-`fused_resnet.checks` has nothing against.
+`fused_resnet.operation.checks` has nothing against.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..operation.autocast import autocast_off, under_autocast
+from ..operation.branches import Activation, Branch
+from ..operation.computation import StrategyChoice, operands_of
 from . import implementations
-from ._autocast import autocast_off, under_autocast
 from .autograd import differentiable, differentiable_once
-from .branches import Activation, Branch
 from .signature import (
     REVISION,
     BackwardArguments,
@@ -35,8 +36,6 @@ from .signature import (
     schema,
     split,
 )
-from .strategy import StrategyChoice
-from .tail import operands_of
 
 _AUTOCAST_KEYS = ("AutocastCPU", "AutocastCUDA", "AutocastMPS", "AutocastXPU")
 

@@ -4,7 +4,7 @@ A call is remembered by all that anything is decided by: sizes, strides, dtypes,
 its settings, whether gradients will be asked for, what `use_backend` and `use_strategy` have chosen. The compiled
 modules hold the calls (``csrc/bindings/remembered.h``), and the first of each kind is described here. Wherever somebody
 looks on (a compiler, a mode, a tracer, a subclass of Tensor), they leave the call to the operators of
-`fused_resnet.ops`.
+`fused_resnet.operators.ops`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from . import _availability, _kernels, backend, strategy
-from .autograd import asked, gradients
-from .branches import Activation, Branch, Direct, Norm, Projection, ZeroPad, with_tensors
-from .kernel_branch import kept
-from .kernels import (
+from .. import backend, strategy
+from ..backends.kernels import availability, loading
+from ..backends.kernels.branch_arguments import kept
+from ..backends.kernels.computation import (
     KernelComputation,
     backward_call,
     forward_call,
@@ -29,10 +28,11 @@ from .kernels import (
     readable_gradient,
     refusal,
 )
-from .memory import empty_gradients, empty_output
+from ..operation.branches import Activation, Branch, Direct, Norm, Projection, ZeroPad, with_tensors
+from ..operation.computation import Needs, StrategyChoice, Tail, operands_of, shares_statistics, strategy_for
+from ..operation.layouts import empty_gradients, empty_output
+from .autograd import asked, gradients
 from .signature import INPUTS, SAVED, backward_branch, forward_arguments, saved_arguments
-from .strategy import StrategyChoice
-from .tail import Needs, Tail, operands_of, shares_statistics, strategy_for
 
 _OPERANDS = len(Needs._fields)
 _LAUNCHED = 4  # the first fields of `Statistics`, which a launch leaves
@@ -165,9 +165,9 @@ def _module_for(main: Branch) -> Any:
 def _module_on(gpu: int) -> Any:
     chosen = backend.choice.value
     if chosen == "emulated":
-        module: Any = _kernels.load("_emulated")[0]
-    elif chosen != "reference" and gpu >= 0 and _availability.missing_on(gpu) is None:
-        module = _kernels.load("_C")[0]
+        module: Any = loading.load("_emulated")[0]
+    elif chosen != "reference" and gpu >= 0 and availability.missing_on(gpu) is None:
+        module = loading.load("_C")[0]
     else:
         return None
     if module not in _connected:
@@ -186,7 +186,7 @@ def _module_on(gpu: int) -> Any:
 
 def _choices() -> int:
     """What `use_backend` and `use_strategy` have chosen, as a number."""
-    backends, strategies = get_args(backend.BackendChoice), get_args(strategy.StrategyChoice)
+    backends, strategies = get_args(backend.BackendChoice), get_args(StrategyChoice)
     return backends.index(backend.choice.value) * len(strategies) + strategies.index(strategy.choice.value)
 
 

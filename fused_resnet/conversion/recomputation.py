@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from . import backend, functional
-from .branches import Branch, Direct, named_tensors
+from .. import backend, functional
+from ..operation.branches import Branch, Direct, named_tensors
 
 _ATTRIBUTE = "_fused_resnet_recipe"
 _Hooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from .branches import Branch, Direct, Projection, output_shape
-from .strategy import StrategyChoice
-from .tail import Needs, Tail
-from .work import BranchGradient, gradient_of, statistics_of
+from ..backends.kernels.phases import BranchGradient, gradient_of, statistics_of
+from ..operation.branches import Branch, Direct, Projection, output_shape
+from ..operation.computation import Needs, StrategyChoice, Tail
 
 
 class Traffic(NamedTuple):

@@ -1,0 +1,1 @@
+"""What computes tails: PyTorch's own operators, and the compiled kernels."""

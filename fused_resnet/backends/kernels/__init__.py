@@ -1,0 +1,1 @@
+"""Tails by the compiled kernels: the backends ``cuda`` and ``emulated``."""

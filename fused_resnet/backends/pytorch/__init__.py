@@ -1,0 +1,1 @@
+"""Tails by PyTorch's own operators: the backend ``reference``."""

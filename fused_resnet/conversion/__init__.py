@@ -1,0 +1,1 @@
+"""From standard ``nn`` modules to branches of a tail."""
