@@ -25,7 +25,7 @@ SANITIZE_OPTIONS = ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:pri
 
 CPP_FILES = $(shell find csrc tests/emulator -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
-.PHONY: help demo report figures build wheel test resources sanitize gpu check format clean
+.PHONY: help demo report figures build wheel test test-all resources sanitize gpu check format clean
 
 help:
 	@echo "make demo       train and measure on real images, unfused against fused (under 10 minutes on 2 cores)"
@@ -33,8 +33,9 @@ help:
 	@echo "make figures    draw the pictures of these results again, and the tables of README.md and docs/"
 	@echo "make build      build the CUDA kernels for all usual GPUs; make build ARCH=9.0 for one (under 2 minutes)"
 	@echo "make wheel      build an sdist and, from it, a wheel into dist/, with the kernels where there is nvcc; ARCH=9.0"
-	@echo "make test       build what can be tested here, the kernels for the CPU included, and run the test suite;"
-	@echo "                make test TORCH=2.14.1 in an environment with another PyTorch"
+	@echo "make test       build what can be tested here, the kernels for the CPU included, and run the test suite, some"
+	@echo "                cases of each test; make test TORCH=2.14.1 in an environment with another PyTorch"
+	@echo "make test-all   the same with every case"
 	@echo "make resources  write docs/kernels.md: registers, shared memory and occupancy of each kernel"
 	@echo "make sanitize   run a part of the test suite with the address and undefined behaviour sanitizers"
 	@echo "make gpu        on a machine with a GPU, in 8 minutes: build, check, time, train and sanitize; OUT=, PART="
@@ -65,6 +66,10 @@ test: $(VENV)/ready
 	$(TEST_BUILD)
 	$(RUN) -m pytest -q -n auto
 
+test-all: $(VENV)/ready
+	$(TEST_BUILD)
+	$(RUN) -m pytest -q -n auto --all
+
 resources: $(VENV)/ready
 	FUSED_RESNET_CUDA=1 $(TEST_BUILD)
 	$(RUN) -m kernel_resources.report
@@ -72,7 +77,7 @@ resources: $(VENV)/ready
 # Afterwards the ordinary modules are put back: sanitized ones cannot be loaded without more ado.
 sanitize: $(VENV)/ready
 	FUSED_RESNET_CUDA=0 FUSED_RESNET_SANITIZE=1 FUSED_RESNET_EMULATOR=1 $(BUILD)
-	LD_PRELOAD="$(SANITIZERS)" $(SANITIZE_OPTIONS) timeout 300 $(RUN) -m pytest -q $(SANITIZE_SELECTION); \
+	LD_PRELOAD="$(SANITIZERS)" $(SANITIZE_OPTIONS) timeout 300 $(RUN) -m pytest -q --all $(SANITIZE_SELECTION); \
 	    status=$$?; $(TEST_BUILD) && exit $$status
 
 # Of `make gpu`: where results go (default: benchmarks/results), and one of build, checks, tests, phases, training,
