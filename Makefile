@@ -64,11 +64,11 @@ wheel: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(TEST_BUILD)
-	$(RUN) -m pytest -q -n auto
+	$(RUN) -m pytest -q -n auto --dist loadfile
 
 test-all: $(VENV)/ready
 	$(TEST_BUILD)
-	$(RUN) -m pytest -q -n auto --all
+	$(RUN) -m pytest -q -n auto --dist loadfile --all
 
 resources: $(VENV)/ready
 	FUSED_RESNET_CUDA=1 $(TEST_BUILD)

@@ -1,8 +1,8 @@
 """The cases of ``make test``: few of each test, chosen so that every value of every parameter occurs.
 
 Of parameters with two values (two backends, two strategies, training or not), every pair of values occurs as well. A
-test marked ``covers("name", ...)`` has that for these parameters alone. ``make test-all`` runs every case: ``pytest
---all``.
+test marked ``covers("name", ...)`` has that for these parameters alone. What is marked ``slow`` takes long, and shows
+what something quicker shows as well. ``make test-all`` runs every case: ``pytest --all``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _pairs(case: Parameters, names: list[str]) -> set[tuple[Any, ...]]:
 
 def _parameters(item: pytest.Function) -> Parameters:
     marker = item.get_closest_marker("covers")
-    parameters = item.callspec.params.items()
+    parameters = item.callspec.params.items() if hasattr(item, "callspec") else ()
     return {name: _value(value) for name, value in parameters if marker is None or name in marker.args}
 
 
@@ -61,10 +61,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     tests = defaultdict(list)
     for item in items:
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+        if isinstance(item, pytest.Function) and item.get_closest_marker("slow") is None:
             tests[item.nodeid.partition("[")[0]].append(item)
     kept = {cases[place] for cases in tests.values() for place in chosen([*map(_parameters, cases)])}
-    left = [item for cases in tests.values() for item in cases if item not in kept]
-    config.hook.pytest_deselected(items=left)
-    dropped = set(left)
-    items[:] = [item for item in items if item not in dropped]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]

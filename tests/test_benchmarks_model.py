@@ -86,6 +86,7 @@ def test_a_fit_finds_constants_that_made_the_times():
     assert sorted(errors)[len(errors) // 2] < 0.1
 
 
+@pytest.mark.slow
 @only_emulated
 def test_amounts_of_many_rows_follow_from_those_of_few(backend):
     """Of 40 images the emulator can count both: what is extrapolated, and all of them."""

@@ -125,6 +125,7 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @needs_gloo
 def test_quick_run_times_all_sweeps_and_processes(quick_run: Path) -> None:
     result = read(quick_run / "scaling.json")

@@ -199,6 +199,7 @@ def test_quick_run_has_every_option_and_draws_them(quick_run):
     assert "</svg>" in (quick_run / "study.svg").read_text()
 
 
+@pytest.mark.slow
 def test_a_stopped_study_trains_what_is_missing_and_keeps_the_rest(quick_run):
     first = result.read(quick_run / "study.json").details["runs"]
     (folder,) = (quick_run / "work").iterdir()
@@ -225,6 +226,7 @@ def test_runs_of_other_settings_are_kept_apart_and_more_seeds_are_not(tmp_path):
     assert Study(CPU, tmp_path, "cpu", "float32").folder(tmp_path) != folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds child processes in /proc")
 def test_nothing_is_left_running_behind_a_study_that_is_killed(tmp_path):
     command = [sys.executable, "-m", "benchmarks", "shortcuts", "--quick", "--steps", "1000000", "--jobs", "1"]

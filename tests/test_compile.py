@@ -56,6 +56,11 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], int]] = {
 }
 
 
+each_network = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * ("resnet50, fused" in name)) for name in NETWORKS]
+)
+
+
 def norms_in_tails(model: nn.Module) -> list[nn.BatchNorm2d]:
     last = "bn3" if any(name.endswith("bn3") for name, _ in model.named_modules()) else "bn2"
     return [module for name, module in model.named_modules() if name.endswith((last, "downsample.1"))]
@@ -83,7 +88,7 @@ def assert_same_state(model: nn.Module, other: nn.Module) -> None:
         torch.testing.assert_close(parameter.grad, expected.grad, msg=name)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@each_network
 def test_training_is_one_graph_for_all_batch_sizes(name):
     make, tails = NETWORKS[name]
     model = make(num_classes=10)
@@ -100,7 +105,7 @@ def test_training_is_one_graph_for_all_batch_sizes(name):
     assert graphs.tails() == [tails]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@each_network
 def test_evaluation_is_one_graph_for_all_batch_sizes(name):
     make, tails = NETWORKS[name]
     model, graphs = make(num_classes=10).eval(), Graphs()
@@ -168,6 +173,7 @@ def test_autocast_is_part_of_the_graph(device):
     assert graphs.tails() == [1]
 
 
+@pytest.mark.covers
 def test_default_compiler_trains_a_network(device):
     """Code for this machine is generated around the tails."""
     model = models.cifar_resnet(8, shortcut="B")

@@ -49,7 +49,10 @@ def test_all_cases_run_where_it_is_asked_for(pytester):
         def test_plain(a, b): pass
 
         def test_without(): pass
+
+        @pytest.mark.slow
+        def test_long(): pass
         """
     )
-    for options, count in (([], 3 + 5 + 1), (["--all"], 15 + 15 + 1), (["-k", "test_plain and 4"], 3)):
+    for options, count in (([], 3 + 5 + 1), (["--all"], 15 + 15 + 2), (["-k", "test_plain and 4"], 3)):
         pytester.runpytest("-p", "no:cacheprovider", *options).assert_outcomes(passed=count)

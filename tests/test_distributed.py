@@ -24,6 +24,7 @@ def test_two_processes_train_as_the_unfused_network_does(wrapper):
     assert run_in_processes(distributed_checks.run_checks, 2, checks, ON_CPU) == [len(checks)] * 2
 
 
+@pytest.mark.slow
 def test_four_processes_train_as_the_unfused_network_does():
     checks = [own[0] for wrapper, own in CHECKS.items() if wrapper != "fully_shard" or SHARDS_ON_CPU]
     assert run_in_processes(distributed_checks.run_checks, 4, checks, ["reference"]) == [len(checks)] * 4

@@ -92,6 +92,7 @@ def test_forward_moves_what_it_should(name, mode, check):
     check(name, mode)
 
 
+@pytest.mark.slow
 @each_long_case
 def test_forward_of_the_most_channels_moves_what_it_should(name, mode):
     """All checks in one test: launched once for all, wherever the tests run."""

@@ -89,7 +89,11 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Of the same parts as others.
+SLOW = ("torchvision wide_resnet50_2", "torchvision resnext50_32x4d", "timm resnet50", "timm resnet50d")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MODELS])
 def test_a_fused_model_trains_as_the_unfused_one(name, computed_tails):
     make, expected = MODELS[name]
     model, original = copies(make())

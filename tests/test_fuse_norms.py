@@ -242,7 +242,11 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Of the same parts as others.
+SLOW = ("torchvision vgg11_bn", "timm resnet50d", "torchvision regnet_y_400mf")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MODELS])
 def test_a_whole_network_trains_alike(name, computed_tails):
     make, fused_norms = MODELS[name]
     model, original = copies(make())

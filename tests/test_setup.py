@@ -202,6 +202,7 @@ def test_modules_are_compiled_by_one_standard_and_linked_by_the_host_compiler():
     assert "/cuda/lib/libcudart_static.a" in cuda.libraries
 
 
+@pytest.mark.slow
 @pytest.mark.emulated
 def test_bindings_compile_by_that_standard_beside_this_torch():
     """With the host compiler, which nvcc leaves torch's headers to."""

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 ON_CPU = [name for name in ("reference", "emulated") if fused_resnet.available_backends()[name] is None]
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_get_the_results_of_one_on_all_images(count):
     checks = synchronised_checks.CHECKS
     assert run_in_processes(synchronised_checks.run_checks, count, checks, ON_CPU) == [len(checks)] * count

@@ -38,7 +38,7 @@ def dtype(request):
     return request.param
 
 
-@pytest.fixture(params=TAILS)
+@pytest.fixture(params=["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def run(request, dtype, device):
     return Run(request.param, dtype, device)
 
