@@ -3,7 +3,7 @@
 ==========  =======================================================================================================
 build       compiles the kernels for this GPU
 checks      the doctor, and forward and backward against float64, on side streams and in CUDA graphs
-tests       tests/test_cuda.py
+tests       tests/kernels/test_cuda.py
 phases      `python -m benchmarks phases`: every phase of every tail of ResNet-50 and -18
 training    steps of ResNet-50, eager and fused: live, replayed as a CUDA graph, and the longest kernels of a trace
 evaluation  whole networks, of one image and of many, eager and fused

@@ -12,7 +12,7 @@ from pathlib import Path
 from .process import run
 from .record import Record
 
-TESTS, REHEARSED = "tests/test_cuda.py", "tests/test_strategy.py"
+TESTS, REHEARSED = "tests/kernels/test_cuda.py", "tests/operation/test_strategy.py"
 
 
 @dataclass

@@ -20,7 +20,7 @@ from fused_resnet.kernel_build.cache import file_name, store_module
 from fused_resnet.kernel_build.compilation import compile_module, incremental_folder
 from fused_resnet.kernel_build.toolchain import CannotBuildError
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 SPEECHLESS = ROOT / "tests" / "emulator" / "speechless"
 # By the Itanium C++ ABI: members, tables and names of types of the classes that streams are made of, and the functions
 # and objects beside them.

@@ -22,7 +22,7 @@ from benchmarks.phases.run import ways_of  # noqa: E402
 from benchmarks.result import Result, number, read  # noqa: E402
 from benchmarks.tails import RESNET18, RESNET50, Tail, counted_bytes  # noqa: E402
 
-MEASURED = Path(__file__).parents[1] / "benchmarks" / "results" / "phases-h100.json"
+MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "phases-h100.json"
 pytestmark = pytest.mark.emulated
 needs_emulator = pytest.mark.skipif(missing() is not None, reason=f"_emulated: {missing()}")
 

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="PyTorch is built without gloo"),
     pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs the example takes one for each process"),
 ]
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 TINY = shlex.split("--model resnet20 --classes 3 --image-size 12 --batch-size 4 --steps 2 --workers 0")
 
 

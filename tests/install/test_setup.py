@@ -14,7 +14,7 @@ from fused_resnet.kernel_build import decision, jobs, recipes, toolchain
 from fused_resnet.kernel_build.architectures import Architectures
 from fused_resnet.kernel_build.toolchain import CannotBuildError, Torch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def torch(version="2.13.0", cuda="13.0"):

@@ -15,7 +15,7 @@ from benchmarks.gpu.record import Record
 from benchmarks.result import Result, read
 
 MACHINE: dict[str, Any] = {"gpu": {"capability": "9.0"}, "torch": "2.11.0", "sources": "0123"}
-MEASURED = Path(__file__).parents[1] / "benchmarks" / "results" / "phases-h100.json"
+MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "phases-h100.json"
 
 
 @pytest.fixture

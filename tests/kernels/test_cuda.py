@@ -118,7 +118,7 @@ def test_a_captured_training_step_replays_as_eager_steps(nets, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_whole_resnet50_step_is_captured_as_the_example_does(dtype):
-    example = runpy.run_path(str(pathlib.Path(__file__).parents[1] / "examples" / "cuda_graph.py"))
+    example = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "examples" / "cuda_graph.py"))
     torch.manual_seed(0)
     batches = [(torch.randn(4, 3, 64, 64).cuda(), torch.randint(10, (4,)).cuda()) for _ in range(4)]
     with fused_resnet.use_backend("cuda"):

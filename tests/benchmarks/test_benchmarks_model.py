@@ -19,7 +19,7 @@ from benchmarks.tail_shapes import RESNET50
 from fused_resnet.cost import cost_model
 from kernel_resources.binary import ToolMissingError, find_tool
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GPU = gpu_time.read()
 OBSERVED = fit.observed(read(model.MEASURED), counts.read(counts.THEN))
 NOTHING = Amounts(**dict.fromkeys(Amounts.__dataclass_fields__, 0.0))
