@@ -1,7 +1,7 @@
 """Removes each barrier and each wait of the kernels in turn, and tells whether the test suite sees it.
 
-``python -m tests.mutants`` takes about half a minute a mutant on two cores. It works on a copy of the sources, and ends with
-1 if a mutant survives. ``--only`` takes places such as ``csrc/tile.cuh:145``, ``--from`` goes on at one of them.
+``python -m tests.mutants`` takes about half a minute a mutant on two cores. It works on a copy of the sources, and ends
+with 1 if a mutant survives. ``--only`` takes places such as ``csrc/tile.cuh:145``, ``--from`` goes on at one of them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,7 @@ ROOT = Path(__file__).parents[1]
 _CALL = re.compile(r"device::(?:block_sync|grid_sync|warp_sync|copy_async_wait<[^;]*>)\(\);")
 # The tests that see most come first: values of all samples, then everything else that runs in the emulator.
 _SELECTIONS = (
-    [
-        "tests/kernels/test_forward_bits.py",
-        "tests/kernels/test_backward_bits.py",
-        "tests/kernels/test_several_items.py",
-    ],
+    [f"tests/kernels/test_{name}.py" for name in ("forward_bits", "backward_bits", "several_items")],
     ["tests"],
 )
 
