@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("result", nargs="?", type=Path, default=RESULT, help="JSON of benchmarks phases")
     parser.add_argument("--measured", action="store_true", help="the kernels' times are those of the result")
     parser.add_argument("--out", type=Path, default=cost_model.CALIBRATION, help="file that the rates are written to")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw where which strategy is the fastest")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -51,7 +52,18 @@ def run(arguments: argparse.Namespace) -> int:
     kernels = "measured" if arguments.measured else "modelled"
     print(f"forward and backward; the kernels' times are {kernels}, PyTorch's measured")
     print("*: by the rates, where no time of such a combination is given")
+    if arguments.plot:
+        _draw(arguments, calibration)
     return 0
+
+
+def _draw(arguments: argparse.Namespace, calibration: Mapping[str, Any]) -> None:
+    """Beside the rates of the result's own times."""
+    from . import crossings, pictures
+
+    before = calibrate(Measurements(read(arguments.result)), arguments.result.name)
+    pictures.save(crossings.draw(Rates(before), Rates(calibration)), arguments.plot)
+    print(f"Written: {arguments.plot}")
 
 
 # Seconds of the kernels' launches, by tail, way and direction.

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import calibrate
+from benchmarks import calibrate, crossings
 from benchmarks.__main__ import main
 from fused_resnet.cost import cost_model
 
@@ -16,6 +16,20 @@ def test_the_command_writes_rates_and_prints_what_would_be_chosen(tmp_path, caps
     printed = capsys.readouterr().out
     assert "resnet50 layer4.1" in printed
     assert "library" in printed
+
+
+def test_the_picture_says_where_another_strategy_becomes_the_fastest(tmp_path, capsys):
+    picture = tmp_path / "choice.svg"
+    assert main(["calibrate", "--out", str(tmp_path / "rates.json"), "--plot", str(picture)]) == 0
+    drawn = picture.read_text()
+    for inner in crossings.STAGES.values():
+        first, *others = crossings.crossings(inner, cost_model.calibrated())
+        assert first[0] == 1000
+        for rows, way in others:
+            assert f"{way} from {rows:,} rows" in drawn
+            tails = crossings.tail(inner, rows), crossings.tail(inner, round(rows / 1.13))  # of the picture's grid
+            now, before = (cost_model.fastest(tail, cost_model.calibrated(), plain_too=False) for tail in tails)
+            assert now == (way, None) != before
 
 
 def test_times_that_are_sums_of_amounts_give_their_rates_back():
