@@ -44,9 +44,9 @@ struct ColumnSums {
     totals[1] += stage[1];
   }
 
-  // The whole sums, of column `thread` for each of the first threads, by way of 2 KiB of shared memory. Called by all.
+  // The whole sums, of column `thread` for each of the first threads, by way of 2 KiB of shared memory that nobody uses
+  // since the last barrier. Called by all.
   DEVICE float join(SharedOffset free) const {
-    device::block_sync();
     device::shared_store(free + 8 * device::thread_index(), Float2{totals[0], totals[1]});
     device::block_sync();
     float sum = 0.0f;

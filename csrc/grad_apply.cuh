@@ -109,8 +109,7 @@ DEVICE void projection_tiles(const TailGradient& gradient, int index, TileColumn
     if (of == 1) return {0.0f, scale, device::global_load(own.offset + input)};
     // In units of the second product, which is added to the first.
     return {0.0f, quadratic ? device::global_load(own.quadratic.scale + input) / scale : 0.0f, 0.0f};
-  });
-  device::block_sync();
+  });  // the pipeline has a barrier ahead of who reads them
   const Activations &x = tail.branches[index].x, &g = recomputed ? own.dp : gradient.g;
   // The steps of a factor's remainder follow those of its matrix.
   const int of_x = tiles_of(x.channels, TileTraits<Element>::depth),
@@ -142,7 +141,7 @@ DEVICE void recomputed_tiles(const TailGradient& gradient, int index, TileColumn
   const Tail& tail = gradient.tail;
   Affines::prepare(column.channel(), tail.channels,
                    [&](int of, int c) { return norm_gradient(gradient, index, of, c, false); });
-  device::block_sync();
+  // The pipeline has a barrier ahead of who reads them.
   product_tiles<Products>(tail, column, weight_product(tail, tail.branches[index]), {gradient.g, 0}, true,
                           gradient.branches[index].dp, false);
 }

@@ -97,7 +97,8 @@ struct GramItem {
   DEVICE int columns() const { return pair.column * tile_columns; }
 };
 
-// Puts the shifts of the row tile's channels into scratch memory, then those of the column tile's.
+// Puts the shifts of the row tile's channels into scratch memory, then those of the column tile's. The pipeline that
+// follows has a barrier ahead of who reads them.
 template <class Products>
 DEVICE void prepare_shifts(const Tail& tail, const Branch& branch, const GramItem& item) {
   const int thread = device::thread_index(), column = thread % tile_columns;
@@ -105,7 +106,6 @@ DEVICE void prepare_shifts(const Tail& tail, const Branch& branch, const GramIte
   const bool exists = channel < branch.x.channels && (thread < tile_columns || !item.diagonal());
   const float shift = exists ? channel_shift<Products>(tail, branch.x, channel) : 0.0f;
   device::shared_store(scratch(thread), shift);
-  device::block_sync();
   if (item.range == 0 && item.diagonal() && thread < tile_columns && exists)
     device::global_store(branch.shift + channel, shift);
 }
