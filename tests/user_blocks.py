@@ -63,8 +63,10 @@ ADDITIONS = {
     "b + a": lambda a, b: b + a,
     "a += b": iadd,
     "torch.add(a, b)": torch.add,
+    "torch.add(other=b, input=a)": lambda a, b: torch.add(other=b, input=a),
     "a.add(b)": lambda a, b: a.add(b),
     "a.add_(b)": lambda a, b: a.add_(b),
+    "a.add_(other=b)": lambda a, b: a.add_(other=b),
 }
 RELUS = {
     "F.relu": F.relu,

@@ -16,12 +16,17 @@ _OPERATIONS = {("BINARY_OP", "+"), ("BINARY_OP", "+="), ("BINARY_ADD", ""), ("IN
 _NAMES = {"add", "add_", "iadd", "sum"}
 
 
-def is_addition(node: fx.Node) -> bool:
-    """Whether a node adds two values of the graph."""
+def operands(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """The two values of the graph that a node adds; None where it does something else."""
     function = node.op == "call_function" and node.target in (operator.add, operator.iadd, torch.add)
     method = node.op == "call_method" and node.target in ("add", "add_")
-    of_two = len(node.args) == 2 and all(isinstance(operand, fx.Node) for operand in node.args)
-    return (function or method) and of_two and node.kwargs.keys() <= {"alpha"}
+    if not (function or method) or not node.kwargs.keys() <= {"input", "other", "alpha"}:
+        return None
+    named = (node.kwargs[name] for name in ("input", "other") if name in node.kwargs)
+    match [*node.args, *named]:
+        case [fx.Node() as left, fx.Node() as right]:
+            return left, right
+    return None
 
 
 def adds_in_place(addition: fx.Node) -> bool:

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..conversion.frozen_norms import FrozenNorm, frozen_norm
 from ..conversion.modules import geometry_refusal, is_pointwise, refusal
-from .additions import adds_in_place, is_addition
+from .additions import adds_in_place, operands
 from .aliasing import Aliasing
 from .found import Part, Tail
 from .leaves import is_block, is_norm, opacity
@@ -61,8 +61,9 @@ class Matcher:
         self._aliasing = Aliasing(graph, block)
         self._called = [self._module(node) for node in graph.nodes]
         for node in graph.nodes:
-            if is_addition(node) and not node.meta["nested"]:
-                self._match(node)
+            added = operands(node)
+            if added is not None and not node.meta["nested"]:
+                self._match(node, *added)
         taken = {node for tail in self.tails for node in tail.nodes()}
         for node in graph.nodes:
             if node not in taken and is_norm(self._module(node)):
@@ -70,10 +71,7 @@ class Matcher:
         ends = [self._module(node) for node in next(reversed(graph.nodes)).all_input_nodes]
         self.open_ended = any(is_norm(end) or isinstance(end, (nn.Identity, nn.Conv2d)) for end in ends)
 
-    def _match(self, addition: fx.Node) -> None:
-        left, right = addition.args
-        assert isinstance(left, fx.Node)
-        assert isinstance(right, fx.Node)
+    def _match(self, addition: fx.Node, left: fx.Node, right: fx.Node) -> None:
         main, shortcut = self._part(left, addition), self._part(right, addition)
         tail = Tail(main, shortcut, addition, self._relu(addition))
         tail.main = self._unless_overwritten(main, left, tail)
@@ -166,7 +164,7 @@ class Matcher:
     def _part(self, operand: fx.Node, addition: fx.Node) -> Part:
         """What can be taken of the branch that ends in an operand of the addition."""
         part = Part(operand)
-        if addition.args[0] is addition.args[1]:
+        if operands(addition) == (operand, operand):
             return part
         self._take_identities(part, addition)
         if not _has_relu(self._module(part.source)) and self._take_norm(part, addition):
