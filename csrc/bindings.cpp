@@ -17,7 +17,8 @@ using namespace fused_resnet::bindings;
 
 // Types are local to the module: the same sources also make the emulator's, and both can be loaded side by side.
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
-  module.doc() = "Launches of the fused residual tail's kernels; fused_resnet.backends.kernels.computation is its one caller.";
+  module.doc() =
+      "Launches of the fused residual tail's kernels; fused_resnet.backends.kernels.computation is its one caller.";
 
   py::class_<NormArguments>(module, "Norm", py::module_local(), "A batch norm; vectors are (C) and contiguous.")
       .def(py::init<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor,
@@ -118,8 +119,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
           "What is left of finish, and apply, in one launch: behind it, all gradients are written. Those of parameters "
           "add up over the processes to those of the whole batch; dbias ahead of a training norm is zero in each.");
 
-  module.def("run_remembered", &run_remembered, py::arg("main"), py::arg("shortcut"), py::arg("relu"),
-             "y of a tail, branches as fused_resnet.operation.branches has them, where one like it is remembered; else None.");
+  module.def(
+      "run_remembered", &run_remembered, py::arg("main"), py::arg("shortcut"), py::arg("relu"),
+      "y of a tail, branches as fused_resnet.operation.branches has them, where one like it is remembered; else None.");
   module.def("is_unknown", &is_unknown, py::kw_only(), py::arg("main"), py::arg("shortcut"), py::arg("relu"),
              "Whether nothing is remembered of such tails, and could be.");
   module.def("remember", &remember, py::kw_only(), py::arg("main"), py::arg("shortcut"), py::arg("relu"),
