@@ -28,7 +28,7 @@ def run_part(record: Record, rehearse: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "junit.xml")
         # -v: what is under way when the time is up can be seen.
-        options = ["-v", "-p", "no:cacheprovider", f"--junitxml={report}", REHEARSED if rehearse else TESTS]
+        options = ["-v", "--all", "-p", "no:cacheprovider", f"--junitxml={report}", REHEARSED if rehearse else TESTS]
         ended = run([sys.executable, "-m", "pytest", *options], limit_s=record.left_s, on_line=record.log)
         record_results(record, report)
     # 1: tests failed, which is recorded by name.

@@ -109,6 +109,19 @@ def test_failed_tests_fail_the_part(record: Record, tmp_path: Path) -> None:
     assert record.items[0]["passed"] == 1
 
 
+def test_every_case_of_the_tests_for_gpus_runs(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = []
+
+    def run(command: list[str], **_: object) -> process.Ended:
+        commands.append(command)
+        return process.Ended(0, 1.0, False)
+
+    monkeypatch.setattr(cuda_tests, "run", run)
+    cuda_tests.run_part(record, rehearse=False)
+    assert [(cuda_tests.TESTS in command, "--all" in command) for command in commands] == [(True, True)]
+    assert (Path(__file__).parents[2] / cuda_tests.TESTS).is_file()
+
+
 def test_tests_without_results_fail_the_part(record: Record, tmp_path: Path) -> None:
     cuda_tests.record_results(record, tmp_path / "none.xml")
     assert record.problems == ["pytest left no results: the log tells how far it came"]
