@@ -287,6 +287,9 @@ def test_every_batch_norm_is_accounted_for(name, norms):
     assert all(reason for reason in [*report.refused.values(), *report.left.values()])
 
 
+WITHOUT_ADDITIONS = ("torchvision vgg11_bn", "torchvision densenet121", "torchvision googlenet")
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_every_module_that_adds_feature_maps_is_accounted_for(name):
     model = ZOO[name]()
@@ -296,6 +299,7 @@ def test_every_module_that_adds_feature_maps_is_accounted_for(name):
         ran(torch.randn(2, 3, 64, 64))
     model = model.backbone if name == "torchvision fasterrcnn" else model
     report = fused_resnet.fuse(model)
+    assert bool(additions.names) == (name not in WITHOUT_ADDITIONS)
     for path in additions.names:
         assert any(path in place for place in (report.fused, report.refused, report.left)), path
 
