@@ -23,6 +23,15 @@ class Errors:
     gradient: float
     evaluation_output: float
 
+    @property
+    def row(self) -> dict[str, float]:
+        """By names for people."""
+        return {
+            "output error": self.training_output,
+            "gradient error": self.gradient,
+            "evaluation error": self.evaluation_output,
+        }
+
 
 @dataclass(frozen=True)
 class _Results:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
 from .timing import Spread
 
 Call = Callable[[], object]
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -54,42 +55,68 @@ class GpuClock:
         return Sample(start.elapsed_time(end) / 1e3, host)
 
 
-class CpuClock:
-    """Wall time: on a CPU, what was called has been computed when the call returns."""
+class WallClock:
+    """From the call to the end of what it has queued on the device ("cpu" or "cuda")."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._finish: Callable[[], object] = torch.cuda.synchronize if device == "cuda" else lambda: None
 
     def __call__(self, call: Call) -> Sample:
+        self._finish()
         begun = time.perf_counter()
         call()
+        self._finish()
         seconds = time.perf_counter() - begun
         return Sample(seconds, seconds)
 
 
+def clock_of(device: torch.device, busy_ms: float) -> Clock:
+    """The device's own time; `busy_ms` as `GpuClock` has it."""
+    return GpuClock(busy_ms) if device.type == "cuda" else WallClock()
+
+
 @dataclass(frozen=True)
 class Times:
-    """Medians and quartiles in seconds."""
+    """Seconds of each run, as a `Sample` has them; medians and quartiles."""
 
-    device: Spread
-    host: Spread
+    samples: Sequence[Sample]
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of the device."""
+        return [sample.device for sample in self.samples]
+
+    @property
+    def device(self) -> Spread:
+        return Spread.of(self.seconds)
+
+    @property
+    def host(self) -> Spread:
+        return Spread.of([sample.host for sample in self.samples])
 
 
-def measure(calls: Mapping[str, Call], clock: Clock, *, runs: int, warm_up: int) -> dict[str, Times]:
-    """Each call `runs` (at least 2) times; a round takes all in turn, so that a drift of the clocks meets all alike."""
-    samples: dict[str, list[Sample]] = {name: [] for name in calls}
+def measure(
+    calls: Mapping[K, Call], clock: Clock, *, runs: int, warm_up: int, advance: Callable[[], object] = lambda: None
+) -> dict[K, Times]:
+    """Times each call `runs` (at least 2) times, after `warm_up` rounds that are not timed.
+
+    What disturbs a machine (other processes, clocks, heat) drifts over seconds. A round takes all calls in turn, every
+    other round from the last to the first, so that a drift meets all alike. `advance` is called after each round.
+    """
+    samples: dict[K, list[Sample]] = {name: [] for name in calls}
     for turn in range(-warm_up, runs):
-        for name, call in calls.items():
-            sample = clock(call)
+        for name in list(calls)[:: 1 if turn % 2 == 0 else -1]:
+            sample = clock(calls[name])
             if turn >= 0:
                 samples[name].append(sample)
-    return {
-        name: Times(Spread.of([s.device for s in taken]), Spread.of([s.host for s in taken]))
-        for name, taken in samples.items()
-    }
+        advance()
+    return {name: Times(taken) for name, taken in samples.items()}
 
 
 def consecutive(call: Call, count: int, device: str) -> list[float]:
     """Seconds of each of so many calls in a row, none of which waits for the end of the one before, as in training."""
     if device != "cuda":
-        clock = CpuClock()
+        clock = WallClock()
         return [clock(call).device for _ in range(count)]
     events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()

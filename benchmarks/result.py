@@ -82,11 +82,8 @@ class Result:
         return table([c.heading for c in shown], [[text(row.get(c.name)) for c in shown] for row in self.rows])
 
     def write(self, path: Path) -> None:
-        """The JSON file; one that is there is replaced at once, so that a reader never meets half of one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        json_file.write(self, unfinished)
-        unfinished.replace(path)
+        """The JSON file."""
+        json_file.write(self, path)
 
 
 def read(path: Path) -> Result:

@@ -2,32 +2,29 @@
 
 A small ResNet learns real images, both ways. ResNet-18 and ResNet-50 are
 timed in training and evaluation, their saved activations counted and their
-results compared with float64. Tables go to standard output, a picture and a
-JSON file with everything to the output folder.
+results compared with float64; ResNet-50 block by block, too. The table goes
+to standard output, a picture and a JSON file to the output folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from .. import data
-from ..json_file import write
-from ..options import at_least, device_of
+from .. import data, options
 from ..provenance import provenance
-from . import plot, settings
-from .blocks import measure_blocks
+from ..result import Result
 from .learning import AGREEMENT_LIMIT, learn
-from .networks import NETWORKS, measure
-from .results import Results
-from .settings import Settings
-from .summary import summary
+from .networks import BLOCKS_OF, NETWORKS, rows_of
+from .picture import draw
+from .settings import CPU, GPU, QUICK, Settings
+from .summary import COLUMNS, caption, headline
 
-_BLOCKS_OF = "ResNet-50"
+__all__ = ["add_arguments", "caption", "draw", "headline", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,10 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="learn from this file instead of MNIST: images (N, H, W) or (N, H, W, C) uint8, labels (N,) from 0",
     )
     parser.add_argument(
-        "--batch-size", type=at_least(1), metavar="N", help="of the timed networks; default: 16, 64 on a GPU"
+        "--batch-size", type=options.at_least(1), metavar="N", help="of the timed networks; default: 16, 64 on a GPU"
     )
-    parser.add_argument("--pairs", type=at_least(2), metavar="N", help="timed pairs of each network")
-    parser.add_argument("--epochs", type=at_least(1), metavar="N", help="of learning")
+    parser.add_argument("--pairs", type=options.at_least(2), metavar="N", help="timed pairs of each network")
+    parser.add_argument("--epochs", type=options.at_least(1), metavar="N", help="of learning")
     parser.add_argument(
         "--output",
         type=Path,
@@ -56,30 +53,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the demo; the exit status is 1 where fused and unfused do not agree in float64."""
-    device = device_of(arguments.device)
-    chosen = _settings(arguments, device)
-    images = data.load(arguments.data, chosen.image_limit)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    results = Results(
-        provenance(device, arguments),
-        chosen,
-        learn(images, chosen, device),
-        {name: measure(name, chosen, device) for name in NETWORKS},
-        _BLOCKS_OF,
-        measure_blocks(_BLOCKS_OF, chosen, device),
-    )
+    device = options.device_of(arguments.device)
+    settings = _settings(arguments, device)
+    images = data.load(arguments.data, settings.image_limit)
+    origin = provenance(device, arguments)
+    learning = learn(images, settings, device)
+    notes = [
+        learning.note,
+        f"Networks: batches of {settings.batch_size} images, {settings.image_size}x{settings.image_size}, float32"
+        f"{' (convolutions in tf32)' if origin.tf32 else ''}. A block's step is its forward and backward.",
+        f"Errors are relative to float64, of {settings.accuracy_batch_size} images.",
+    ]
+    described = {**asdict(settings), "data": images.name, "network": learning.network, "blocks of": BLOCKS_OF}
+    result = Result("demo", origin, described, COLUMNS, [], notes, learning.details)
+    for name in NETWORKS:
+        result.rows.extend(rows_of(name, settings, device))
+    result.rows.extend(learning.rows)
     file = arguments.output / f"demo-{'quick-' if arguments.quick else ''}{device.type}"
-    write(results, file.with_suffix(".json"))
-    plot.draw(results, file.with_suffix(".png"))
-    print(summary(results))
-    print(f"\nWritten: {file}.json, {file}.png")
-    if not results.learning.float64.holds:
+    arguments.json, arguments.plot = file.with_suffix(".json"), file.with_suffix(".svg")
+    options.finish(result, arguments, draw)
+    if not learning.agrees:
         print(f"benchmarks: fused and unfused losses differ by more than {AGREEMENT_LIMIT:g}", file=sys.stderr)
         return 1
     return 0
 
 
 def _settings(arguments: argparse.Namespace, device: torch.device) -> Settings:
-    base = settings.QUICK if arguments.quick else settings.GPU if device.type == "cuda" else settings.CPU
+    base = QUICK if arguments.quick else GPU if device.type == "cuda" else CPU
     asked = {name: getattr(arguments, name) for name in ("batch_size", "pairs", "epochs")}
     return replace(base, **{name: value for name, value in asked.items() if value is not None})

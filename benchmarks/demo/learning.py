@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
+from statistics import fmean
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,29 +16,12 @@ from fused_resnet import models
 
 from ..data import DataSet, Images
 from ..progress import progress
+from ..result import Row
 from ..sides import Sides, beside_fused
 from .settings import Settings
+from .summary import SIDES
 
 AGREEMENT_LIMIT = 1e-9
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Losses of training steps in float64, whose rounding is far below what a mistake would do."""
-
-    losses: Sides[list[float]]
-    largest_relative_difference: float
-
-    @classmethod
-    def of(cls, losses: Sides[list[float]]) -> Agreement:
-        """From as many losses on either side."""
-        unfused, fused = (torch.tensor(side, dtype=torch.float64) for side in (losses.unfused, losses.fused))
-        return cls(losses, float(((fused - unfused) / unfused).abs().max()))
-
-    @property
-    def holds(self) -> bool:
-        """False for NaN, too."""
-        return self.largest_relative_difference <= AGREEMENT_LIMIT
 
 
 @dataclass(frozen=True)
@@ -44,20 +29,59 @@ class Learning:
     """What came out of training on real images.
 
     Attributes:
-        network, data: what learned, and from what.
-        train_images, test_images: of the data set.
+        network: what learned.
+        data: from what.
         losses: mean cross entropy of every step's batch, in float32.
         test_accuracy: fraction of the test images, after the last step.
-        float64: of a training of a few steps in float64.
+        exact: losses of a training of a few steps in float64, whose rounding is far below what a mistake would do.
     """
 
     network: str
-    data: str
-    train_images: int
-    test_images: int
+    data: DataSet
     losses: Sides[list[float]]
     test_accuracy: Sides[float]
-    float64: Agreement
+    exact: Sides[list[float]]
+
+    @property
+    def difference(self) -> float:
+        """The largest of the losses in float64, relative; NaN where one is."""
+        unfused, fused = (torch.tensor(side, dtype=torch.float64) for side in (self.exact.unfused, self.exact.fused))
+        return float(((fused - unfused) / unfused).abs().max())
+
+    @property
+    def agrees(self) -> bool:
+        """False for NaN, too."""
+        return self.difference <= AGREEMENT_LIMIT
+
+    @property
+    def note(self) -> str:
+        """In a sentence."""
+        return (
+            f"{self.network}, shortcut B, learned {self.data.name}: {len(self.data.train):,} images,"
+            f" {len(self.losses.unfused):,} steps, tested on {len(self.data.test):,} other images. In float64, the"
+            f" losses of {len(self.exact.unfused)} steps differ by {self.difference:.1e} at most, relatively (allowed:"
+            f" {AGREEMENT_LIMIT:.0e})."
+        )
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """All losses."""
+        return {"losses": asdict(self.losses), "losses in float64": asdict(self.exact)}
+
+    @property
+    def rows(self) -> list[Row]:
+        """Of either side: the loss of the last tenth of the steps."""
+        last = max(1, len(self.losses.unfused) // 10)
+        return [
+            {
+                "network": self.network,
+                "part": f"after {len(self.losses.unfused):,} steps",
+                "side": side,
+                "loss": fmean(getattr(self.losses, side)[-last:]),
+                "test accuracy": 100 * getattr(self.test_accuracy, side),
+            }
+            for side in SIDES
+        ]
 
 
 def learn(data: DataSet, settings: Settings, device: torch.device) -> Learning:
@@ -69,15 +93,8 @@ def learn(data: DataSet, settings: Settings, device: torch.device) -> Learning:
     with progress(f"{network}, {settings.epochs} epochs", steps) as advance:
         losses, trained = _train(data, settings, device, torch.float32, steps, advance)
     test = data.test.to(device)
-    return Learning(
-        network=network,
-        data=data.name,
-        train_images=len(data.train),
-        test_images=len(data.test),
-        losses=losses,
-        test_accuracy=trained.map(lambda model: _accuracy(model, test, settings.learning_batch_size)),
-        float64=Agreement.of(exact),
-    )
+    accuracy = trained.map(lambda model: _accuracy(model, test, settings.learning_batch_size))
+    return Learning(network, data, losses, accuracy, exact)
 
 
 def _train(

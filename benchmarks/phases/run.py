@@ -13,7 +13,7 @@ import torch
 from fused_resnet.cost.choice import machine_of
 
 from ..accuracy import relative_error
-from ..clocks import Clock, CpuClock, GpuClock, measure
+from ..clocks import clock_of, measure
 from ..gradients import incoming_gradient
 from ..progress import progress
 from ..provenance import provenance
@@ -22,7 +22,6 @@ from ..tail.ceilings import Ceilings, measure_ceilings
 from ..tail.measure import TOLERANCE
 from ..tail_shapes import NETWORKS, DistinctTail, TailShape, distinct, small_of_each_kind
 from ..tails import Tail
-from ..timing import Spread
 from .calls import Inputs, Way, eager_way, kernel_way
 from .columns import COLUMNS, DIRECT, EAGER, LIBRARY, MATERIALISE, MOMENTS, NCHW, rates
 
@@ -35,7 +34,7 @@ class Run:
 
     def __init__(self, arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype, backend: str) -> None:
         self._arguments, self._device, self._dtype, self._backend = arguments, device, dtype, backend
-        self._clock: Clock = GpuClock(_BUSY_MS) if device.type == "cuda" else CpuClock()
+        self._clock = clock_of(device, _BUSY_MS)
         self._runs = 2 if arguments.quick else arguments.runs
         self._ceilings: Ceilings = measure_ceilings(device, dtype, self._clock, quick=arguments.quick)
         self._origin = replace(provenance(device, arguments), backend=backend)
@@ -107,7 +106,7 @@ class Run:
             "way": name,
             "kind": tail.shape.kind,
             "blocks": ", ".join(f"{network} {count}" for network, count in tail.blocks.items()),
-            **{column: _milliseconds(of.device) for column, of in times.items()},
+            **{column: of.device.scaled(1e3) for column, of in times.items()},
             **{f"{direction} bytes": nbytes for direction, nbytes in way.bytes.items()},
             "error": error,
         }
@@ -160,7 +159,3 @@ def run_tails(arguments: argparse.Namespace, device: torch.device, dtype: torch.
 def _is_last(shape: TailShape) -> bool:
     last = NETWORKS[shape.network][-1]
     return shape.block == last.block
-
-
-def _milliseconds(seconds: Spread) -> Spread:
-    return Spread(seconds.median * 1e3, seconds.lower * 1e3, seconds.upper * 1e3)

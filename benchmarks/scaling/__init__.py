@@ -23,6 +23,7 @@ import argparse
 import torch
 
 from .. import options
+from ..clocks import clock_of
 from ..errors import UserError
 from ..progress import progress
 from ..provenance import provenance
@@ -31,9 +32,11 @@ from . import ranks, sweeps, training
 from .picture import draw
 from .rows import COLUMNS
 from .summary import caption, headline
-from .times import DiffersError, clock_of, row_of
+from .times import DiffersError, row_of
 
 __all__ = ["add_arguments", "caption", "draw", "headline", "run"]
+
+_BUSY_MS = 6.0  # longer than Python takes to queue a tail's step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +93,7 @@ def _sweep(
     result: Result, plan: sweeps.Plan, device: torch.device, dtype: torch.dtype, arguments: argparse.Namespace
 ) -> bool:
     """Whether all values were right."""
-    points, clock, right = plan.points(arguments.shortcut), clock_of(device), True
+    points, clock, right = plan.points(arguments.shortcut), clock_of(device, _BUSY_MS), True
     with progress("sizes of a tail", len(points)) as advance:
         for point in points:
             try:

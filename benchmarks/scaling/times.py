@@ -12,13 +12,12 @@ from fused_resnet import backend
 from fused_resnet.operation.computation import settle
 
 from ..accuracy import relative_error
-from ..clocks import Clock, CpuClock, GpuClock, measure
+from ..clocks import Clock, measure
 from ..errors import UserError
 from ..gradients import incoming_gradient
 from ..result import Row
 from ..tail.measure import TOLERANCE
 from ..tails import Tail
-from ..timing import Spread
 from .sweeps import Plan, Point
 
 Inputs = tuple[Tensor, Tensor]
@@ -29,11 +28,6 @@ EAGER, FUSED, COMPILED = "eager", "fused", "torch.compile"
 
 class DiffersError(Exception):
     """A side does not compute what eager operations do; it is not timed."""
-
-
-def clock_of(device: torch.device) -> Clock:
-    """The device's."""
-    return GpuClock(busy_ms=6.0) if device.type == "cuda" else CpuClock()
 
 
 def row_of(point: Point, plan: Plan, device: torch.device, dtype: torch.dtype, clock: Clock, compiled: bool) -> Row:
@@ -64,7 +58,7 @@ def row_of(point: Point, plan: Plan, device: torch.device, dtype: torch.dtype, c
         "K": shape.inner,
         "C": shape.channels,
         "strategy": strategy_of(tail, inputs),
-        **{name: _milliseconds(taken.device) for name, taken in times.items()},
+        **{name: taken.device.scaled(1e3) for name, taken in times.items()},
         "fused / eager": times[FUSED].device.median / times[EAGER].device.median,
     }
 
@@ -98,7 +92,3 @@ def _check(values: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> No
             if not error <= TOLERANCE[dtype]:
                 allowed = f"{TOLERANCE[dtype]:.0e}"
                 raise DiffersError(f"{name}, {side}, is {error:.1e} from eager, expected at most {allowed}")
-
-
-def _milliseconds(seconds: Spread) -> Spread:
-    return Spread(seconds.median * 1e3, seconds.lower * 1e3, seconds.upper * 1e3)

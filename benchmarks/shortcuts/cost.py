@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from ..clocks import Clock, CpuClock, GpuClock, measure
+from ..clocks import Clock, clock_of, measure
 from ..memory import saved_bytes
 from ..progress import progress
 from ..timing import Spread
@@ -41,7 +41,7 @@ def measure_costs(
     task: Task, settings: Settings, device: torch.device, dtype: torch.dtype, runs: int = _RUNS
 ) -> dict[tuple[str, int], Cost]:
     """By option and depth. The options of a depth are timed in turn, so that a drift of the machine meets all alike."""
-    clock: Clock = GpuClock(_BUSY_MS) if device.type == "cuda" else CpuClock()
+    clock = clock_of(device, _BUSY_MS)
     costs: dict[tuple[str, int], Cost] = {}
     with progress("what a step costs", len(settings.depths)) as advance:
         for depth in settings.depths:

@@ -66,13 +66,9 @@ def _row(option: str, depth: int, runs: list[Run], cost: Cost) -> Row:
         "gradient": Spread.of([run.gradients_before[0] / run.gradients_before[-1] for run in runs]),
         "gradient, trained": Spread.of([run.gradients_after[0] / run.gradients_after[-1] for run in runs]),
         "parameters": cost.parameters,
-        **{f"step, {way}": _milliseconds(seconds) for way, seconds in cost.step.items()},
+        **{f"step, {way}": seconds.scaled(1e3) for way, seconds in cost.step.items()},
         **{f"saved, {way}": nbytes / 1e6 for way, nbytes in cost.saved.items()},
     }
-
-
-def _milliseconds(seconds: Spread) -> Spread:
-    return Spread(*(value * 1e3 for value in (seconds.median, seconds.lower, seconds.upper)))
 
 
 def _notes(s: Settings, task: str, runs: Mapping[Job, Run]) -> list[str]:

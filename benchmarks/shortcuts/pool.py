@@ -61,14 +61,13 @@ class Study:
 def run_all(study: Study, parent: Path, workers: int) -> dict[Job, Run]:
     """Every run, those of an earlier call read from below `parent`."""
     folder = study.folder(parent)
-    folder.mkdir(parents=True, exist_ok=True)
     jobs = study.jobs()
     runs = {job: kept for job in jobs if (kept := _kept(folder / job.file)) is not None}
     missing = [job for job in jobs if job not in runs]
     with progress("trainings, weighted by depth", sum(job.depth for job in jobs)) as advance:
         advance(sum(job.depth for job in runs))
         for job, run in _run_side_by_side(study, missing, workers):
-            _keep(run, folder / job.file)
+            json_file.write(run, folder / job.file)
             runs[job] = run
             advance(job.depth)
     return runs
@@ -76,13 +75,6 @@ def run_all(study: Study, parent: Path, workers: int) -> dict[Job, Run]:
 
 def _kept(path: Path) -> Run | None:
     return Run(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
-
-
-def _keep(run: Run, path: Path) -> None:
-    """The file is there as a whole or not at all."""
-    unfinished = path.with_suffix(".unfinished")
-    json_file.write(run, unfinished)
-    unfinished.replace(path)
 
 
 def _run_side_by_side(study: Study, jobs: list[Job], workers: int) -> Iterable[tuple[Job, Run]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..clocks import Clock, CpuClock, GpuClock
+from ..clocks import clock_of
 from ..modes import Mode
 from ..options import add_backend, at_least, one_or_more_of
 from ..tail_shapes import BATCH, NETWORKS, DistinctTail, distinct, small_of_each_kind
@@ -110,10 +110,7 @@ def plan_of(arguments: argparse.Namespace, device: torch.device, dtype: torch.dt
         so_far = tuple(name for name in ways if WAYS[name].turn <= turn)
         added = [Item(tail, mode, so_far) for tail in tails for mode in modes]
         items += added[-1:] if arguments.quick and turn else added
-    clocks = _clocks(on_gpu)
-    return Plan(items, seconds, Conditions(device, dtype, clocks.__getitem__, cache, runs, max(1, runs // 5)))
-
-
-def _clocks(on_gpu: bool) -> dict[Mode, Clock]:
-    clocks: dict[bool, Clock] = {b: GpuClock(ms) if on_gpu else CpuClock() for b, ms in _BUSY_MS.items()}
-    return {mode: clocks[mode.backward] for mode in MODES.values()}
+    clocks = {backward: clock_of(device, ms) for backward, ms in _BUSY_MS.items()}
+    return Plan(
+        items, seconds, Conditions(device, dtype, lambda mode: clocks[mode.backward], cache, runs, max(1, runs // 5))
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from ..modes import Mode
 from ..result import Column, Row
 from ..tail_shapes import DistinctTail
-from ..timing import Spread
 from .ceilings import Ceilings
 from .measure import Measured
 from .work import Work, compulsory
@@ -48,8 +47,8 @@ def row_of(
         "way": way,
         "kind": tail.shape.kind,
         "blocks": ", ".join(f"{network} {count}" for network, count in tail.blocks.items()),
-        "time": _microseconds(measured.times.device),
-        "queued in": _microseconds(measured.times.host),
+        "time": measured.times.device.scaled(1e6),
+        "queued in": measured.times.host.scaled(1e6),
         "moved": counted.bytes / seconds / 1e9 if counted is not None and moves else None,
         "computed": work.operations / seconds / 1e12,
         "roofline": work.seconds(ceilings) / seconds,
@@ -68,7 +67,3 @@ def work_of(row: Row) -> Work:
     needed = row["needed bytes"], row["needed operations"]
     assert all(isinstance(n, int) for n in needed)
     return Work(*needed)  # type: ignore[arg-type]
-
-
-def _microseconds(seconds: Spread) -> Spread:
-    return Spread(seconds.median * 1e6, seconds.lower * 1e6, seconds.upper * 1e6)

@@ -7,6 +7,7 @@ import json
 import math
 import platform
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 
 from benchmarks.__main__ import main
 from benchmarks.accuracy import errors_against_float64, relative_error
+from benchmarks.clocks import WallClock, measure
 from benchmarks.errors import EXTRA, UserError
 from benchmarks.memory import saved_bytes, saved_bytes_by_module
 from benchmarks.provenance import provenance
+from benchmarks.result import number, read
 from benchmarks.sides import Sides, beside_fused
 from benchmarks.table import table
-from benchmarks.timing import Spread, Timing, interleaved
+from benchmarks.timing import Spread
 from fused_resnet.nn import BasicBlock
 
 for dependency in EXTRA:
@@ -30,7 +33,7 @@ for dependency in EXTRA:
 import numpy as np  # noqa: E402
 
 from benchmarks.data import load  # noqa: E402
-from benchmarks.demo.learning import Agreement  # noqa: E402
+from benchmarks.demo.learning import Learning  # noqa: E402
 
 FLOAT = 4
 CPU = torch.device("cpu")
@@ -66,30 +69,18 @@ def test_saved_bytes_by_module_go_to_the_first_to_save() -> None:
 
 
 def test_ratio_is_of_pairs_not_of_medians() -> None:
-    timing = Timing.of(Sides([1.0, 2.0, 4.0], [2.0, 2.0, 2.0]))
-    assert timing.ratio == Spread(median=1.0, lower=0.75, upper=1.5)
-    assert timing.spread.unfused == Spread(median=2.0, lower=1.5, upper=3.0)
+    ratio = Spread.of_ratios([2.0, 2.0, 2.0], [1.0, 2.0, 4.0])
+    assert ratio == Spread(median=1.0, lower=0.75, upper=1.5)
+    assert ratio.scaled(1e3) == Spread(median=1e3, lower=750.0, upper=1500.0)
 
 
-def test_interleaved_alternates_within_pairs() -> None:
+def test_every_other_round_goes_backwards() -> None:
     calls: list[str] = []
-    timings = interleaved(
-        {
-            "a": Sides(lambda: calls.append("a unfused"), lambda: calls.append("a fused")),
-            "b": Sides(lambda: calls.append("b unfused"), lambda: calls.append("b fused")),
-        },
-        pairs=2,
-        warm_up=1,
-        device=CPU,
-        advance=lambda: calls.append("|"),
-    )
-    there = ["a unfused", "a fused", "|", "b unfused", "b fused", "|"]
-    back = ["a fused", "a unfused", "|", "b fused", "b unfused", "|"]
-    assert calls == back + there + back
-    assert {name: (len(t.seconds.unfused), len(t.seconds.fused)) for name, t in timings.items()} == {
-        "a": (2, 2),
-        "b": (2, 2),
-    }
+    names = ("a", "b", "c")
+    steps = {name: partial(calls.append, name) for name in names}
+    times = measure(steps, WallClock(), runs=2, warm_up=1, advance=lambda: calls.append("|"))
+    assert "".join(calls) == "cba|abc|cba|"
+    assert [len(times[name].seconds) for name in names] == [2, 2, 2]
 
 
 def test_relative_error_is_a_ratio_of_norms() -> None:
@@ -106,16 +97,19 @@ def test_errors_are_of_rounding_and_leave_the_models_alone() -> None:
         models, torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]), lambda: advances.append(None)
     )
     for side in (errors.unfused, errors.fused):
-        assert all(0 < error < 1e-5 for error in vars(side).values())
+        assert all(0 < error < 1e-5 for error in side.row.values())
     assert len(advances) == 3
     assert all(torch.equal(before[name], value) for name, value in models.fused.state_dict().items())
     assert all(parameter.grad is None for parameter in models.fused.parameters())
 
 
-@pytest.mark.parametrize(("fused", "holds"), [([2.0, 1.0], True), ([2.0, 1.0 + 1e-8], False), ([2.0, math.nan], False)])
-def test_agreement_is_of_the_worst_step(fused: list[float], holds: bool) -> None:
-    agreement = Agreement.of(Sides([2.0, 1.0], fused))
-    assert agreement.holds is holds
+@pytest.mark.parametrize(
+    ("fused", "agrees"), [([2.0, 1.0], True), ([2.0, 1.0 + 1e-8], False), ([2.0, math.nan], False)]
+)
+def test_agreement_is_of_the_worst_step(fused: list[float], agrees: bool) -> None:
+    data = load(None, 20)
+    learning = Learning("a network", data, Sides([1.0], [1.0]), Sides(0.5, 0.5), exact=Sides([2.0, 1.0], fused))
+    assert learning.agrees is agrees
 
 
 def test_table_aligns_the_first_column_left_and_the_others_right() -> None:
@@ -222,30 +216,24 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_quick_run_writes_json(quick_run: Path) -> None:
-    text = (quick_run / "demo-quick-cpu.json").read_text(encoding="utf-8")
-    results = json.loads(text)
-    assert results.keys() == {"provenance", "settings", "learning", "networks", "blocks_of", "blocks"}
-    assert results["networks"].keys() == {"ResNet-18", "ResNet-50"}
-    assert len(results["blocks"]) == 16
-    assert str(quick_run) not in text
-    for network, tails in (("ResNet-18", 8), ("ResNet-50", 16)):
-        measured = results["networks"][network]
-        assert len(measured["fused_tails"]) == tails
-        assert measured["refused_tails"] == []
-        assert measured["saved_bytes"]["fused"] < measured["saved_bytes"]["unfused"]
-        for mode in ("training", "evaluation"):
-            assert [len(seconds) for seconds in measured[mode]["seconds"].values()] == [2, 2]
-
-
-def test_quick_run_agrees_in_float64(quick_run: Path) -> None:
-    learning = json.loads((quick_run / "demo-quick-cpu.json").read_text(encoding="utf-8"))["learning"]
-    assert learning["float64"]["largest_relative_difference"] <= 1e-9
-    assert [len(losses) for losses in learning["float64"]["losses"].values()] == [5, 5]
-    assert [len(losses) for losses in learning["losses"].values()] == [4, 4]
+def test_quick_run_keeps_a_result(quick_run: Path) -> None:
+    result = read(quick_run / "demo-quick-cpu.json")
+    assert str(quick_run) not in (quick_run / "demo-quick-cpu.json").read_text(encoding="utf-8")
+    rows = {result.key(row): row for row in result.rows}
+    for network, tails, blocks in (("ResNet-18", 8, 0), ("ResNet-50", 16, 16)):
+        fused, unfused = (rows[network, "whole network", side] for side in ("fused", "unfused"))
+        assert fused["fused tails"] == tails
+        assert (number(fused["saved"]) or 0.0) < (number(unfused["saved"]) or 0.0)
+        assert fused["saved / unfused"] == pytest.approx(
+            (number(fused["saved"]) or 0) / (number(unfused["saved"]) or 1)
+        )
+        assert all(isinstance(fused[f"{what} / unfused"], Spread) for what in ("step", "evaluation"))
+        assert sum(key[0] == network and key[2] == "fused" for key in rows) == 1 + blocks
+    assert [len(losses) for losses in result.details["losses"].values()] == [4, 4]
+    assert [len(losses) for losses in result.details["losses in float64"].values()] == [5, 5]
 
 
 def test_quick_run_draws_a_picture(quick_run: Path) -> None:
-    picture = (quick_run / "demo-quick-cpu.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
+    picture = (quick_run / "demo-quick-cpu.svg").read_text(encoding="utf-8")
+    assert "<svg" in picture
     assert len(picture) > 20_000

@@ -5,7 +5,6 @@ from dataclasses import asdict
 
 import pytest
 
-from benchmarks import json_file
 from benchmarks.errors import EXTRA, UserError
 
 for dependency in EXTRA:
@@ -14,8 +13,7 @@ for dependency in EXTRA:
 from sample_results import row, sample  # noqa: E402
 
 from benchmarks.result import Column, number, provenance_line, read, text  # noqa: E402
-from benchmarks.sides import Sides  # noqa: E402
-from benchmarks.timing import Spread, Timing  # noqa: E402
+from benchmarks.timing import Spread  # noqa: E402
 
 
 def test_result_is_read_as_it_was_written(tmp_path):
@@ -146,11 +144,3 @@ def test_provenance_line_tells_of_changes_and_of_no_checkout():
     for change, said in (({"dirty": True}, "(0123456789ab with changes, "), ({"commit": None}, "(no git checkout, ")):
         changed = type(result.provenance)(**{**vars(result.provenance), **change})
         assert said in provenance_line(sample(provenance=changed))
-
-
-def test_dataclasses_are_decoded_to_what_was_written(tmp_path):
-    timing = Timing.of(Sides([1.0, 2.0], [2.0, 2.0]))
-    json_file.write(timing, tmp_path / "timing.json")
-    assert json_file.decoded(Timing, json.loads((tmp_path / "timing.json").read_text())) == timing
-    with pytest.raises(KeyError):
-        json_file.decoded(Timing, {"seconds": {"fused": []}})

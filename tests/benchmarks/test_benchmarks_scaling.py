@@ -17,7 +17,7 @@ for dependency in EXTRA:
 import benchmarks.scaling as benchmark  # noqa: E402
 from benchmarks import pictures  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
-from benchmarks.clocks import CpuClock  # noqa: E402
+from benchmarks.clocks import WallClock  # noqa: E402
 from benchmarks.result import Result, read  # noqa: E402
 from benchmarks.scaling import ranks, sweeps, times, training  # noqa: E402
 from benchmarks.timing import Spread  # noqa: E402
@@ -45,7 +45,7 @@ def test_rows_are_counted_and_a_projections_input_follows() -> None:
 
 
 def timed(point: sweeps.Point) -> dict[str, object]:
-    return dict(times.row_of(point, sweeps.QUICK, CPU, torch.float32, CpuClock(), compiled=False))
+    return dict(times.row_of(point, sweeps.QUICK, CPU, torch.float32, WallClock(), compiled=False))
 
 
 def test_a_point_has_both_sides_and_the_strategy_that_is_taken(computed_by: list[tuple[str, list[str]]]) -> None:

@@ -11,7 +11,7 @@ import torch
 from small_tails import SMALL, each_mode
 from torch import Tensor
 
-from benchmarks.clocks import CpuClock
+from benchmarks.clocks import WallClock
 from benchmarks.errors import EXTRA
 from benchmarks.tail import cudnn_graph, folded, measure, ways
 from benchmarks.tail.modes import MODES
@@ -46,7 +46,7 @@ def test_copies_exceed_the_cache_and_fit_the_memory() -> None:
 
 
 def conditions(dtype: torch.dtype = torch.float32) -> measure.Conditions:
-    return measure.Conditions(CPU, dtype, lambda _: CpuClock(), cache_bytes=2**12, runs=2, warm_up=1)
+    return measure.Conditions(CPU, dtype, lambda _: WallClock(), cache_bytes=2**12, runs=2, warm_up=1)
 
 
 @each_mode
