@@ -51,7 +51,7 @@ def errors_against_float64(
         labels: (N,), for the cross entropy whose gradient is compared.
         advance: called after each of the three runs.
     """
-    with _no_tf32():
+    with tf32(False):
         exact = _results(copy.deepcopy(models.unfused).double(), x.double(), labels)
         advance()
 
@@ -87,9 +87,9 @@ def _results(model: nn.Module, x: Tensor, labels: Tensor) -> _Results:
 
 
 @contextmanager
-def _no_tf32() -> Iterator[None]:
-    """On GPUs, float32 convolutions round their operands to tf32 unless told not to, which would drown the rest."""
-    former, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether, on GPUs, float32 convolutions may round their operands to tf32, as they do unless told not to."""
+    former, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, allowed
     try:
         yield
     finally:

@@ -22,8 +22,9 @@ from fused_resnet.cost import cost_model
 from fused_resnet.cost.cost_model import Amounts, BranchProblem, Machine, Rates, TailProblem, Way
 
 from .errors import UserError
+from .launches import BACKWARD, FORWARD
 from .model import gpu_time
-from .phases.columns import BACKWARD, CONVOLUTION, DIRECT, EAGER, FORWARD, LIBRARY, MATERIALISE, MOMENTS, NCHW
+from .phases.columns import CONVOLUTION, DIRECT, EAGER, LIBRARY, MATERIALISE, MOMENTS, NCHW
 from .result import Result, number, read
 from .table import table
 from .tail_shapes import NETWORKS, TailShape

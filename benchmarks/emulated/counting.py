@@ -11,6 +11,7 @@ import torch
 from fused_resnet import use_backend
 from fused_resnet.strategy import use_strategy
 
+from ..accuracy import tf32
 from ..emulator import Launch, is_activation, recorded_launches
 from ..tails import Tail
 from .tails import Case
@@ -56,13 +57,8 @@ def count(case: Case, dtype: torch.dtype) -> tuple[Counted, Counted]:
 @contextmanager
 def emulated(case: Case) -> Iterator[None]:
     """A tail that is computed within is so by the emulator, with the case's strategy; float32 is no tf32."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        with use_backend("emulated"), use_strategy(case.strategy):
-            yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+    with tf32(False), use_backend("emulated"), use_strategy(case.strategy):
+        yield
 
 
 def _counted(launches: Sequence[Launch]) -> Counted:

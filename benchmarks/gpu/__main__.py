@@ -6,43 +6,22 @@ import argparse
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
+from ..process import ROOT
+from ..table import table
 from . import __doc__ as description
-from . import build, compiled, correctness, counters, cuda_tests, networks, phases, sanitize
 from .machine import look_up
-from .process import ROOT
+from .parts import PARTS
 from .record import Record
-from .story import story
 
 RESULTS = ROOT / "benchmarks" / "results"
 # Ignored by git.
 REHEARSAL_RESULTS = ROOT / "build" / "rehearsal"
 # Of a whole run: its last parts get what those before them have left. A rehearsal has few cores, and no GPU of its own.
 LIMIT_S, REHEARSAL_LIMIT_S = 480.0, 600.0
-
-
-@dataclass(frozen=True)
-class Part:
-    """`run(record, rehearse)` ends within the record's limit."""
-
-    limit_s: float
-    run: Callable[[Record, bool], None]
-
-
-PARTS = {
-    "build": Part(60, build.run_part),
-    "checks": Part(30, correctness.run_part),
-    "tests": Part(30, cuda_tests.run_part),
-    "phases": Part(40, phases.run_part),
-    "training": Part(60, networks.run_training),
-    "evaluation": Part(20, networks.run_evaluation),
-    "compiled": Part(140, compiled.run_part),
-    "sanitize": Part(60, sanitize.run_part),
-    "counters": Part(45, counters.run_part),
-}
+_TEXT_LENGTH = 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,8 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         records.append(_run_part(Record(folder, name, machine, limit_s), arguments.rehearse))
         if name == "build" and not records[-1].passed:
             break
-    print(story(records, chosen))
-    print(f"results are in {folder}")
+    print(f"\n{story(records, chosen)}\n\nresults are in {folder}")
     return 0 if len(records) == len(chosen) and all(record.passed for record in records) else 1
 
 
@@ -94,6 +72,23 @@ def _run_part(record: Record, rehearse: bool) -> Record:
         record.problem(traceback.format_exc())
     record.close()
     return record
+
+
+def story(records: Sequence[Record], chosen: Sequence[str]) -> str:
+    """A line a part: whether it passed, how long it took, what it found."""
+    rows = [(r.part, "passed" if r.passed else "FAILED", f"{r.seconds:.0f} s", _result(r)) for r in records]
+    rows += [(name, "not run", "", "the build failed") for name in chosen[len(records) :]]
+    lines = table(("part", "", "time"), [row[:3] for row in rows]).splitlines()
+    # The last column is text, which reads badly aligned to the right.
+    width = max(map(len, lines))
+    results = ["result", "", *(row[3] for row in rows)]
+    return "\n".join(f"{line:<{width}}  {text}".rstrip() for line, text in zip(lines, results, strict=True))
+
+
+def _result(record: Record) -> str:
+    """One line on what was found."""
+    first = record.problems[0].strip().splitlines()[-1] if record.problems else ""
+    return "; ".join(part[:_TEXT_LENGTH] for part in (record.headline, first) if part)
 
 
 if __name__ == "__main__":

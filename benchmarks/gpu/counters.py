@@ -6,16 +6,15 @@ Metrics are in the lines, each with its unit, and the phases' kernels in the col
 from __future__ import annotations
 
 import csv
-import os
 import re
-import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .phase_launches import PHASES
-from .process import run
-from .record import Record, item_of
+from ..launches import PHASES
+from ..process import item_of, run
+from .record import Record
+from .tools import PLACES, find
 
 BLOCKS = ("layer1.1", "layer3.1")
 METRICS = Path(__file__).with_name("ncu_metrics.txt")
@@ -24,27 +23,14 @@ Table = dict[str, list[str]]
 
 
 def run_part(record: Record, rehearse: bool) -> None:
-    ncu = None if rehearse else find_ncu(os.environ)
+    ncu = None if rehearse else find("ncu")
     if ncu is None and not rehearse:
-        record.note("ncu was not found in PATH, beside nvcc or in /opt/nvidia: nothing was counted")
+        record.note(f"ncu was not found {PLACES}: nothing was counted")
         return
     for i, block in enumerate(BLOCKS):
         _count(record, ncu, block, record.left_s / (len(BLOCKS) - i))
     counted = [f"{item['block']}: {item['kernels']} kernels" for item in record.items if "kernels" in item]
     record.headline = ", ".join(counted) or record.headline
-
-
-def find_ncu(environ: Mapping[str, str], opt: Path = Path("/opt/nvidia")) -> Path | None:
-    return next((path for path in _candidates(environ, opt) if os.access(path, os.X_OK)), None)
-
-
-def _candidates(environ: Mapping[str, str], opt: Path) -> Iterator[Path]:
-    path = environ.get("PATH", "")
-    if on_path := shutil.which("ncu", path=path):
-        yield Path(on_path)
-    if nvcc := shutil.which("nvcc", path=path):
-        yield Path(nvcc).resolve().parent / "ncu"
-    yield from sorted(opt.glob("nsight-compute/*/ncu"), reverse=True)
 
 
 def command(ncu: Path | None, block: str) -> list[str]:
@@ -54,18 +40,8 @@ def command(ncu: Path | None, block: str) -> list[str]:
         return [*launches, "--rehearse"]
     metrics = ",".join(METRICS.read_text(encoding="utf-8").split())
     # Clocks stay as training has them. Metrics take several runs of a kernel, and ncu empties caches ahead of each.
-    options = [
-        "--csv",
-        "--page",
-        "raw",
-        "--print-units",
-        "base",
-        "--clock-control",
-        "none",
-        "--target-processes",
-        "all",
-    ]
-    only = ["--profile-from-start", "off", "--kernel-name", KERNELS]
+    options = ["--csv", "--page", "raw", "--print-units", "base", "--clock-control", "none"]
+    only = ["--target-processes", "all", "--profile-from-start", "off", "--kernel-name", KERNELS]
     return [str(ncu), *options, *only, "--metrics", metrics, *launches]
 
 

@@ -6,22 +6,21 @@ Found out in a process of its own, as that occupies the GPU and loads the kernel
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import subprocess
-import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import fused_resnet
+from fused_resnet.kernel_build.cache import sources_digest
 from fused_resnet.kernel_build.toolchain import CannotBuildError, find_nvcc
 
+from ..process import run
 from ..provenance import provenance
-from .process import ROOT, run
+from .parts import PYTHON
 
 UNKNOWN = "unknown"
 _LIMIT_S = 60.0
@@ -30,7 +29,7 @@ _LIMIT_S = 60.0
 def look_up() -> dict[str, Any]:
     """The facts, or what prevented their being found."""
     lines: list[str] = []
-    ended = run([sys.executable, "-m", "benchmarks.gpu.machine"], limit_s=_LIMIT_S, on_line=lines.append)
+    ended = run([*PYTHON, "benchmarks.gpu.machine"], limit_s=_LIMIT_S, on_line=lines.append)
     if ended.problem is None and lines:
         facts: dict[str, Any] = json.loads(lines[-1])
         return facts
@@ -43,13 +42,9 @@ def facts() -> dict[str, Any]:
     known = asdict(provenance(torch.device("cuda" if on_gpu else "cpu"), argparse.Namespace()))
     known.pop("arguments")
     known["commit"] = known["commit"] or UNKNOWN
-    return {
-        "gpu": gpu() if on_gpu else None,
-        "nvcc": nvcc(),
-        **known,
-        "sources": sources_digest(),
-        "backends": fused_resnet.backend.summary(),
-    }
+    # The digest names the code that ran where there is no git.
+    own = {"nvcc": nvcc(), "sources": sources_digest(), "backends": fused_resnet.backend.summary()}
+    return {"gpu": gpu() if on_gpu else None, **known, **own}
 
 
 def gpu() -> dict[str, Any]:
@@ -64,13 +59,13 @@ def gpu() -> dict[str, Any]:
     }
 
 
-def driver(kernel_module: Path = Path("/proc/driver/nvidia/version")) -> str:
-    """The version that nvidia-smi tells, or the kernel's module where there is none."""
+def driver() -> str:
+    """The version that nvidia-smi tells."""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         return subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.split("\n")[0]
     except (OSError, subprocess.SubprocessError):
-        return kernel_module.read_text().splitlines()[0] if kernel_module.exists() else UNKNOWN
+        return UNKNOWN
 
 
 def nvcc() -> str:
@@ -78,17 +73,6 @@ def nvcc() -> str:
         return find_nvcc(os.environ).version
     except CannotBuildError as error:
         return f"none: {error}"
-
-
-def sources_digest() -> str:
-    """Names the code that ran where there is no git: a digest of the package's and the kernels' files."""
-    digest = hashlib.sha256()
-    for folder in ("csrc", "fused_resnet"):
-        for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in (".py", ".cpp", ".cu", ".cuh", ".h"):
-                digest.update(f"{path.relative_to(ROOT)}\n".encode())
-                digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -16,13 +16,12 @@ import torch
 import fused_resnet
 
 from ..gradients import incoming_gradient
+from ..launches import PHASES
 from ..phases.calls import Inputs, kernel_way
-from ..phases.columns import BACKWARD, BACKWARD_PHASES, EAGER, FORWARD, FORWARD_PHASES
+from ..phases.columns import EAGER
 from ..phases.run import ways_of
+from ..process import report
 from ..tails import RESNET50, Tail
-from .record import report
-
-PHASES = (*(f"{FORWARD} {phase}" for phase in FORWARD_PHASES), *(f"{BACKWARD} {phase}" for phase in BACKWARD_PHASES))
 
 
 def launch(block: str, rehearse: bool) -> None:

@@ -8,22 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..process import item_of
+
 JSON, LOG = "gpu.json", "gpu.log"
-# Begins the lines by which a process of a part's own reports an item to the part.
-_ITEM = "@item "
-
-
-def report(**item: Any) -> None:
-    """In a part's own process: hands an item to the part. An item with a "problem" makes the part fail."""
-    print(f"{_ITEM}{json.dumps(item)}", flush=True)
-
-
-def item_of(line: str) -> dict[str, Any] | None:
-    """What `report` has printed, None where the line is something else."""
-    try:
-        return dict(json.loads(line.removeprefix(_ITEM))) if line.startswith(_ITEM) else None
-    except ValueError:  # another thread of the process has written into it
-        return None
 
 
 class Record:
@@ -32,6 +19,7 @@ class Record:
     Attributes:
         limit_s: seconds that the part has.
         headline: its result on one line.
+        logged: the part's lines of the log.
     """
 
     def __init__(self, folder: Path, part: str, machine: dict[str, Any], limit_s: float) -> None:
@@ -44,6 +32,7 @@ class Record:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.headline = ""
+        self.logged: list[str] = []
         self._json, self._log = folder / JSON, folder / LOG
         self._started, self._state = time.monotonic(), "running"
         self._ended: float | None = None
@@ -72,6 +61,7 @@ class Record:
     def log(self, text: str) -> None:
         """To the log and to standard output."""
         print(text, flush=True)
+        self.logged.append(text)
         self._append(text)
 
     def add(self, **item: Any) -> None:

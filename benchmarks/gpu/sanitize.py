@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fused_resnet.kernel_build.toolchain import CannotBuildError, find_nvcc
 
-from .build import REHEARSED_CAPABILITY
-from .process import Ended, run
+from ..process import Ended, run
 from .record import Record
 from .small_cases import CASE, cases, first_cases
+from .tools import PLACES, find
 
 TOOLS = ("memcheck", "racecheck")
+# The rehearsal compiles for what a GPU of the data centres is.
+REHEARSED_CAPABILITY = "9.0"
 PLANTED = Path(__file__).with_name("planted.cu")
 PLANTED_LIMIT_S = 12.0
 # Between the last case and the end of a tool's process.
@@ -45,11 +45,11 @@ class Summary:
 
 
 def run_part(record: Record, rehearse: bool) -> None:
-    sanitizer = None if rehearse else find_sanitizer(os.environ)
+    sanitizer = None if rehearse else find("compute-sanitizer")
     if rehearse:
         _rehearse(record)
     elif sanitizer is None:
-        record.problem("compute-sanitizer was not found in PATH, beside nvcc or in NVIDIA's wheels")
+        record.problem(f"compute-sanitizer was not found {PLACES}")
     else:
         _run_tools(record, sanitizer)
 
@@ -65,25 +65,6 @@ def _run_tools(record: Record, sanitizer: Path) -> None:
     tools = [item for item in record.items if "tool" in item]
     verdicts = [f"{of['tool']} {of['errors']} errors in {of['cases']} of {of['of']} cases" for of in tools]
     record.headline = ", ".join(verdicts)
-
-
-def find_sanitizer(
-    environ: Mapping[str, str], purelib: str = sysconfig.get_path("purelib"), usual: str = "/usr/local"
-) -> Path | None:
-    candidates = _candidates(environ, Path(purelib), Path(usual))
-    return next((path for path in candidates if os.access(path, os.X_OK)), None)
-
-
-def _candidates(environ: Mapping[str, str], purelib: Path, usual: Path) -> Iterator[Path]:
-    name, path = "compute-sanitizer", environ.get("PATH", "")
-    if on_path := shutil.which(name, path=path):
-        yield Path(on_path)
-    homes = [Path(environ[variable]) for variable in ("CUDA_HOME", "CUDA_PATH") if environ.get(variable)]
-    if nvcc := shutil.which("nvcc", path=path):
-        homes.append(Path(nvcc).resolve().parents[1])
-    for home in (*homes, usual / "cuda", *sorted(usual.glob("cuda-*"), reverse=True)):
-        yield from (home / "bin" / name, home / "compute-sanitizer" / name)
-    yield from (found for found in sorted((purelib / "nvidia").rglob(name)) if found.is_file())
 
 
 def _output(command: Path, *arguments: str) -> str:

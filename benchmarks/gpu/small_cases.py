@@ -1,4 +1,4 @@
-"""Runs a small case of every kernel, for a sanitizer to watch, and compares it with float64.
+"""Runs small cases of every kernel, also for a sanitizer to watch, and compares them with float64.
 
 Inputs, the output's gradient included, are made on the CPU and copied, and results are copied back before they are
 looked at: no kernel but those that a tail launches runs, so that every report is about them.
@@ -20,18 +20,17 @@ from torch import Tensor
 import fused_resnet
 from fused_resnet import residual_tail
 from fused_resnet.backends.kernels import loading
-from fused_resnet.backends.kernels.branch_arguments import kept
-from fused_resnet.backends.kernels.computation import KernelComputation, backward_call, forward_call
 from fused_resnet.operation import reference
 from fused_resnet.operation.branches import Branch, Direct, Norm, Projection, ZeroPad, named_tensors
-from fused_resnet.operation.computation import Needs, Strategy, operands_of, settle
-from fused_resnet.operation.layouts import empty_gradients
+from fused_resnet.operation.computation import Strategy
 from fused_resnet.strategy import use_strategy
 
-from ..accuracy import relative_error
+from ..accuracy import relative_error, tf32
 from ..gradients import incoming_gradient
-from .checks import TOLERANCES, arithmetic_of, dtype_of
+from ..launches import BACKWARD_PHASES, FORWARD_PHASES, Launches
 
+# Of the norm of the difference from float64: about four times what one rounding of every operand gives.
+TOLERANCES = {"float32": 1e-5, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 1.5e-2}
 # The parent counts them.
 CASE = "case "
 # What a branch's tensors are called that no gradient flows to.
@@ -52,11 +51,12 @@ class Layout:
     memory_format: torch.memory_format
 
 
-# More than one tile of 128 rows each; of several tiles of channels "wide" alone.
+# More than one tile of 128 rows each; of several tiles of channels the last two.
 LAYOUTS = {
     "fast": Layout(24, 16, (3, 9, 7), 1, torch.channels_last),
     "odd": Layout(17, 9, (3, 9, 7), 2, torch.contiguous_format),
     "wide": Layout(136, 144, (2, 9, 8), 1, torch.channels_last),
+    "resnet50": Layout(256, 64, (2, 14, 14), 1, torch.channels_last),
 }
 
 
@@ -147,30 +147,24 @@ def moved(holder: T, device: str, dtype: torch.dtype) -> T:
 
 
 def launch_phases(module: Any, main: Branch, shortcut: Branch, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The tail's output, in the layout of its gradient, and all gradients, by the names of their tensors."""
-    branches = {"main": main, "shortcut": shortcut}
-    tail, y = settle(KernelComputation(module), [main, shortcut], relu=True, backward=True), torch.empty_like(dy)
-    forward = forward_call(module, tail, y, keep=True)
-    for launch in (forward.moments, forward.finish, forward.apply):
-        launch()
-    statistics = [kept(branch, forward.statistics(i)) for i, branch in enumerate(tail.branches)]
-    needs = [Needs(*(t is not None for t in operands_of(branch))) for branch in tail.branches]
-    into = [empty_gradients(branch, asked, dy) for branch, asked in zip(tail.branches, needs, strict=True)]
-    backward = backward_call(module, tail, dy, y, statistics, into)
-    for launch in (backward.reduce, backward.finish, backward.apply):
-        launch()
+    """The tail's output and all gradients, by the names of their tensors."""
+    launches = Launches(module, [main, shortcut], dy, "auto")
+    for phase in FORWARD_PHASES:
+        getattr(launches.forward, phase)()
+    for phase in BACKWARD_PHASES:
+        getattr(launches.backward, phase)()
     written = {
         f"{side}.{name}": gradient
-        for side, gradients in zip(branches, into, strict=True)
+        for side, gradients in zip(("main", "shortcut"), launches.gradients, strict=True)
         for name, gradient in zip(NAMES, gradients, strict=True)
         if gradient is not None
     }
-    return y, written
+    return launches.y, written
 
 
 def computed(module: Any, main: Branch, shortcut: Branch, dy: Tensor, case: Case) -> dict[str, Tensor]:
     """What the kernels give, by the backend that `fused_resnet.use_backend` has chosen, which is the module's."""
-    with use_strategy(case.strategy), arithmetic_of(case.arithmetic):
+    with use_strategy(case.strategy), tf32(case.arithmetic == "tf32"):
         if case.phases:
             y, gradients = launch_phases(module, main, shortcut, dy)
             named = {f"gradient of {name}": gradient for name, gradient in gradients.items()}
@@ -213,7 +207,7 @@ def _gradients(y: Tensor, sources: dict[str, Tensor], dy: Tensor) -> dict[str, T
 def errors_of(module: Any, case: Case, device: str) -> dict[str, float]:
     """The relative error of everything that a case computes."""
     torch.manual_seed(0)
-    dtype = dtype_of(case.arithmetic)
+    dtype: torch.dtype = getattr(torch, case.arithmetic.replace("tf32", "float32"))
     made = branches(case)
     main, shortcut = (moved(branch, device, dtype) for branch in made)
     expected, dy = exact(*made, dtype)

@@ -15,16 +15,12 @@ import torch
 from torch import Tensor
 
 from fused_resnet.backends.kernels import loading
-from fused_resnet.backends.kernels.branch_arguments import kept
-from fused_resnet.backends.kernels.computation import KernelComputation, backward_call, forward_call
-from fused_resnet.operation.computation import StrategyChoice, settle
-from fused_resnet.operation.layouts import empty_gradients, empty_output
-from fused_resnet.strategy import use_strategy
+from fused_resnet.operation.computation import StrategyChoice
 
 from ..emulator import Launch, launches_left_out, library, recorded_launches
-from ..phases.columns import BACKWARD, BACKWARD_PHASES, FORWARD, FORWARD_PHASES
+from ..launches import BACKWARD, FORWARD, Launches
 from ..tail_shapes import TailShape
-from ..tails import Tail, every_gradient
+from ..tails import Tail
 
 THREADS, WARP = 256, 32
 # What warps issue, as the emulator names it.
@@ -243,17 +239,10 @@ class Counter:
         assert module is not None, reason
         tail = Tail(shape, torch.bfloat16)
         x, before = (_filled(fill, size) for size in _inputs(shape))
-        with use_strategy(self.strategy):
-            settled = settle(KernelComputation(module), tail.branches(x, before), relu=True, backward=True)
-        y, dy = empty_output(settled.branches), _filled(fill, (shape.batch, shape.channels, shape.size, shape.size))
-        forward = forward_call(module, settled, y, keep=True)
-        forward.run()
-        statistics = [kept(branch, forward.statistics(i)) for i, branch in enumerate(settled.branches)]
-        each = zip(settled.branches, every_gradient(settled), strict=True)
-        into = [empty_gradients(branch, asked, dy) for branch, asked in each]
-        backward = backward_call(module, settled, dy, y, statistics, into)
-        calls = {f"{FORWARD} {phase}": getattr(forward, phase) for phase in FORWARD_PHASES}
-        return calls | {f"{BACKWARD} {phase}": getattr(backward, phase) for phase in BACKWARD_PHASES}
+        dy = _filled(fill, (shape.batch, shape.channels, shape.size, shape.size))
+        launches = Launches(module, list(tail.branches(x, before)), dy, self.strategy)
+        launches.forward.run()
+        return launches.phases
 
 
 def _inputs(shape: TailShape) -> Iterator[tuple[int, int, int, int]]:

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..phases.columns import BACKWARD, FORWARD
+from ..launches import BACKWARD, FORWARD
 from ..pictures import COLOURS, FAINT, style
 from ..result import Result, Row, number
 from .summary import by_tail, milliseconds

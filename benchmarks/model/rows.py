@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..phases.columns import BACKWARD, BACKWARD_PHASES, FORWARD, FORWARD_PHASES
+from ..launches import PHASES
 from ..result import Column, Result, Row, number
 from .counts import Counts
 from .gpu_time import Gpu, limit, seconds
-
-PHASES = (*(f"{FORWARD} {phase}" for phase in FORWARD_PHASES), *(f"{BACKWARD} {phase}" for phase in BACKWARD_PHASES))
 
 COLUMNS = [
     Column("tail", "key"),

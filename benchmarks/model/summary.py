@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..phases.columns import BACKWARD, DIRECT, FORWARD, MOMENTS
+from ..launches import BACKWARD, FORWARD
+from ..phases.columns import DIRECT, MOMENTS
 from ..result import Result, Row, number, text
 
 STAGES = ("measured", "then, modelled", "now, modelled")

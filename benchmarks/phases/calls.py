@@ -10,27 +10,13 @@ import torch
 from torch import Tensor
 
 from fused_resnet.backends.kernels import loading
-from fused_resnet.backends.kernels.branch_arguments import kept
-from fused_resnet.backends.kernels.computation import KernelComputation, backward_call, forward_call, readable_gradient
 from fused_resnet.conversion.modules import branch_of
-from fused_resnet.cost import traffic
 from fused_resnet.operation.branches import Branch, Direct
-from fused_resnet.operation.computation import Gradients, StrategyChoice, settle
-from fused_resnet.operation.layouts import empty_gradients, empty_output
-from fused_resnet.strategy import use_strategy
+from fused_resnet.operation.computation import Gradients, StrategyChoice
 
-from ..tails import Tail, every_gradient
-from .columns import (
-    BACKWARD,
-    BACKWARD_PHASES,
-    CONVOLUTION,
-    DIRECT,
-    FORWARD,
-    FORWARD_PHASES,
-    LIBRARY,
-    MATERIALISE,
-    MOMENTS,
-)
+from ..launches import BACKWARD, FORWARD, Launches
+from ..tails import Tail
+from .columns import CONVOLUTION, DIRECT, LIBRARY, MATERIALISE, MOMENTS
 
 Calls = dict[str, Callable[[], object]]
 # Of the projections that a way leaves to the kernels.
@@ -89,30 +75,13 @@ def kernel_way(name: str, tail: Tail, inputs: Inputs, backend: str) -> Way:
     assert module is not None
     apart = name == LIBRARY
     branches = _behind_convolution(tail, inputs) if apart else list(tail.branches(inputs.x, inputs.before))
-    with use_strategy(_STRATEGIES[name]):
-        settled = settle(KernelComputation(module), branches, relu=True, backward=True)
-    y = empty_output(settled.branches)
-    forward = forward_call(module, settled, y, keep=True)
-    forward.run()
-    statistics = [kept(branch, forward.statistics(i)) for i, branch in enumerate(settled.branches)]
-    needs = every_gradient(settled)
-    into = [empty_gradients(branch, asked, inputs.dy) for branch, asked in zip(settled.branches, needs, strict=True)]
-    read = readable_gradient(settled, inputs.dy, y)
-    backward = backward_call(module, settled, read, y, statistics, into)
-    backward.run()
-
-    def copy_and_run() -> None:
-        read.copy_(inputs.dy)
-        backward.run()
-
-    calls: Calls = {FORWARD: forward.run, BACKWARD: backward.run if read is inputs.dy else copy_and_run}
-    calls |= {f"{FORWARD} {phase}": getattr(forward, phase) for phase in FORWARD_PHASES}
-    calls |= {f"{BACKWARD} {phase}": getattr(backward, phase) for phase in BACKWARD_PHASES}
+    launches = Launches(module, branches, inputs.dy, _STRATEGIES[name])
+    launches.forward.run()
+    launches.run_backward()
+    calls: Calls = {FORWARD: launches.forward.run, BACKWARD: launches.run_backward, **launches.phases}
     if apart:
         calls |= _convolution(tail, inputs)
-    copied = 0 if read is inputs.dy else 2 * read.nbytes
-    moved = {FORWARD: traffic.forward(settled).bytes, BACKWARD: traffic.backward(settled, needs).bytes + copied}
-    return Way(calls, {"output": y.clone(), **_named(into, apart)}, moved)
+    return Way(calls, {"output": launches.y.clone(), **_named(launches.gradients, apart)}, launches.bytes)
 
 
 def _behind_convolution(tail: Tail, inputs: Inputs) -> list[Branch]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from ..launches import BACKWARD, BACKWARD_PHASES, FORWARD, FORWARD_PHASES
 from ..result import Column, Row, number
 
 EAGER, MOMENTS, MATERIALISE, LIBRARY, DIRECT = "eager", "moments", "materialise", "library", "direct"
-# By the names of the module's methods.
-FORWARD_PHASES, BACKWARD_PHASES = ("moments", "finish", "apply"), ("reduce", "finish", "apply")
-FORWARD, BACKWARD = "forward", "backward"
 CONVOLUTION = {FORWARD: "convolution forward", BACKWARD: "convolution backward"}
 
 # Behind the name of a network's last tail, whose dy comes from an average pool: a copy precedes the launch.

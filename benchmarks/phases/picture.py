@@ -6,9 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from ..launches import BACKWARD, FORWARD
 from ..pictures import COLOURS, FAINT, INK, style
 from ..result import Result, Row, number, text
-from .columns import BACKWARD, CONVOLUTION, EAGER, FORWARD, whole
+from .columns import CONVOLUTION, EAGER, whole
 from .summary import by_tail, phases
 
 # Heights, in bars.

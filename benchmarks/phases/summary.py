@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..launches import BACKWARD, BACKWARD_PHASES, FORWARD, FORWARD_PHASES
 from ..result import Result, Row, number, text
-from .columns import BACKWARD, BACKWARD_PHASES, EAGER, FORWARD, FORWARD_PHASES, LIBRARY, whole
+from .columns import EAGER, LIBRARY, whole
 
 _WAYS = ("moments", "materialise", "library")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..gpu.process import run
+from ..process import run
 from ..provenance import available_cores
 from ..result import Row
 from ..timing import Spread

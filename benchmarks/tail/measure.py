@@ -17,8 +17,8 @@ from ..modes import Mode
 from ..peak import peak_bytes
 from ..tail_shapes import TailShape
 from ..tails import Tail
+from ..trace import launched_kernels
 from .counts import Counted, counted
-from .kernels import launched_kernels
 from .rotation import Case, Rotation, copies_for
 from .ways import EAGER, WAYS, Forward, ImpossibleError
 
@@ -101,7 +101,7 @@ def measure_tail(shape: TailShape, mode: Mode, ways: Sequence[str], conditions: 
             errors[name],
             count,
             launched_kernels(runner) if on_gpu else None if count is None else count.launches,
-            peak_bytes(runner, conditions.device.type),
+            peak_bytes(runner) if on_gpu else None,
         )
     return outcome
 

@@ -2,7 +2,8 @@
 
 Images and labels are random: this is about speed and memory, and nothing is learnt but one batch by heart. All ways of
 a network take turns in one process, so that whatever disturbs the machine meets all alike, and none is timed unless
-the losses of its first steps are those of the eager network. What fails is left out and noted.
+the losses of its first steps are those of the eager network. What fails is left out and noted. On a GPU, host and
+device are told apart, too: until a step is queued, replayed as a CUDA graph, and the kernels of a trace.
 
 Peak memory is what PyTorch's allocator had handed out at a step's height: parameters, buffers, optimizer's state, the
 batch, gradients, activations and workspaces. On a GPU the largest batch is tried, by doubling and bisecting, each way
@@ -66,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-limit", type=options.at_least(1), metavar="GIB", default=16, help="of a CPU's largest batch; 16"
     )
+    parser.add_argument("--evaluation", action="store_true", help="forward passes in evaluation, not training steps")
     parser.add_argument("--no-largest", action="store_true", help="do not search the largest batch on a GPU")
     options.add_backend(parser)
 
@@ -84,14 +86,14 @@ def run(arguments: argparse.Namespace) -> int:
     jobs = plan.jobs(arguments, device)
     collected = Collected(_empty(arguments, device, jobs), device.type)
     deadline = time.monotonic() + plan.seconds(arguments, device)
-    searches = [] if device.type == "cpu" or arguments.no_largest else _searches(jobs)
+    searches = [] if device.type == "cpu" or arguments.no_largest or arguments.evaluation else _searches(jobs)
     with progress("training", len(jobs) + len(searches)) as advance:
         for job in [*jobs, *searches]:
             collected.take(job, items_of(job, deadline, _print_nothing))
             if arguments.json is not None:
                 collected.result.write(arguments.json)
             advance()
-    if device.type == "cpu":
+    if device.type == "cpu" and not arguments.evaluation:
         collected.extrapolate(arguments.memory_limit * _GIB)
     if not collected.result.rows:
         raise UserError(f"nothing was timed: {'; '.join(collected.result.notes)}")
@@ -103,7 +105,13 @@ def _empty(arguments: argparse.Namespace, device: torch.device, jobs: list[Job])
     origin = provenance(device, arguments)
     if arguments.backend != "auto":
         origin = replace(origin, backend=arguments.backend)
-    settings = {"device": device.type, "dtype": jobs[0].dtype, "steps": jobs[0].steps, "seconds": jobs[0].seconds}
+    settings = {
+        "mode": "evaluation" if arguments.evaluation else "training",
+        "device": device.type,
+        "dtype": jobs[0].dtype,
+        "steps": jobs[0].steps,
+        "seconds": jobs[0].seconds,
+    }
     return Result("training", origin, settings, COLUMNS, [], ["Images and labels are random: synthetic data."])
 
 
@@ -120,7 +128,7 @@ def _searches(jobs: list[Job]) -> list[Job]:
 
 
 def _batches(text: str) -> list[int]:
-    one: Callable[[str], int] = options.at_least(2)
+    one: Callable[[str], int] = options.at_least(1)
     return [one(number) for number in text.split(",")]
 
 

@@ -19,6 +19,7 @@ COLUMNS = [
     Column("step", "measured", "ms", "lower"),
     Column("images/s", "measured", "", "higher"),
     Column("time / eager", "measured", "", "lower"),
+    *(Column(name, "measured", "ms", "lower") for name in ("host", "graph", "device")),
     Column("peak", "measured", "MB", "lower"),
     Column("held", "measured", "MB", "lower", shown=False),
     Column("largest batch", "measured", "images", "higher"),
@@ -31,7 +32,7 @@ class Collected:
     def __init__(self, result: Result, device: str) -> None:
         self.result = result
         self._on_cpu = device == "cpu"
-        result.details.update(losses=[], failures=[])
+        result.details.update(losses=[], longest=[], failures=[])
         result.notes.append(
             "Peak memory is what PyTorch's allocator had handed out at a step's height"
             + (", by the profiler's record; libraries' own workspaces are not in it." if self._on_cpu else ".")
@@ -48,11 +49,18 @@ class Collected:
                 self._fail(job, way, item)
             if way in seconds:
                 self.result.rows.append(_row(job, way, item, seconds))
-                self.result.details["losses"].append(
-                    {"model": job.model, "batch": job.batch, "way": way, "losses": item["losses"]}
-                )
+                self._keep_details({"model": job.model, "batch": job.batch, "way": way}, item)
             if item.get("largest") is not None:
                 self._set_largest(job.model, way, item["largest"])
+
+    def _keep_details(self, of: dict[str, Any], item: Item) -> None:
+        """Losses of the first steps; the kernels that take longest."""
+        if "losses" in item:
+            self.result.details["losses"].append({**of, "losses": item["losses"]})
+        if "apart" in item:
+            self.result.details["longest"].append({**of, "kernels": item["apart"]["longest"]})
+            if why := item["apart"].get("not captured"):
+                self.result.notes.append(f"{of['model']}, batch {of['batch']}, {of['way']}: not captured: {why}")
 
     def extrapolate(self, limit: int) -> None:
         """On a CPU, the largest batch of every way whose peaks with two batches are known."""
@@ -94,6 +102,7 @@ def _row(job: Job, way: str, item: Item, seconds: dict[str, list[float]]) -> Row
         "step": Spread.of([one * 1e3 for one in own]),
         "images/s": Spread.of([job.batch / one for one in own]),
         "time / eager": Spread.of([a / b for a, b in zip(own, eager, strict=True)]) if eager and way != EAGER else None,
+        **{name: item.get("apart", {}).get(name) for name in ("host", "graph", "device")},
         "peak": item["peak_bytes"] / 1e6,
         "held": item["held_bytes"] / 1e6,
     }

@@ -20,6 +20,7 @@ class Job:
         in_a_row: steps of a way before the next way's turn.
         seconds: no turn begins later.
         index: of the GPU.
+        evaluation: forward passes in evaluation in place of training steps.
         search_from: the largest batch that fits is searched from here; 0 where it is not.
     """
 
@@ -34,6 +35,7 @@ class Job:
     in_a_row: int
     seconds: float
     index: int = 0
+    evaluation: bool = False
     search_from: int = 0
 
     def without(self, way: str) -> Job:

@@ -60,6 +60,7 @@ def jobs(arguments: argparse.Namespace, device: torch.device) -> list[Job]:
             in_a_row=defaults.in_a_row,
             seconds=seconds(arguments, device),
             index=device.index or 0,
+            evaluation=arguments.evaluation,
         )
         for model in arguments.models or defaults.models
         for batch in sorted(set(arguments.batches or defaults.batches))

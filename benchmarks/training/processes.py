@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..gpu.process import Ended, run
-from ..gpu.record import item_of
+from ..process import Ended, item_of, run
 from .job import Job
 from .side import ERROR
 

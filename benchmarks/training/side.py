@@ -1,4 +1,4 @@
-"""The process that trains one network with one batch in all ways, in turn, or searches a way's largest batch.
+"""The process that runs one network on one batch in all ways, in turn, or searches a way's largest batch.
 
 It reports what it begins, so that whoever reads it knows in what it ended, and what it finds.
 """
@@ -16,11 +16,12 @@ import fused_resnet
 
 from .. import network_ways, networks
 from ..clocks import consecutive
-from ..gpu.record import report
-from .allocated import most_allocated
+from ..peak import most_allocated
+from ..process import report
+from .apart import apart
 from .job import Job
 from .largest import search
-from .trainer import Batch, Trainer, WrongError, check_losses, network
+from .trainer import Batch, Evaluator, Runner, Trainer, WrongError, network
 
 MEMORY, COMPILER, WRONG, MISSING, ERROR = "memory", "compiler", "wrong", "missing", "error"
 
@@ -29,33 +30,38 @@ def measure(job: Job) -> None:
     """Prepares and checks every way, then times them in turn; a way that fails is reported and left out."""
     made, batch = network(job), Batch(job, job.batch)
     eager: list[float] = []
-    trainers: dict[str, Trainer] = {}
+    runners: dict[str, Runner] = {}
     for way in sorted({network_ways.EAGER, *job.ways}, key=network_ways.WAYS.index):
         report(begun=way)
         try:
-            trainer = Trainer(way, made, batch)
-            losses = trainer.first_losses()
-            eager = eager or losses
-            check_losses(losses, eager, job.dtype)
-            trainer.forget_gradients()
-            peak = most_allocated(trainer.step, job.device)
+            runner: Runner = (Evaluator if job.evaluation else Trainer)(way, made, batch)
+            results = runner.first_results()
+            eager = eager or results
+            runner.check(results, eager)
+            runner.forget_gradients()
+            peak = most_allocated(runner.step, job.device)
         except Exception as error:
             report(way=way, **failure(way, error))
             if way == network_ways.EAGER:
                 return
             continue
-        trainer.forget_gradients()
+        runner.forget_gradients()
         if way in job.ways:
-            trainers[way] = trainer
-            report(way=way, losses=losses, held_bytes=trainer.held_bytes, peak_bytes=trainer.held_bytes + peak)
+            runners[way] = runner
+            losses = {} if job.evaluation else {"losses": results}
+            report(way=way, **losses, held_bytes=runner.held_bytes, peak_bytes=runner.held_bytes + peak)
     report(begun=None)
-    for way, seconds in in_turn(trainers, job).items():
+    for way, seconds in in_turn(runners, job).items():
         report(way=way, seconds=seconds)
+    for way, runner in runners.items():
+        if job.device == "cuda" and not network_ways.compiles(way):
+            report(way=way, apart=apart(runner.step))
+            runner.forget_gradients()
 
 
-def in_turn(trainers: dict[str, Trainer], job: Job) -> dict[str, list[float]]:
+def in_turn(runners: dict[str, Runner], job: Job) -> dict[str, list[float]]:
     """Seconds of each way's steps: a few in a row, then the next way's, so that a drift meets all alike."""
-    seconds: dict[str, list[float]] = {way: [] for way in trainers}
+    seconds: dict[str, list[float]] = {way: [] for way in runners}
     deadline = time.monotonic() + job.seconds
     # An interrupt is the end of the time: what there is counts.
     with contextlib.suppress(KeyboardInterrupt):
@@ -63,9 +69,9 @@ def in_turn(trainers: dict[str, Trainer], job: Job) -> dict[str, list[float]]:
             if turn > 1 and time.monotonic() > deadline:
                 break
             taken = {}
-            for way, trainer in trainers.items():
-                taken[way] = consecutive(trainer.step, job.in_a_row, job.device)
-                trainer.forget_gradients()
+            for way, runner in runners.items():
+                taken[way] = consecutive(runner.step, job.in_a_row, job.device)
+                runner.forget_gradients()
             for way, new in taken.items():
                 seconds[way] += new
     return seconds

@@ -22,8 +22,9 @@ def largest_batches(result: Result) -> dict[tuple[str, int], dict[str, Row]]:
 
 def caption(result: Result) -> str:
     """For the picture: what is shown, and on what it was measured."""
+    what = "Evaluation" if result.settings.get("mode") == "evaluation" else "Training steps"
     return (
-        "Training steps of whole ResNets on synthetic images in each way: images a second with the quartiles, and peak"
+        f"{what} of whole ResNets on synthetic images in each way: images a second with the quartiles, and peak"
         f" memory. Measured on {result.provenance.device}, {result.settings['dtype']}, with the"
         f" {result.provenance.backend} backend."
     )

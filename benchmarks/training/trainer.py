@@ -1,4 +1,4 @@
-"""A network that learns a batch of noise by heart: for speed and memory, which do not depend on the images."""
+"""A network on a batch of noise, which it learns by heart: speed and memory do not depend on the images."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import network_ways, networks
+from ..accuracy import relative_error
+from ..tail.measure import TOLERANCE
 from .job import Job
 
 _CLASSES = 10
@@ -28,8 +30,59 @@ class WrongError(Exception):
     """A way computes something else than the eager network."""
 
 
+class Runner(Protocol):
+    """One way of a network, and a batch."""
+
+    def step(self) -> Tensor: ...
+
+    def first_results(self) -> list[float]:
+        """Of the first steps: what `check` compares."""
+
+    def check(self, own: Sequence[float], eager: Sequence[float]) -> None:
+        """Raises `WrongError` where the first results are not those of the eager network."""
+
+    def forget_gradients(self) -> None:
+        """Between steps nothing is held but `held_bytes`."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Of whatever is there between two steps."""
+
+
+class Evaluator:
+    """Forward passes in evaluation."""
+
+    def __init__(self, way: str, network: nn.Module, batch: Batch) -> None:
+        """`network` is copied."""
+        self._network = copy.deepcopy(network).eval()
+        self._batch = batch
+        self._forward = network_ways.forward(way, self._network)
+
+    def step(self) -> Tensor:
+        """The logits."""
+        with torch.no_grad(), self._batch.precision():
+            return self._forward(self._batch.images)
+
+    def first_results(self) -> list[float]:
+        """The logits."""
+        return self.step().double().flatten().tolist()
+
+    def check(self, own: Sequence[float], eager: Sequence[float]) -> None:
+        error = relative_error(torch.tensor(own), torch.tensor(eager).double())
+        if not error <= TOLERANCE[self._batch.dtype]:
+            raise WrongError(f"relative error {error:.2g}, expected at most {TOLERANCE[self._batch.dtype]}")
+
+    def forget_gradients(self) -> None:
+        """There are none."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Of parameters, buffers and the batch."""
+        return sum(t.nbytes for t in chain(self._network.parameters(), self._network.buffers(), self._batch.tensors))
+
+
 class Trainer:
-    """One way of a network, with its optimizer and a batch."""
+    """Training steps: one way of a network, with its optimizer and a batch."""
 
     def __init__(self, way: str, network: nn.Module, batch: Batch) -> None:
         """`network` is copied."""
@@ -48,8 +101,17 @@ class Trainer:
         self._optimizer.step()
         return loss.detach()
 
-    def first_losses(self) -> list[float]:
+    def first_results(self) -> list[float]:
+        """Losses."""
         return [float(self.step()) for _ in range(_FIRST_STEPS)]
+
+    def check(self, own: Sequence[float], eager: Sequence[float]) -> None:
+        """Whether the losses begin as the eager network's, and go on as these."""
+        tolerance = _TOLERANCE[str(self._batch.dtype).removeprefix("torch.")]
+        begins = abs(own[0] - eager[0]) <= tolerance * abs(eager[0])
+        goes_on = abs(own[-1] - eager[-1]) <= _LEARNING_TOLERANCE * abs(eager[0] - eager[-1])
+        if not (begins and goes_on):
+            raise WrongError(f"losses of the first steps are {_shown(own)}, of the eager network {_shown(eager)}")
 
     def forget_gradients(self) -> None:
         """Between steps nothing is held but `held_bytes`."""
@@ -71,7 +133,7 @@ class Batch:
         images = torch.randn(batch, 3, job.size, job.size, generator=generator)
         self.images = images.contiguous(memory_format=torch.channels_last).to(job.device)
         self.labels = torch.randint(_CLASSES, (batch,), generator=generator).to(job.device)
-        self._device, self._dtype = job.device, getattr(torch, job.dtype)
+        self._device, self.dtype = job.device, getattr(torch, job.dtype)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor]:
@@ -79,7 +141,7 @@ class Batch:
 
     def precision(self) -> Any:
         """Autocast, where the dtype asks for it."""
-        return nullcontext() if self._dtype == torch.float32 else torch.autocast(self._device, self._dtype)
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self._device, self.dtype)
 
 
 def network(job: Job) -> nn.Module:
@@ -88,18 +150,6 @@ def network(job: Job) -> nn.Module:
     made = networks.make(job.model).train()
     on_device: nn.Module = made.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return on_device
-
-
-def check_losses(own: Sequence[float], eager: Sequence[float], dtype: str) -> None:
-    """Compares the losses of the first steps.
-
-    Raises:
-        WrongError: they do not begin as the eager network's, or do not go on as these.
-    """
-    begins = abs(own[0] - eager[0]) <= _TOLERANCE[dtype] * abs(eager[0])
-    goes_on = abs(own[-1] - eager[-1]) <= _LEARNING_TOLERANCE * abs(eager[0] - eager[-1])
-    if not (begins and goes_on):
-        raise WrongError(f"losses of the first steps are {_shown(own)}, of the eager network {_shown(eager)}")
 
 
 def _shown(losses: Sequence[float]) -> str:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import fused_resnet
-from benchmarks.gpu import checks, process, sanitize, small_cases
+from benchmarks import process
+from benchmarks.gpu import sanitize, small_cases, tools
 from benchmarks.gpu.record import Record
 from fused_resnet import residual_tail
 from fused_resnet.backends.kernels import loading
@@ -94,14 +95,16 @@ def test_options_are_those_that_the_version_knows(record: Record) -> None:
     assert record.notes == ["memcheck: this compute-sanitizer knows no --report-api-errors; it runs without"]
 
 
-def test_sanitizer_is_looked_for_in_all_places(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["compute-sanitizer", "ncu"])
+def test_tools_are_looked_for_in_all_places(name: str, tmp_path: Path) -> None:
     def find() -> Path | None:
         environ = {"PATH": str(tmp_path / "bin"), "CUDA_HOME": str(tmp_path / "home")}
-        return sanitize.find_sanitizer(environ, str(tmp_path), str(tmp_path))
+        return tools.find(name, environ, roots=(tmp_path, tmp_path / "opt"), purelib=tmp_path)
 
     assert find() is None
-    for place in ("nvidia/cu13/bin", "cuda-13.0/bin", "cuda/compute-sanitizer", "home/bin", "bin"):
-        path = tmp_path / place / "compute-sanitizer"
+    places = ("nvidia/cu13/bin", "opt/nsight-compute/2025.3", "cuda-13.0/bin", f"cuda/{name}", "home/bin", "bin")
+    for place in places:
+        path = tmp_path / place / name
         path.parent.mkdir(parents=True)
         path.write_text("#!/bin/sh\n")
         path.chmod(0o755)
@@ -109,9 +112,9 @@ def test_sanitizer_is_looked_for_in_all_places(tmp_path: Path) -> None:
 
 
 def test_missing_sanitizer_fails_the_part(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sanitize, "find_sanitizer", lambda _: None)
+    monkeypatch.setattr(sanitize, "find", lambda _: None)
     sanitize.run_part(record, rehearse=False)
-    assert record.problems == ["compute-sanitizer was not found in PATH, beside nvcc or in NVIDIA's wheels"]
+    assert record.problems == [f"compute-sanitizer was not found {tools.PLACES}"]
 
 
 STAND_IN = """\
@@ -132,7 +135,7 @@ def test_whole_part_with_a_stand_in(
     tool = tmp_path / "compute-sanitizer"
     tool.write_text(STAND_IN.format(errors=errors))
     tool.chmod(0o755)
-    monkeypatch.setattr(sanitize, "find_sanitizer", lambda _: tool)
+    monkeypatch.setattr(sanitize, "find", lambda _: tool)
     monkeypatch.setattr(sanitize, "_compile_planted", lambda record, into, _: into)
     monkeypatch.setattr(sanitize, "first_cases", lambda: ["a", "b"])
     sanitize.run_part(record, rehearse=False)
@@ -166,7 +169,7 @@ def test_cases_name_every_kernel_once() -> None:
     chosen = small_cases.cases()
     assert len(set(chosen)) == len(chosen)
     assert {(case.arithmetic, case.projections) for case in chosen} == {
-        (arithmetic, projections) for arithmetic in checks.TOLERANCES for projections in (0, 1, 2)
+        (arithmetic, projections) for arithmetic in small_cases.TOLERANCES for projections in (0, 1, 2)
     }
     assert {case.layout for case in chosen} == set(small_cases.LAYOUTS)
     assert {(case.strategy, case.training, case.phases) for case in chosen if case.projections} == {
@@ -183,7 +186,7 @@ def test_small_cases_are_right(layout: str) -> None:
         for case in small_cases.cases():
             if case.layout == layout and case.arithmetic in ("float32", "bfloat16"):
                 errors = small_cases.errors_of(MODULE, case, "cpu")
-                assert max(errors.values()) <= checks.TOLERANCES[case.arithmetic], f"{case}: {errors}"
+                assert max(errors.values()) <= small_cases.TOLERANCES[case.arithmetic], f"{case}: {errors}"
 
 
 @pytest.mark.emulated

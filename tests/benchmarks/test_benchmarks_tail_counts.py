@@ -12,9 +12,9 @@ import torch
 from small_tails import SMALL, each_mode
 from torch import Tensor
 
+from benchmarks import trace
 from benchmarks.clocks import Sample
 from benchmarks.errors import EXTRA
-from benchmarks.tail import kernels
 from benchmarks.tail.ceilings import Ceilings, measure_ceilings
 from benchmarks.tail.counts import counted
 from benchmarks.tail.modes import MODES
@@ -126,13 +126,14 @@ def test_eager_operators_are_those_that_run() -> None:
 def test_launches_are_the_kernels_that_the_profiler_saw(
     names: list[str], expected: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = [SimpleNamespace(name=name, device_type=kernels.DeviceType.CUDA) for name in names]
-    events.append(SimpleNamespace(name="cudaLaunchKernel", device_type=kernels.DeviceType.CPU))
+    took = SimpleNamespace(start=0.0, end=1.0)
+    events = [SimpleNamespace(name=name, device_type=trace.DeviceType.CUDA, time_range=took) for name in names]
+    events.append(SimpleNamespace(name="cudaLaunchKernel", device_type=trace.DeviceType.CPU))
     seen = nullcontext(SimpleNamespace(events=lambda: events))
-    monkeypatch.setattr(kernels, "profile", lambda **_: seen)
+    monkeypatch.setattr(trace, "profile", lambda **_: seen)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     calls: list[None] = []
-    assert kernels.launched_kernels(lambda: calls.append(None)) == expected
+    assert trace.launched_kernels(lambda: calls.append(None)) == expected
     assert len(calls) == 1
 
 

@@ -7,9 +7,12 @@ import sys
 
 import pytest
 import torch
+from late_tails import MODES, LateTail
 
 from benchmarks import clocks as timing
 from benchmarks.accuracy import relative_error
+from benchmarks.gradients import incoming_gradient
+from benchmarks.modes import Mode
 from benchmarks.tail_shapes import NETWORKS, distinct
 from benchmarks.tails import RESNET50, Tail, TailShape, counted_bytes
 from fused_resnet import models
@@ -133,3 +136,26 @@ def test_option_a_is_computed_fused_as_by_its_modules() -> None:
     tail = Tail(shape, torch.float32)
     inputs = tail.inputs("cpu", torch.float32)
     assert relative_error(tail.fused(*inputs).detach(), tail(*inputs).detach().double()) < 1e-5
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+def test_a_zeroed_tail_gives_the_same_once_it_is_filled(mode: Mode) -> None:
+    """What tests on streams and of graphs rest on."""
+    given = LateTail.of(mode, "cpu", torch.float32, batch=2, size=5)
+    late = given.zeroed()
+    expected, before = given.results(given.copied()), late.results(given.copied())
+    late.fill(given)
+    after = late.results(given.copied())
+    assert any("gradient" in name for name in expected) is mode.backward
+    assert not torch.equal(before["output"], expected["output"])
+    assert all(torch.equal(after[name], tensor) for name, tensor in expected.items())
+
+
+def test_no_gradient_comes_in_where_rounding_decides_the_relu() -> None:
+    z = torch.randn(4, 64, 8, 8).contiguous(memory_format=torch.channels_last)
+    rounded = z + 0.02 * torch.randn_like(z)
+    gradient = incoming_gradient(z)
+    assert not torch.equal(z > 0, rounded > 0)
+    assert torch.equal(gradient * (z > 0), gradient * (rounded > 0))
+    assert (gradient != 0).float().mean() > 0.8
+    assert gradient.is_contiguous(memory_format=torch.channels_last)

@@ -72,6 +72,26 @@ def test_failures_become_notes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert [failure["way"] for failure in result.details["failures"]] == [FUSED]
 
 
+def test_host_and_device_are_told_apart_where_the_process_could(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kernels = [{"kernel": "k", "ms": 1.0, "runs": 2.0}]
+    told = {"host": 3.0, "graph": None, "device": 2.0, "longest": kernels, "not captured": "no"}
+    monkeypatch.setattr(training, "items_of", lambda *_: [*times([EAGER]), {"way": EAGER, "apart": told}])
+    assert main(["training", "--quick", "--device", "cpu", "--batches", "4", "--json", f"{tmp_path}/t.json"]) == 0
+    result = read(tmp_path / "t.json")
+    assert [result.rows[0][name] for name in ("host", "graph", "device")] == [3.0, None, 2.0]
+    assert result.details["longest"] == [{"model": "tiny", "batch": 4, "way": EAGER, "kernels": kernels}]
+    assert "tiny, batch 4, eager: not captured: no" in result.notes
+
+
+def test_evaluation_is_a_mode_of_the_jobs() -> None:
+    cpu = torch.device("cpu")
+    assert not any(job.evaluation for job in plan.jobs(arguments("--quick"), cpu))
+    jobs = plan.jobs(arguments("--quick", "--evaluation", "--batches", "1"), cpu)
+    assert [(job.batch, job.evaluation) for job in jobs] == [(1, True)]
+
+
 def test_nothing_timed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "items_of", lambda *_: [])
     with pytest.raises(UserError, match="nothing was timed"):
@@ -85,7 +105,7 @@ def arguments(*options: str) -> argparse.Namespace:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--models", "resnet19"), ("--ways", "slow"), ("--batches", "1"), ("--steps", "1")]
+    ("option", "value"), [("--models", "resnet19"), ("--ways", "slow"), ("--batches", "0"), ("--steps", "1")]
 )
 def test_wrong_arguments_are_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

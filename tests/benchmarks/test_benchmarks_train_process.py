@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,17 +17,17 @@ from training_jobs import JOB, Items, reports, times
 import fused_resnet
 from benchmarks.clocks import consecutive
 from benchmarks.errors import EXTRA
-from benchmarks.gpu import process
-from benchmarks.gpu.record import item_of
-from benchmarks.peak import peak_bytes
+from benchmarks.peak import most_allocated
+from benchmarks.process import item_of
+from benchmarks.trace import Kernel, busy, longest
 
 for dependency in EXTRA:
     pytest.importorskip(dependency)
 
-from benchmarks import networks  # noqa: E402
+from benchmarks import networks, process  # noqa: E402
 from benchmarks.network_ways import COMPILE, EAGER, FUSED, FUSED_COMPILE, forward  # noqa: E402
 from benchmarks.training import processes, side, trainer  # noqa: E402
-from benchmarks.training.allocated import most_allocated  # noqa: E402
+from benchmarks.training.apart import host_seconds  # noqa: E402
 from benchmarks.training.job import Job  # noqa: E402
 from benchmarks.training.largest import extrapolated, search  # noqa: E402
 
@@ -70,12 +71,36 @@ def test_a_way_that_computes_something_else_is_not_timed(
 
 
 def test_losses_are_of_the_first_step_and_of_what_is_learnt() -> None:
-    eager = [2.0, 1.5, 1.0]
-    trainer.check_losses([2.0, 1.5, 1.05], eager, "float32")
+    def check(own: list[float], dtype: str) -> None:
+        batch = trainer.Batch(replace(JOB, dtype=dtype), 1)
+        trainer.Trainer(EAGER, nn.Linear(1, 1), batch).check(own, [2.0, 1.5, 1.0])
+
+    check([2.0, 1.5, 1.05], "float32")
     for wrong in ([2.01, 1.5, 1.0], [2.0, 1.5, 1.2], [2.0, 1.5, float("nan")]):
         with pytest.raises(trainer.WrongError, match=r"of the eager network 2\.0000, 1\.5000, 1\.0000"):
-            trainer.check_losses(wrong, eager, "float32")
-    trainer.check_losses([2.01, 1.5, 1.0], eager, "bfloat16")
+            check(wrong, "float32")
+    check([2.01, 1.5, 1.0], "bfloat16")
+
+
+def test_evaluation_compares_logits_and_learns_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = replace(JOB, evaluation=True)
+    with fused_resnet.use_backend("reference"):
+        side.measure(job)
+    items = reported(capsys)
+    assert {item["way"]: len(item["seconds"]) for item in items if "seconds" in item} == {EAGER: 3, FUSED: 3}
+    assert not any("losses" in item for item in items)
+
+    def wrong(way: str, network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        right = forward(way, network)
+        return right if way == EAGER else lambda x: 3 * right(x)
+
+    monkeypatch.setattr(trainer.network_ways, "forward", wrong)
+    side.measure(job)
+    (failed,) = (item for item in reported(capsys) if "failed" in item)
+    assert (failed["way"], failed["kind"]) == (FUSED, side.WRONG)
+    assert failed["failed"].startswith("WrongError: relative error 2, expected at most")
 
 
 def test_a_network_without_tails_is_refused() -> None:
@@ -142,7 +167,21 @@ def test_most_allocated_is_exact() -> None:
 def test_steps_in_a_row_are_each_timed() -> None:
     calls: list[int] = []
     assert len(consecutive(lambda: calls.append(1), 3, "cpu")) == len(calls) == 3
-    assert peak_bytes(lambda: calls.append(1), "cpu") is None
+    assert host_seconds(lambda: calls.append(1)) > 0
+
+
+def test_kernels_at_the_same_time_count_once() -> None:
+    kernels = [Kernel("b", 5, 8), Kernel("a", 0, 10), Kernel("c", 20, 21), Kernel("d", 9, 12)]
+    assert busy(kernels) == 13
+    assert busy([]) == 0
+
+
+def test_longest_kernels_are_told_with_their_runs() -> None:
+    kernels = [Kernel(f"k{i}", 0, i) for i in range(1, 20)] + [Kernel("often", 0, 15), Kernel("often", 0, 15)]
+    found = longest(kernels, calls=2)
+    assert len(found) == 10
+    assert found[0] == {"kernel": "often", "ms": 0.015, "runs": 1.0}
+    assert found[1]["kernel"] == "k19"
 
 
 @pytest.mark.parametrize("limit", [64, 65, 100, 127, 128, 1000, 1023])

@@ -1,10 +1,6 @@
-"""Whole training steps on a GPU: captured in graphs, on other streams and devices, without a wait, in PyTorch's memory.
-
-That single tails stand capture and side streams is checked by ``benchmarks/gpu/checks.py``, which the first test runs.
-"""
+"""Tails and training steps on a GPU: in graphs, on other streams and devices, without a wait, in PyTorch's memory."""
 
 import copy
-import json
 import os
 import pathlib
 import runpy
@@ -12,15 +8,17 @@ import runpy
 import pytest
 import torch
 import torch.nn.functional as F
+from late_tails import MODES, LateTail
 from small_nets import NETS, assert_alike, assert_close, make_nets
 
 import fused_resnet
-from benchmarks.gpu import checks
 from fused_resnet.functional import Norm, Projection, residual_tail
 from fused_resnet.strategy import use_strategy
 
 pytestmark = pytest.mark.skipif(fused_resnet.available_backends()["cuda"] is not None, reason="needs a GPU")
 WARM_UP = 3
+# Longer than any test's queued work takes: what does not wait for it is seen to be too early.
+DELAY_CYCLES = 100_000_000
 DTYPES = {"float32": None, "autocast to bfloat16": torch.bfloat16}
 
 
@@ -84,12 +82,51 @@ def on_side_stream(function):
     return result
 
 
-def test_single_tails_stand_capture_and_side_streams(capsys):
-    with fused_resnet.use_backend("cuda"):
-        checks.check_queues()
-    items = [json.loads(line.removeprefix("@item ")) for line in capsys.readouterr().out.splitlines()]
-    assert items
-    assert [item for item in items if "problem" in item] == []
+@pytest.fixture(params=MODES, ids=lambda mode: mode.name)
+def given(request):
+    """A tail in each mode."""
+    return LateTail.of(request.param, "cuda", torch.bfloat16, batch=8, size=14)
+
+
+@pytest.fixture(params=["moments", "materialise"])
+def _forced_strategy(request):
+    with fused_resnet.use_backend("cuda"), use_strategy(request.param):
+        yield
+
+
+def assert_same_results(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert_close(name, found[name], value, 1.5e-2)
+
+
+@pytest.mark.usefixtures("_forced_strategy")
+def test_a_tail_on_a_side_stream_waits_for_what_is_queued_there(given):
+    """What is given comes late, on that stream: a kernel on another one would not wait for it."""
+    expected, late, tested = given.results(given.copied()), given.zeroed(), given.copied()
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(DELAY_CYCLES)
+        late.fill(given)
+        results = late.results(tested)
+    stream.synchronize()
+    assert_same_results(results, expected)
+
+
+@pytest.mark.usefixtures("_forced_strategy")
+def test_a_captured_tail_computes_at_the_replay(given):
+    """Captured on zeros, replayed on what is given."""
+    expected, held, tested = given.results(given.copied()), given.zeroed(), given.copied()
+    on_side_stream(lambda: held.results(tested))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = held.results(tested)
+    tested.load_state_dict(given.tail.state_dict())
+    held.fill(given)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert_same_results(results, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

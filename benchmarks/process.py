@@ -1,8 +1,12 @@
-"""Runs a command under a time limit, with its output line by line as it comes."""
+"""Runs a command under a time limit, with its output line by line as it comes.
+
+A process of ours hands over what it finds as lines of JSON (`report`, `item_of`), between whatever else it prints.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import signal
@@ -12,14 +16,29 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 # Between asking a command to end, so that it can write what it has, and ending it.
 GRACE_S = 5.0
 _POLL_S = 0.1
+# Begins the lines by which a process reports an item.
+_ITEM = "@item "
 
 Lines = Callable[[str], object]
+
+
+def report(**item: Any) -> None:
+    """In a process of ours: hands an item to whoever runs it."""
+    print(f"{_ITEM}{json.dumps(item)}", flush=True)
+
+
+def item_of(line: str) -> dict[str, Any] | None:
+    """What `report` has printed, None where the line is something else."""
+    try:
+        return dict(json.loads(line.removeprefix(_ITEM))) if line.startswith(_ITEM) else None
+    except ValueError:  # another thread of the process has written into it
+        return None
 
 
 @dataclass(frozen=True)
