@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Protocol, cast
 
 from .errors import UserError
 from .result import Result, read
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -23,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class Benchmark(Protocol):
-    """What a benchmark's module knows of its own results."""
+class Shown(Protocol):
+    """How a benchmark's results are shown: its module ``shown``."""
 
     def draw(self, result: Result) -> Figure: ...
 
@@ -33,13 +34,30 @@ class Benchmark(Protocol):
     def headline(self, result: Result) -> tuple[list[str], list[list[str]]]: ...
 
 
+def shown(result: Result) -> Shown:
+    """Of the result's benchmark.
+
+    Raises:
+        UserError: there is no such benchmark here.
+    """
+    problem = UserError(f"of the benchmark {result.benchmark!r}, which draws no results here")
+    if not str(result.benchmark).isidentifier():
+        raise problem
+    try:
+        return cast(Shown, importlib.import_module(f"benchmarks.{result.benchmark}.shown"))
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("benchmarks"):
+            raise
+        raise problem from error
+
+
 @dataclass(frozen=True)
 class Entry:
-    """A result, the file it is in, and its benchmark."""
+    """A result, the file it is in, and how it is shown."""
 
     path: Path
     result: Result
-    benchmark: Benchmark
+    shown: Shown
 
     @property
     def name(self) -> str:
@@ -84,10 +102,7 @@ def entry(path: Path) -> Entry:
         UserError: it is none, or of a benchmark that is not here.
     """
     result = read(path)
-    name = f"benchmarks.{result.benchmark}"
-    if not str(result.benchmark).isidentifier() or importlib.util.find_spec(name) is None:
-        raise UserError(f"{path}: of the benchmark {result.benchmark!r}, which is not here")
-    benchmark = importlib.import_module(name)
-    if not all(hasattr(benchmark, name) for name in ("draw", "caption", "headline")):
-        raise UserError(f"{path}: of the benchmark {result.benchmark!r}, which draws no results")
-    return Entry(path, result, cast(Benchmark, benchmark))
+    try:
+        return Entry(path, result, shown(result))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

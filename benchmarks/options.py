@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from . import pictures
+from .collection import shown
 from .errors import UserError, check_dependencies
 from .result import Result, provenance_line
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -90,24 +87,29 @@ def check_files(arguments: argparse.Namespace) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
-def finish(result: Result, arguments: argparse.Namespace, draw: Callable[[Result], Figure]) -> None:
+def finish(result: Result, arguments: argparse.Namespace) -> None:
     """Prints the result and writes the files that are asked for."""
     print(provenance_line(result))
     print(f"\n{result.table()}\n")
     for note in result.notes:
         print(f"- {note}")
-    write(result, arguments, draw)
+    write(result, arguments)
 
 
-def write(result: Result, arguments: argparse.Namespace, draw: Callable[[Result], Figure]) -> None:
+def write(result: Result, arguments: argparse.Namespace) -> None:
     """Writes the files that are asked for."""
-    if arguments.json is not None:
-        result.write(arguments.json)
+    keep(result, arguments)
     if arguments.plot is not None:
-        pictures.save(draw(result), arguments.plot)
+        pictures.save(shown(result).draw(result), arguments.plot)
     written = [str(path) for path in (arguments.json, arguments.plot) if path is not None]
     if written:
         print(f"Written: {', '.join(written)}")
+
+
+def keep(result: Result, arguments: argparse.Namespace) -> None:
+    """Writes the JSON file, where one is asked for: also while the result grows."""
+    if arguments.json is not None:
+        result.write(arguments.json)
 
 
 def at_least(least: int) -> Callable[[str], int]:

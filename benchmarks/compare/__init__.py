@@ -16,10 +16,7 @@ from .. import options
 from ..errors import UserError
 from ..result import read
 from .comparison import Comparison, compare
-from .picture import draw
-from .tables import caption, headline, report, result_of
-
-__all__ = ["add_arguments", "caption", "draw", "headline", "run"]
+from .tables import report, result_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.columns is not None:
         comparison = _of_columns(comparison, arguments.columns)
     print(report(comparison, only_changed=arguments.only_changed))
-    options.write(result_of(comparison), arguments, draw)
+    options.write(result_of(comparison), arguments)
     return 0
 
 

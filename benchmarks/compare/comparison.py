@@ -169,3 +169,8 @@ def needed(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
         if fewer and len({tuple(row.get(other) for other in fewer) for row in rows}) == different:
             kept = fewer
     return kept
+
+
+def ratio_text(ratio: float | None) -> str:
+    """For people."""
+    return "" if ratio is None else f"{ratio:.3f}"

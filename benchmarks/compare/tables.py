@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from ..result import Column, Result, Row, Value, provenance_line, text
 from ..table import table
-from .comparison import UNCHANGED, VERDICTS, Comparison, Key, Pair, geometric_mean, needed
+from .comparison import UNCHANGED, VERDICTS, Comparison, Key, Pair, geometric_mean, needed, ratio_text
 from .origins import differences, warnings
 
 _NAMED_ROWS = 3
@@ -41,13 +41,13 @@ def _column(comparison: Comparison, column: Column, only_changed: bool) -> str:
 
 
 def _cells(pair: Pair) -> list[str]:
-    return [text(pair.a), text(pair.b), _ratio(pair.ratio), pair.verdict]
+    return [text(pair.a), text(pair.b), ratio_text(pair.ratio), pair.verdict]
 
 
 def _summary(pairs: list[Pair]) -> str:
     """Such as "B / A 0.912 (geometric mean), 5 better, 1 same"."""
     mean, counts = geometric_mean(pairs), Counter(pair.verdict for pair in pairs)
-    said = [] if mean is None else [f"B / A {_ratio(mean)} (geometric mean)"]
+    said = [] if mean is None else [f"B / A {ratio_text(mean)} (geometric mean)"]
     said += [f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]]
     if any(pair.is_guess for pair in pairs):
         said.append("without a spread, so that a difference need not be a change")
@@ -58,10 +58,6 @@ def _name(column: Column) -> str:
     """With what a reader must know of its values."""
     direction = f", {column.better} is better" if column.better else ""
     return f"{column.heading} ({column.origin}{direction})"
-
-
-def _ratio(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.3f}"
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -117,21 +113,3 @@ def _row(keys: list[str], pair: Pair) -> Row:
 def _counts(pairs: list[Pair]) -> dict[str, float | int | None]:
     counts = Counter(pair.verdict for pair in pairs)
     return {"B / A": geometric_mean(pairs), **{verdict: counts[verdict] for verdict in VERDICTS}}
-
-
-def caption(result: Result) -> str:
-    """What the picture shows."""
-    return (
-        f"Ratios of two runs of the benchmark {result.settings['benchmark']}, B / A, row by row: better, worse, or"
-        " within the spread (quartile ranges overlap)."
-    )
-
-
-def headline(result: Result) -> tuple[list[str], list[list[str]]]:
-    """Each compared column's ratios on one line."""
-    header = ["compared", "B / A (geometric mean)", *VERDICTS]
-    rows = [
-        [result.details["columns"][name], _ratio(counts["B / A"]), *(f"{counts[v]}" for v in VERDICTS)]
-        for name, counts in result.details["summary"].items()
-    ]
-    return header, rows

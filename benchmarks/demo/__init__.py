@@ -18,13 +18,10 @@ import torch
 from .. import data, options
 from ..provenance import provenance
 from ..result import Result
+from .columns import COLUMNS
 from .learning import AGREEMENT_LIMIT, learn
 from .networks import BLOCKS_OF, NETWORKS, rows_of
-from .picture import draw
 from .settings import CPU, GPU, QUICK, Settings
-from .summary import COLUMNS, caption, headline
-
-__all__ = ["add_arguments", "caption", "draw", "headline", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     result.rows.extend(learning.rows)
     file = arguments.output / f"demo-{'quick-' if arguments.quick else ''}{device.type}"
     arguments.json, arguments.plot = file.with_suffix(".json"), file.with_suffix(".svg")
-    options.finish(result, arguments, draw)
+    options.finish(result, arguments)
     if not learning.agrees:
         print(f"benchmarks: fused and unfused losses differ by more than {AGREEMENT_LIMIT:g}", file=sys.stderr)
         return 1

@@ -18,8 +18,8 @@ from ..data import DataSet, Images
 from ..progress import progress
 from ..result import Row
 from ..sides import Sides, beside_fused
+from .columns import SIDES
 from .settings import Settings
-from .summary import SIDES
 
 AGREEMENT_LIMIT = 1e-9
 

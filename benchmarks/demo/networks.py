@@ -15,13 +15,13 @@ from fused_resnet.nn import ResidualBlock
 
 from ..accuracy import errors_against_float64
 from ..clocks import Call, WallClock, measure
-from ..memory import saved_bytes, saved_bytes_by_module
 from ..progress import progress
 from ..result import Row
+from ..saved_activations import saved_bytes, saved_bytes_by_module
 from ..sides import Models, Sides, beside_fused
 from ..timing import Spread
+from .columns import FUSED, SIDES, UNFUSED, WHOLE
 from .settings import Settings
-from .summary import FUSED, SIDES, UNFUSED, WHOLE
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"ResNet-18": models.resnet18, "ResNet-50": models.resnet50}
 BLOCKS_OF = "ResNet-50"

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -32,13 +31,9 @@ from ..errors import UserError
 from ..progress import progress
 from ..provenance import available_cores, provenance
 from ..result import Result, Row
-from .picture import draw
 from .rows import COLUMNS
-from .summary import caption, headline
 from .tails import BATCH, SIZE, Case, cases
 from .work import count_all
-
-__all__ = ["add_arguments", "caption", "draw", "headline", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     jobs = arguments.jobs or (1 if arguments.quick else available_cores())
     result = _count(cases(arguments.quick), dtype, jobs, arguments)
-    options.finish(result, arguments, draw)
+    options.finish(result, arguments)
     return int(any(row.get("differs") for row in result.rows))
 
 
@@ -78,15 +73,10 @@ def _count(chosen: list[Case], dtype: torch.dtype, jobs: int, arguments: argpars
         for case, counted in count_all(chosen, dtype, jobs):
             found[case] = counted
             rows[:] = [row for case in chosen for row in found.get(case, [])]
-            _write(result, arguments.json)
+            options.keep(result, arguments)
             advance()
     result.notes.extend(_notes(result))
     return result
-
-
-def _write(result: Result, path: Path | None) -> None:
-    if path is not None:
-        result.write(path)
 
 
 def _notes(result: Result) -> list[str]:

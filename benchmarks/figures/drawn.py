@@ -13,7 +13,7 @@ from ..collection import Entry
 
 def write(entry: Entry) -> None:
     """Draws the picture."""
-    drawing = pictures.svg(entry.benchmark.draw(entry.result))
+    drawing = pictures.svg(entry.shown.draw(entry.result))
     entry.picture.write_text(f"{drawing.rstrip()}\n{_origin(entry)}\n", encoding="utf-8")
 
 

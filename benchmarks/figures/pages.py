@@ -42,10 +42,10 @@ def _rewritten(page: Path, results: Path) -> str:
 
 
 def _block(shown: Entry, page: Path) -> str:
-    alternative = re.sub(r"([\[\]])", r"\\\1", shown.benchmark.caption(shown.result).replace("\n", " "))
+    alternative = re.sub(r"([\[\]])", r"\\\1", shown.shown.caption(shown.result).replace("\n", " "))
     return "\n\n".join(
         [
-            _table(*shown.benchmark.headline(shown.result)),
+            _table(*shown.shown.headline(shown.result)),
             f"![{alternative}]({_link(shown.picture, page)})",
             f"{provenance_line(shown.result)} ([all numbers]({_link(shown.path, page)}))",
         ]

@@ -14,7 +14,6 @@ import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,12 +28,6 @@ from ..result import Result
 from .cases import cases
 from .columns import COLUMNS, NETWORK, summed
 from .measure import row_of
-from .summary import caption, headline
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["add_arguments", "caption", "draw", "headline", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,13 +47,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def draw(result: Result) -> Figure:
-    """Bars of both sides (`picture.draw`)."""
-    from . import picture
-
-    return picture.draw(result)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -87,5 +73,5 @@ def run(arguments: argparse.Namespace) -> int:
                 advance()
     result.rows.extend(list(summed(result.rows)))
     result.notes.append(f"{NETWORK}: the sum over its 16 blocks, of which 4 change the shape.")
-    options.finish(result, arguments, draw)
+    options.finish(result, arguments)
     return 0

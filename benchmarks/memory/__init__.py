@@ -18,11 +18,7 @@ from ..progress import progress
 from ..provenance import provenance
 from ..result import Column, Result, Row
 from .cases import Conditions, Saved, count
-from .counting import saved_bytes, saved_bytes_by_module
-from .plot import draw
-from .summary import REST, WHOLE, caption, headline
-
-__all__ = ["add_arguments", "caption", "draw", "headline", "run", "saved_bytes", "saved_bytes_by_module"]
+from .shown import REST, WHOLE
 
 _OWN = [name for name in networks.OWN if name != networks.TINY]
 _MODELS = [*_OWN, "torchvision:resnet50", "timm:resnet50d", "timm:seresnet50"]
@@ -94,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
             result.rows.extend(_rows(model, counted, batch))
     if not result.rows:
         raise UserError(f"nothing was counted: {result.notes[0]}")
-    options.finish(result, arguments, draw)
+    options.finish(result, arguments)
     return 0
 
 

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import fused_resnet
 
 from .. import network_ways, networks
-from .counting import saved_bytes, saved_bytes_by_module
+from ..saved_activations import saved_bytes, saved_bytes_by_module
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,12 +25,6 @@ from ..provenance import provenance
 from ..result import Result, read
 from . import counts, fit, gpu_time
 from .rows import COLUMNS, Compared, rows_of
-from .summary import caption, headline
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["add_arguments", "caption", "draw", "headline", "run"]
 
 MEASURED = Path(__file__).parents[1] / "results" / "phases-h100.json"
 
@@ -45,13 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write the picture")
 
 
-def draw(result: Result) -> Figure:
-    """Modelled against measured times, and both of every tail (`picture.draw`)."""
-    from . import picture
-
-    return picture.draw(result)
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Prints the table; counts and fits first, if asked to."""
     options.check_files(arguments)
@@ -63,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.held_out:
         close, total = fit.held_out(measured, counts.read(counts.THEN))
         print(f"Fitted without their tails, the constants meet {close} of {total} phases within 25 %.")
-    options.finish(compared(measured, arguments), arguments, draw)
+    options.finish(compared(measured, arguments), arguments)
     return 0
 
 

@@ -18,22 +18,14 @@ What a way computes is compared with eager operations before it is timed; a wron
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 import fused_resnet
 from fused_resnet.backend import Backend
 
 from .. import options
 from ..errors import UserError
-from ..result import Result
 from ..tail_shapes import BATCH, NETWORKS
 from .run import run_tails
-from .summary import caption, headline
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["add_arguments", "caption", "draw", "headline", "run"]
 
 _NETWORKS = ("resnet50", "resnet18")
 _BACKENDS: tuple[Backend, ...] = ("cuda", "emulated")
@@ -56,13 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def draw(result: Result) -> Figure:
-    """A bar a way, of its phases (`picture.draw`)."""
-    from . import picture
-
-    return picture.draw(result)
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Measures and returns 0 where every way computed what it should, 1 otherwise."""
     options.check_files(arguments)
@@ -77,5 +62,5 @@ def run(arguments: argparse.Namespace) -> int:
     with backend:
         device = options.prepared(device)
         result = run_tails(arguments, device, options.dtype_of(arguments.dtype, device), name)
-    options.finish(result, arguments, draw)
+    options.finish(result, arguments)
     return 1 if result.details["problems"] else 0

@@ -12,6 +12,7 @@ import torch
 
 from fused_resnet.cost.choice import machine_of
 
+from .. import options
 from ..accuracy import relative_error
 from ..clocks import clock_of, measure
 from ..gradients import incoming_gradient
@@ -150,8 +151,7 @@ def run_tails(arguments: argparse.Namespace, device: torch.device, dtype: torch.
                 run.leave_out(tail)
             else:
                 run.measure(tail, suffix)
-                if arguments.json is not None:
-                    run.result().write(arguments.json)
+                options.keep(run.result(), arguments)
             advance()
     return run.result()
 

@@ -6,6 +6,7 @@ The page needs nothing beside it: no other files, no scripts, no network.
 from __future__ import annotations
 
 import argparse
+import sys
 from base64 import b64encode
 from dataclasses import asdict
 from pathlib import Path
@@ -50,15 +51,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _shown(entry: collection.Entry) -> dict[str, Any]:
     """What the page's template needs to know of a result."""
-    result, benchmark = entry.result, entry.benchmark
-    header, rows = benchmark.headline(result)
+    result = entry.result
+    header, rows = entry.shown.headline(result)
     columns = sorted(result.columns, key=lambda column: column.origin != "key")
     return {
         "name": entry.name,
-        "lead": (benchmark.__doc__ or "").strip().partition("\n")[0],
+        "lead": (sys.modules[f"benchmarks.{result.benchmark}"].__doc__ or "").strip().partition("\n")[0],
         "quick": result.provenance.arguments.get("quick"),
-        "picture": b64encode(pictures.svg(benchmark.draw(result)).encode()).decode(),
-        "caption": benchmark.caption(result),
+        "picture": b64encode(pictures.svg(entry.shown.draw(result)).encode()).decode(),
+        "caption": entry.shown.caption(result),
         "header": header,
         "rows": rows,
         "all_header": [_heading(column) for column in columns],

@@ -29,12 +29,8 @@ from ..progress import progress
 from ..provenance import provenance
 from ..result import Result, Row
 from . import ranks, sweeps, training
-from .picture import draw
 from .rows import COLUMNS
-from .summary import caption, headline
 from .times import DiffersError, row_of
-
-__all__ = ["add_arguments", "caption", "draw", "headline", "run"]
 
 _BUSY_MS = 6.0  # longer than Python takes to queue a tail's step
 
@@ -85,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     result = Result("scaling", provenance(device, arguments), settings, COLUMNS, [])
     right = _sweep(result, plan, device, dtype, arguments)
     right &= _scale(result, counts, trained, device, arguments)
-    options.finish(result, arguments, draw)
+    options.finish(result, arguments)
     return 0 if right else 1
 
 
@@ -101,7 +97,7 @@ def _sweep(
             except DiffersError as error:
                 result.notes.append(f"{point.sweep} = {point.value} is left out: {error}.")
                 right = False
-            _write(result, arguments)
+            options.keep(result, arguments)
             advance()
     return right
 
@@ -129,11 +125,6 @@ def _scale(
                 return False
             result.rows.append(row := ranks.merged(seconds, trained, alone))
             alone = alone or row
-            _write(result, arguments)
+            options.keep(result, arguments)
             advance()
     return True
-
-
-def _write(result: Result, arguments: argparse.Namespace) -> None:
-    if arguments.json is not None:
-        result.write(arguments.json)

@@ -25,13 +25,10 @@ from ..provenance import provenance
 from .contrasts import contrast_table
 from .cost import measure_costs
 from .networks import OPTIONS
-from .outcome import contrasts_of, headline, result_of
-from .plot import caption, draw
+from .outcome import contrasts_of, result_of
 from .pool import Study, run_all
 from .settings import CPU, GPU, QUICK, Settings
 from .task import load
-
-__all__ = ["add_arguments", "caption", "draw", "headline", "run"]
 
 _WORK = Path(__file__).parents[2] / "build" / "shortcuts"
 
@@ -85,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     costs = measure_costs(task.to(device), settings, device, dtype, **({"runs": 2} if arguments.quick else {}))
     runs = run_all(study, arguments.work, arguments.jobs or (1 if device.type == "cuda" else origin.cores))
     result = result_of(origin, settings, task.name, runs, costs)
-    options.finish(result, arguments, draw)
+    options.finish(result, arguments)
     print(f"\n{contrast_table(contrasts_of(result))}")
     return 0
 

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 
 from ..clocks import Clock, clock_of, measure
-from ..memory import saved_bytes
 from ..progress import progress
+from ..saved_activations import saved_bytes
 from ..timing import Spread
 from .settings import Settings
 from .task import Task

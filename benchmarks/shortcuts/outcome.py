@@ -12,7 +12,6 @@ from ..result import Column, Result, Row
 from ..timing import Spread
 from .contrasts import Contrast, contrasts
 from .cost import WAYS, Cost
-from .networks import OPTIONS
 from .pool import Job
 from .settings import Settings
 from .training import WINDOW, Run
@@ -97,21 +96,3 @@ def _taken(run: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
 def contrasts_of(result: Result) -> list[Contrast]:
     """The paired tests of a result."""
     return [Contrast(**contrast) for contrast in result.details["contrasts"]]
-
-
-def headline(result: Result) -> tuple[list[str], list[list[str]]]:
-    """Test accuracy by option and depth, and what the deepest network costs relative to option A's."""
-    depths = result.settings["depths"]
-    by_key = {result.key(row): row for row in result.rows}
-    accuracy = [f"test accuracy [%], depth {depth} (measured)" for depth in depths]
-    header = ["shortcuts", "", *accuracy, f"parameters, depth {depths[-1]} (counted)"]
-    rows = []
-    for option in result.settings["options"]:
-        each = [by_key[depth, option] for depth in depths]
-        accuracies = [_percent(row["test accuracy"]) for row in each]
-        rows.append([option, OPTIONS[option].description, *accuracies, f"{each[-1]['parameters']:,}"])
-    return header, rows
-
-
-def _percent(value: Any) -> str:
-    return f"{value.median:.1f} ({value.lower:.1f} to {value.upper:.1f})"

@@ -16,34 +16,20 @@ there is time.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 import fused_resnet
 
 from .. import options
 from ..errors import UserError
-from ..result import Result
 from . import plan
+from .rows import tails_table
 from .run import run_plan
-from .summary import caption, headline, tails_table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["add_arguments", "caption", "draw", "headline", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     options.add_arguments(parser, quick="one small tail of each kind")
     plan.add_arguments(parser)
-
-
-def draw(result: Result) -> Figure:
-    """The roofline with every tail on it (`picture.draw`)."""
-    from . import picture
-
-    return picture.draw(result)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,5 +46,5 @@ def run(arguments: argparse.Namespace) -> int:
         planned = plan.plan_of(arguments, device, dtype)
         print(f"{tails_table(planned.tails)}\n")
         result = run_plan(planned, arguments)
-    options.finish(result, arguments, draw)
+    options.finish(result, arguments)
     return 1 if result.details["problems"] else 0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..modes import Mode
 from ..result import Column, Row
+from ..table import table
 from ..tail_shapes import DistinctTail
 from .ceilings import Ceilings
 from .measure import Measured
@@ -67,3 +70,13 @@ def work_of(row: Row) -> Work:
     needed = row["needed bytes"], row["needed operations"]
     assert all(isinstance(n, int) for n in needed)
     return Work(*needed)  # type: ignore[arg-type]
+
+
+def tails_table(tails: Sequence[DistinctTail]) -> str:
+    """What the tails are, and how many blocks of each network have them."""
+    rows = []
+    for tail in tails:
+        shape = tail.shape
+        blocks = ", ".join(f"{network.replace('resnet', '')}: {count}" for network, count in tail.blocks.items())
+        rows.append((name_of(tail), shape.kind, f"{shape.channels} x {shape.size} x {shape.size}", blocks))
+    return table(("tail", "main+shortcut", "output", "blocks of each ResNet"), rows)

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 
 import fused_resnet
 
+from .. import options
 from ..progress import progress
 from ..provenance import provenance
 from ..result import Result, Row
@@ -163,8 +164,7 @@ def run_plan(plan: Plan, arguments: argparse.Namespace) -> Result:
                 run.leave_out(item)
             else:
                 run.measure(item)
-                if arguments.json is not None:
-                    run.result().write(arguments.json)
+                options.keep(run.result(), arguments)
             advance()
     return run.result()
 

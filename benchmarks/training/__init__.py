@@ -16,7 +16,6 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,12 +28,6 @@ from . import plan
 from .collect import COLUMNS, Collected
 from .job import Job
 from .processes import items_of
-from .summary import caption, headline
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["add_arguments", "caption", "draw", "headline", "run"]
 
 _GIB = 2**30
 
@@ -72,13 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_backend(parser)
 
 
-def draw(result: Result) -> Figure:
-    """Images a second and peak memory (`plot.draw`)."""
-    from . import plot as picture
-
-    return picture.draw(result)
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Trains, prints and writes what is asked for; the JSON file is written again after every network and batch."""
     options.check_files(arguments)
@@ -90,14 +76,13 @@ def run(arguments: argparse.Namespace) -> int:
     with progress("training", len(jobs) + len(searches)) as advance:
         for job in [*jobs, *searches]:
             collected.take(job, items_of(job, deadline, _print_nothing))
-            if arguments.json is not None:
-                collected.result.write(arguments.json)
+            options.keep(collected.result, arguments)
             advance()
     if device.type == "cpu" and not arguments.evaluation:
         collected.extrapolate(arguments.memory_limit * _GIB)
     if not collected.result.rows:
         raise UserError(f"nothing was timed: {'; '.join(collected.result.notes)}")
-    options.finish(collected.result, arguments, draw)
+    options.finish(collected.result, arguments)
     return 0
 
 

@@ -19,9 +19,9 @@ from benchmarks.__main__ import main
 from benchmarks.accuracy import errors_against_float64, relative_error
 from benchmarks.clocks import WallClock, measure
 from benchmarks.errors import EXTRA, UserError
-from benchmarks.memory import saved_bytes, saved_bytes_by_module
 from benchmarks.provenance import provenance
 from benchmarks.result import number, read
+from benchmarks.saved_activations import saved_bytes, saved_bytes_by_module
 from benchmarks.sides import Sides, beside_fused
 from benchmarks.table import table
 from benchmarks.timing import Spread

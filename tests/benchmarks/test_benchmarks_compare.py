@@ -12,8 +12,8 @@ from dataclasses import replace  # noqa: E402
 
 from sample_results import COLUMNS, PROVENANCE, row, sample  # noqa: E402
 
-from benchmarks.compare import caption, draw, headline  # noqa: E402
 from benchmarks.compare.comparison import Pair, compare, geometric_mean, needed  # noqa: E402
+from benchmarks.compare.shown import caption, draw, headline  # noqa: E402
 from benchmarks.compare.tables import result_of  # noqa: E402
 from benchmarks.result import Column, read  # noqa: E402
 from benchmarks.timing import Spread  # noqa: E402

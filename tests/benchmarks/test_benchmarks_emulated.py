@@ -14,9 +14,9 @@ from benchmarks.errors import EXTRA
 for dependency in EXTRA:
     pytest.importorskip(dependency)
 
-import benchmarks.emulated as benchmark  # noqa: E402
-from benchmarks import pictures  # noqa: E402
+from benchmarks import emulated, pictures  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
+from benchmarks.emulated import shown  # noqa: E402
 from benchmarks.emulated.formulas import expected  # noqa: E402
 from benchmarks.emulated.rows import rows_of  # noqa: E402
 from benchmarks.emulated.tails import cases  # noqa: E402
@@ -88,9 +88,9 @@ def test_rows_are_in_the_order_of_the_networks_whoever_counted_first(result: Res
 
 def test_picture_caption_and_headline_come_from_the_file(result: Result, quick_run: Path) -> None:
     svg = (quick_run / "emulated.svg").read_text(encoding="utf-8")
-    assert svg == pictures.svg(benchmark.draw(result))
-    assert "not measured" in benchmark.caption(result)
-    header, rows = benchmark.headline(result)
+    assert svg == pictures.svg(shown.draw(result))
+    assert "not measured" in shown.caption(result)
+    header, rows = shown.headline(result)
     assert all(len(row) == len(header) for row in rows)
     assert ["resnet50 (projection+identity) layer1.1", "2.5 + 4.75", "4.25 + 7", "2.25 + 4.5", "equal"] in rows
 
@@ -114,8 +114,8 @@ def test_a_byte_that_the_formula_has_too_many_is_found(tmp_path: Path, monkeypat
     result = run_and_read(tmp_path, status=1)
     assert {(row["direction"], row["differs"]) for row in result.rows} == {("forward", None), ("backward", "bytes")}
     assert result.notes[0].startswith("21 rows differ from their formulas")
-    assert all(row[-1] == "differs: bytes" for row in benchmark.headline(result)[1])
-    assert "≠" in "".join(text.get_text() for axes in benchmark.draw(result).axes for text in axes.texts)
+    assert all(row[-1] == "differs: bytes" for row in shown.headline(result)[1])
+    assert "≠" in "".join(text.get_text() for axes in shown.draw(result).axes for text in axes.texts)
 
 
 def test_another_kernel_and_another_number_of_products_are_found(
@@ -131,7 +131,7 @@ def test_another_kernel_and_another_number_of_products_are_found(
 def test_without_the_emulator_it_says_how_to_build_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(benchmark, "missing", lambda: "not built")
+    monkeypatch.setattr(emulated, "missing", lambda: "not built")
     assert main(["emulated"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("benchmarks: the emulator cannot be used (not built); to build it: FUSED_RESNET_EMULATOR=1")

@@ -6,8 +6,8 @@ from emulated import needs_emulator
 
 from benchmarks.__main__ import main
 from benchmarks.emulator import recorded_launches
-from benchmarks.host import caption, draw, headline
 from benchmarks.host.columns import BLOCKS_OF_NETWORK, NETWORK, summed
+from benchmarks.host.shown import caption, draw, headline
 from benchmarks.result import number, read
 from fused_resnet import residual_tail, use_backend
 from fused_resnet.functional import Direct, Norm

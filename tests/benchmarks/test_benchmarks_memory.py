@@ -17,12 +17,13 @@ from benchmarks.errors import EXTRA, UserError
 for dependency in EXTRA:
     pytest.importorskip(dependency)
 
+
 from benchmarks import memory, networks  # noqa: E402
 from benchmarks.memory.cases import Conditions, count  # noqa: E402
-from benchmarks.memory.counting import saved_bytes  # noqa: E402
-from benchmarks.memory.summary import REST, WHOLE  # noqa: E402
+from benchmarks.memory.shown import REST, WHOLE  # noqa: E402
 from benchmarks.network_ways import COMPILE, EAGER, FUSED, FUSED_COMPILE  # noqa: E402
 from benchmarks.result import Result, read  # noqa: E402
+from benchmarks.saved_activations import saved_bytes  # noqa: E402
 
 FLOAT = 4
 FULL = Conditions(torch.device("cpu"), torch.float32, batch=16, size=None)
@@ -110,10 +111,10 @@ def test_what_a_library_cannot_give_is_a_note(quick: Path) -> None:
 
 def test_words_and_small_table_come_from_the_file_alone(quick: Path) -> None:
     result: Result = read(quick / "m.json")
-    header, rows = memory.headline(result)
+    header, rows = memory.shown.headline(result)
     assert [row[0] for row in rows] == ["resnet50"]
     assert all("(counted)" in name for name in header[1:])
-    assert "Counted exactly for batches of 2 images of 32x32, float32" in memory.caption(result)
+    assert "Counted exactly for batches of 2 images of 32x32, float32" in memory.shown.caption(result)
 
 
 def test_nothing_counted_is_one_line() -> None:

@@ -10,7 +10,7 @@ from benchmarks.errors import EXTRA, UserError
 for dependency in EXTRA:
     pytest.importorskip(dependency)
 
-from sample_results import draw, sample  # noqa: E402
+from sample_results import sample, stand_in  # noqa: E402
 
 from benchmarks import options  # noqa: E402
 from benchmarks.result import read  # noqa: E402
@@ -77,9 +77,10 @@ def test_folders_of_files_are_made_before_the_run(tmp_path):
     assert (tmp_path / "c").is_dir()
 
 
+@pytest.mark.usefixtures(stand_in.__name__)
 def test_finish_prints_the_result_and_writes_both_files(tmp_path, capsys):
     arguments = parsed("--json", f"{tmp_path}/r.json", "--plot", f"{tmp_path}/r.png")
-    options.finish(sample(), arguments, draw)
+    options.finish(sample(), arguments)
     said = capsys.readouterr().out
     assert said.startswith("Model <T> & Sons, 2 CPU cores")
     assert sample().table() in said
@@ -91,7 +92,7 @@ def test_finish_prints_the_result_and_writes_both_files(tmp_path, capsys):
 
 def test_finish_writes_nothing_unasked(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    options.finish(sample(), parsed(), lambda result: pytest.fail("drawn"))
+    options.finish(sample(), parsed())
     assert "Written" not in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 

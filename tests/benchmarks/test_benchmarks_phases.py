@@ -14,10 +14,9 @@ from benchmarks.errors import EXTRA
 for dependency in EXTRA:
     pytest.importorskip(dependency)
 
-from benchmarks import phases  # noqa: E402
 from benchmarks.emulator import missing, recorded_launches  # noqa: E402
-from benchmarks.phases import calls  # noqa: E402
-from benchmarks.phases.columns import BACKWARD, BACKWARD_PHASES, FORWARD, FORWARD_PHASES  # noqa: E402
+from benchmarks.launches import BACKWARD, BACKWARD_PHASES, FORWARD, FORWARD_PHASES  # noqa: E402
+from benchmarks.phases import calls, shown  # noqa: E402
 from benchmarks.phases.run import ways_of  # noqa: E402
 from benchmarks.result import Result, number, read  # noqa: E402
 from benchmarks.tails import RESNET18, RESNET50, Tail, counted_bytes  # noqa: E402
@@ -126,14 +125,14 @@ def measured() -> Result:
 
 
 def test_small_table_of_the_h100_tells_the_slow_parts_too(measured: Result) -> None:
-    header, rows = phases.headline(measured)
+    header, rows = shown.headline(measured)
     lines = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     assert len(lines) == 15
     slow = lines["resnet50 layer4.0"]
     assert slow["eager"] == "0.506 + 0.584"
     assert slow["moments"] == "1.68 + 3.58"
     assert slow["library + convolution"] == "4.62"
-    assert "H100" in phases.caption(measured)
+    assert "H100" in shown.caption(measured)
 
 
 def test_rates_of_the_h100_follow_from_bytes_and_times(measured: Result) -> None:

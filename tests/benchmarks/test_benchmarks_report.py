@@ -136,9 +136,9 @@ def test_unusable_files_do_not_prevent_the_page(tmp_path, capsys):
     assert main(["report", "--results", str(tmp_path), "--output", str(tmp_path / "page.html")]) == 0
     said = capsys.readouterr().out
     assert said.count("- not shown: ") == 6
-    assert "foreign.json: of the benchmark 'no_such', which is not here" in said
-    assert "elsewhere.json: of the benchmark '..os', which is not here" in said
-    assert "undrawn.json: of the benchmark 'table', which draws no results" in said
+    assert "foreign.json: of the benchmark 'no_such', which draws no results here" in said
+    assert "elsewhere.json: of the benchmark '..os', which draws no results here" in said
+    assert "undrawn.json: of the benchmark 'table', which draws no results here" in said
     assert "There are no results." in (tmp_path / "page.html").read_text()
 
 

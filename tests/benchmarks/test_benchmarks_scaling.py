@@ -14,12 +14,11 @@ from benchmarks.errors import EXTRA
 for dependency in EXTRA:
     pytest.importorskip(dependency)
 
-import benchmarks.scaling as benchmark  # noqa: E402
 from benchmarks import pictures  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.clocks import WallClock  # noqa: E402
 from benchmarks.result import Result, read  # noqa: E402
-from benchmarks.scaling import ranks, sweeps, times, training  # noqa: E402
+from benchmarks.scaling import ranks, shown, sweeps, times, training  # noqa: E402
 from benchmarks.timing import Spread  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -106,7 +105,7 @@ def test_failing_processes_end_the_benchmark_with_1(tmp_path: Path, monkeypatch:
     result = read(path)
     assert len(result.rows) == 8
     assert result.notes[-1] == "1 processes failed: exit status 1: RuntimeError: no network"
-    assert benchmark.draw(result) is not None
+    assert shown.draw(result) is not None
 
 
 @pytest.mark.parametrize("ranks", ["none", "1,-2", "1,,2"])
@@ -141,8 +140,8 @@ def test_quick_run_times_all_sweeps_and_processes(quick_run: Path) -> None:
 def test_picture_caption_and_headline_come_from_the_file(quick_run: Path) -> None:
     result: Result = read(quick_run / "scaling.json")
     svg = (quick_run / "scaling.svg").read_text(encoding="utf-8")
-    assert svg == pictures.svg(benchmark.draw(result))
-    assert benchmark.caption(result).startswith("Measured on ")
-    header, rows = benchmark.headline(result)
+    assert svg == pictures.svg(shown.draw(result))
+    assert shown.caption(result).startswith("Measured on ")
+    header, rows = shown.headline(result)
     assert len(rows) == 12
     assert all(len(row) == len(header) for row in rows)

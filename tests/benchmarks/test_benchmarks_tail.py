@@ -23,7 +23,7 @@ from benchmarks.tails import Tail
 for dependency in EXTRA:
     pytest.importorskip(dependency)
 
-from benchmarks.tail import caption, draw, headline  # noqa: E402
+from benchmarks.tail.shown import caption, draw, headline  # noqa: E402
 
 CPU = torch.device("cpu")
 

@@ -20,7 +20,7 @@ for dependency in EXTRA:
 from benchmarks import training  # noqa: E402
 from benchmarks.network_ways import COMPILE, EAGER, FUSED, FUSED_COMPILE  # noqa: E402
 from benchmarks.result import Result, number, read  # noqa: E402
-from benchmarks.training import plan, side  # noqa: E402
+from benchmarks.training import plan, shown, side  # noqa: E402
 from benchmarks.training.job import Job  # noqa: E402
 
 
@@ -50,13 +50,13 @@ def test_quick_run_measures_both_ways(quick: Path) -> None:
 
 def test_words_and_small_table_come_from_the_file_alone(quick: Path) -> None:
     result: Result = read(quick / "t.json")
-    header, rows = training.headline(result)
+    header, rows = shown.headline(result)
     assert [row[:2] for row in rows] == [["tiny, 8", EAGER], ["tiny, 8", FUSED]]
     assert all("(measured)" in name for name in header[2:5])
     assert header[5] == "largest batch (computed)"
     assert all(int(row[5].replace(",", "")) > 8 for row in rows)
-    assert "synthetic images" in training.caption(result)
-    assert "reference backend" in training.caption(result)
+    assert "synthetic images" in shown.caption(result)
+    assert "reference backend" in shown.caption(result)
 
 
 def test_failures_become_notes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The study's picture."""
+"""The study's picture, in words and in a small table."""
 
 from __future__ import annotations
 
@@ -31,6 +31,24 @@ def caption(result: Result) -> str:
         f"Test accuracy of CIFAR ResNets of depth {depths} without shortcuts and with each kind, {s['seeds']} seeds"
         " each; paired differences; gradient norm along the depth; time and memory of a step."
     )
+
+
+def headline(result: Result) -> tuple[list[str], list[list[str]]]:
+    """Test accuracy by option and depth, and what the deepest network costs relative to option A's."""
+    depths = result.settings["depths"]
+    by_key = {result.key(row): row for row in result.rows}
+    accuracy = [f"test accuracy [%], depth {depth} (measured)" for depth in depths]
+    header = ["shortcuts", "", *accuracy, f"parameters, depth {depths[-1]} (counted)"]
+    rows = []
+    for option in result.settings["options"]:
+        each = [by_key[depth, option] for depth in depths]
+        accuracies = [_percent(row["test accuracy"]) for row in each]
+        rows.append([option, OPTIONS[option].description, *accuracies, f"{each[-1]['parameters']:,}"])
+    return header, rows
+
+
+def _percent(value: Any) -> str:
+    return f"{value.median:.1f} ({value.lower:.1f} to {value.upper:.1f})"
 
 
 def draw(result: Result) -> Figure:

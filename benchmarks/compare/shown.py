@@ -1,4 +1,4 @@
-"""A comparison's ratios as dots."""
+"""A comparison's ratios as dots, in words and on a line a column."""
 
 from __future__ import annotations
 
@@ -12,12 +12,30 @@ from .. import pictures
 from ..pictures import COLOURS, FAINT, INK
 from ..result import Result, Row, Value, number, text
 from ..timing import Spread
-from .comparison import needed
+from .comparison import VERDICTS, needed, ratio_text
 
 _COLOURS = {"better": COLOURS["blue"], "worse": COLOURS["red"], "changed": COLOURS["pink"]}
 _UNCHANGED = COLOURS["grey"]
 _ACROSS = 3
 _MOST_ROWS = 40
+
+
+def caption(result: Result) -> str:
+    """What the picture shows."""
+    return (
+        f"Ratios of two runs of the benchmark {result.settings['benchmark']}, B / A, row by row: better, worse, or"
+        " within the spread (quartile ranges overlap)."
+    )
+
+
+def headline(result: Result) -> tuple[list[str], list[list[str]]]:
+    """Each compared column's ratios on one line."""
+    header = ["compared", "B / A (geometric mean)", *VERDICTS]
+    rows = [
+        [result.details["columns"][name], ratio_text(counts["B / A"]), *(f"{counts[v]}" for v in VERDICTS)]
+        for name, counts in result.details["summary"].items()
+    ]
+    return header, rows
 
 
 def draw(result: Result) -> Figure:

@@ -1,4 +1,4 @@
-"""The demo's results as one picture."""
+"""The demo's results as one picture, in words and in a few lines."""
 
 from __future__ import annotations
 
@@ -6,9 +6,34 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..pictures import COLOURS, FAINT, INK, style
-from ..result import Result, Row, number, provenance_line
+from ..result import Result, Row, number, provenance_line, text
 from ..timing import Spread
-from .summary import FUSED, RATIOS, SIDES, UNFUSED, rows
+from .columns import FUSED, RATIOS, SIDES, UNFUSED, WHOLE
+
+
+def rows(result: Result, side: str, *, whole: bool) -> list[Row]:
+    """Of whole networks that were timed, or of single blocks."""
+    timed = [row for row in result.rows if row["side"] == side and row.get("step") is not None]
+    return [row for row in timed if (row["part"] == WHOLE) == whole]
+
+
+def caption(result: Result) -> str:
+    """What the picture shows."""
+    return (
+        f"Saved activations (counted) and time (measured) of each block of {result.settings['blocks of']}, unfused and"
+        f" fused; how {result.settings['network']} learns both ways; ratios of the whole networks;"
+        f" on {result.provenance.device}."
+    )
+
+
+def headline(result: Result) -> tuple[list[str], list[list[str]]]:
+    """The ratios of each network."""
+    header = ["network, fused / unfused", "training step (measured)", "evaluation (measured)", "saved (counted)"]
+    lines = [
+        [str(row["network"]), *(text(number(row[name])) for name in RATIOS)] for row in rows(result, FUSED, whole=True)
+    ]
+    return header, lines
+
 
 _COLOURS = {UNFUSED: COLOURS["sky"], FUSED: COLOURS["red"]}
 _MB = 1e6
