@@ -10,14 +10,12 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from .. import pictures
 from ..pictures import COLOURS, FAINT, INK
-from ..result import Result, Row, Value, number, text
-from ..timing import Spread
-from .comparison import VERDICTS, needed, ratio_text
+from ..result import Result, Row, number, text
+from .comparison import VERDICTS, quartiles
 
 _COLOURS = {"better": COLOURS["blue"], "worse": COLOURS["red"], "changed": COLOURS["pink"]}
 _UNCHANGED = COLOURS["grey"]
-_ACROSS = 3
-_MOST_ROWS = 40
+_ACROSS, _MOST_ROWS = 3, 40
 
 
 def caption(result: Result) -> str:
@@ -30,12 +28,11 @@ def caption(result: Result) -> str:
 
 def headline(result: Result) -> tuple[list[str], list[list[str]]]:
     """Each compared column's ratios on one line."""
-    header = ["compared", "B / A (geometric mean)", *VERDICTS]
-    rows = [
-        [result.details["columns"][name], ratio_text(counts["B / A"]), *(f"{counts[v]}" for v in VERDICTS)]
-        for name, counts in result.details["summary"].items()
+    lines = [
+        [of["heading"], "" if of["B / A"] is None else f"{of['B / A']:.3f}", *map(str, of["counts"].values())]
+        for of in result.details["columns"].values()
     ]
-    return header, rows
+    return ["compared", "B / A (geometric mean)", *VERDICTS], lines
 
 
 def draw(result: Result) -> Figure:
@@ -48,32 +45,28 @@ def draw(result: Result) -> Figure:
         figure = Figure(figsize=(10, down * (1.6 + 0.26 * len(labels))), layout="constrained")
         axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
         for own, (name, rows) in zip(axes, panels.items(), strict=False):
-            own.set_title(_heading(result.details["columns"][name]), fontsize=10, fontweight="normal")
+            # In lines that are short enough for a panel.
+            heading = result.details["columns"][name]["heading"].replace(" (", "\n").replace(", ", "\n").rstrip(")")
+            own.set_title(heading, fontsize=10, fontweight="normal")
             _draw_panel(own, {labels.index(label): row for label, row in rows.items() if label in labels})
         for unused in axes[len(panels) :]:
             unused.set_axis_off()
         _scale(axes[0], panels)
         axes[0].set_yticks(range(len(labels)), labels)
         axes[0].set_ylim(max(1, len(labels)) - 0.5, -0.5)
-        figure.suptitle(_title(panels, labels), x=0.01, ha="left", fontsize=12)
+        rows_there = {label for rows in panels.values() for label in rows}
+        some = f"\n{len(labels)} of {len(rows_there)} rows: those that differ most" * (len(labels) < len(rows_there))
+        title = f"B / A: blue is better, red is worse, hollow is the same or within the spread{some}"
+        figure.suptitle(title if panels else "Nothing differs.", x=0.01, ha="left", fontsize=12)
         return figure
-
-
-def _title(panels: dict[str, dict[str, Row]], labels: list[str]) -> str:
-    if not panels:
-        return "Nothing differs."
-    rows = {label for own in panels.values() for label in own}
-    some = f"\n{len(labels)} of {len(rows)} rows: those that differ most" if len(labels) < len(rows) else ""
-    return f"B / A: blue is better, red is worse, hollow is the same or within the spread{some}"
 
 
 def _panels(result: Result) -> dict[str, dict[str, Row]]:
     """By column: rows with a ratio, by their labels, where at least one of them differs."""
-    keys = needed([name for name in result.keys if name != "compared"], result.rows)
     found: dict[str, dict[str, Row]] = {str(name): {} for name in result.details["columns"]}
     for row in result.rows:
         if row["B / A"] is not None:
-            found[str(row["compared"])][" ".join(text(row[name]) for name in keys)] = row
+            found[str(row["compared"])][" ".join(text(row[name]) for name in result.details["keys"])] = row
     return {name: rows for name, rows in found.items() if any(row["verdict"] != "same" for row in rows.values())}
 
 
@@ -91,29 +84,17 @@ def _draw_panel(axes: Axes, rows: dict[int, Row]) -> None:
     axes.axvline(1, color=INK, linewidth=1, zorder=1)
     for place, row in rows.items():
         colour = _COLOURS.get(str(row["verdict"]), _UNCHANGED)
-        lower, upper = _allowed(row["A"], row["B"])
-        axes.plot([lower, upper], [place] * 2, color=colour, linewidth=2, alpha=0.6)
-        axes.plot(
-            [number(row["B / A"]) or 1],
-            [place],
-            "o",
-            color=colour,
-            markersize=7,
-            markerfacecolor=colour if colour != _UNCHANGED else "none",
-        )
+        axes.plot(_allowed(row), [place] * 2, color=colour, linewidth=2, alpha=0.6)
+        face = colour if colour != _UNCHANGED else "none"
+        axes.plot([number(row["B / A"]) or 1], [place], "o", color=colour, markersize=7, markerfacecolor=face)
     axes.grid(axis="both", color=FAINT)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("B / A")
 
 
-def _heading(name: str) -> str:
-    """Such as "time [us] (measured, lower is better)", in lines that are short enough for a panel."""
-    return name.replace(" (", "\n").replace(", ", "\n").rstrip(")")
-
-
 def _scale(axes: Axes, panels: dict[str, dict[str, Row]]) -> None:
     """Half as much is as far from 1 as twice as much, and all panels have one scale."""
-    ends = [end for rows in panels.values() for row in rows.values() for end in _allowed(row["A"], row["B"])]
+    ends = [end for rows in panels.values() for row in rows.values() for end in _allowed(row)]
     widest = 1.05 * max([1.05, *ends, *(1 / end for end in ends)])
     axes.set_xscale("log")
     axes.set_xlim(1 / widest, widest)
@@ -123,16 +104,11 @@ def _scale(axes: Axes, panels: dict[str, dict[str, Row]]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _allowed(a: Value, b: Value) -> tuple[float, float]:
+def _allowed(row: Row) -> tuple[float, float]:
     """The least and the largest ratio of a value between B's quartiles to one between A's."""
-    (a_lower, a_upper), (b_lower, b_upper) = _quartiles(a), _quartiles(b)
-    return b_lower / a_upper, b_upper / a_lower
-
-
-def _quartiles(value: Value) -> tuple[float, float]:
-    if isinstance(value, Spread):
-        # Zero has no place on a logarithmic scale.
-        return max(value.lower, value.median / 100), value.upper
-    only = number(value)
-    assert only is not None
-    return only, only
+    a, b = quartiles(row["A"]), quartiles(row["B"])
+    assert a is not None
+    assert b is not None
+    # Zero has no place on a logarithmic scale.
+    least_a, least_b = (max(low, (number(row[side]) or 0.0) / 100) for side, (low, _) in (("A", a), ("B", b)))
+    return least_b / a[1], b[1] / least_a

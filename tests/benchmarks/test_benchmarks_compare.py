@@ -12,9 +12,8 @@ from dataclasses import replace  # noqa: E402
 
 from sample_results import COLUMNS, PROVENANCE, row, sample  # noqa: E402
 
-from benchmarks.compare.comparison import Pair, compare, geometric_mean, needed  # noqa: E402
+from benchmarks.compare.comparison import compare, needed, ratio, verdict  # noqa: E402
 from benchmarks.compare.shown import caption, draw, headline  # noqa: E402
-from benchmarks.compare.tables import result_of  # noqa: E402
 from benchmarks.result import Column, read  # noqa: E402
 from benchmarks.timing import Spread  # noqa: E402
 
@@ -23,7 +22,7 @@ NEITHER, COUNTED = Column("blocks", "counted"), Column("bytes", "counted", "B", 
 
 
 @pytest.mark.parametrize(
-    ("column", "a", "b", "ratio", "verdict"),
+    ("column", "a", "b", "expected", "said"),
     [
         (LOWER, Spread(10, 9, 11), Spread(5, 4, 6), 0.5, "better"),
         (LOWER, Spread(10, 9, 11), Spread(15, 12, 16), 1.5, "worse"),
@@ -42,36 +41,31 @@ NEITHER, COUNTED = Column("blocks", "counted"), Column("bytes", "counted", "B", 
         (LOWER, 1.0, None, None, "only in A"),
     ],
 )
-def test_ratio_and_verdict(column, a, b, ratio, verdict):
-    pair = Pair(("key",), column, a, b)
-    assert pair.ratio == (None if ratio is None else pytest.approx(ratio))
-    assert pair.verdict == verdict
-
-
-def test_geometric_mean_is_of_the_ratios_that_there_are():
-    pairs = [Pair((), LOWER, a, b) for a, b in ((1.0, 2.0), (1.0, 0.5), (1.0, 8.0), (None, 1.0))]
-    assert geometric_mean(pairs) == pytest.approx(2)
-    assert geometric_mean(pairs[-1:]) is None
+def test_ratio_and_verdict(column, a, b, expected, said):
+    assert ratio(a, b) == (None if expected is None else pytest.approx(expected))
+    assert verdict(column, a, b) == said
 
 
 def test_rows_are_joined_by_their_keys():
     a = sample()
     b = sample(rows=[*a.rows[:0:-1], row("layer9.0", "forward", 1.0, 1.0, 1)])
-    comparison = compare(a, b)
-    assert {pair.verdict for pair in comparison.pairs} == {"same"}
-    assert {pair.key for pair in comparison.pairs} == {("layer1.0", "backward"), ("layer2.0", "forward")}
-    assert comparison.only_a == [("layer1.0", "forward")]
-    assert comparison.only_b == [("layer9.0", "forward")]
+    compared = compare(a, b)
+    assert {row["verdict"] for row in compared.rows} == {"same"}
+    assert {(row["tail"], row["direction"]) for row in compared.rows} == {
+        ("layer1.0", "backward"),
+        ("layer2.0", "forward"),
+    }
+    assert compared.notes == ["Only A has 1 row: layer1.0 forward.", "Only B has 1 row: layer9.0 forward."]
 
 
 def test_columns_that_mean_something_else_are_left_out():
     columns = [replace(c, unit="ms") if c.name == "time" else c for c in COLUMNS if c.name != "bytes"]
-    comparison = compare(sample(), sample(columns=columns))
-    assert comparison.left_out == {
-        "bytes": "only in A",
-        "time": "time [us], measured, in A, but time [ms], measured, in B",
-    }
-    assert [column.name for column in comparison.columns] == ["speed", "kernels", "fits"]
+    compared = compare(sample(), sample(columns=columns))
+    assert compared.notes == [
+        "Not compared: bytes (only in A).",
+        "Not compared: time (time [us], measured, in A, but time [ms], measured, in B).",
+    ]
+    assert list(compared.details["columns"]) == ["speed [images/s]", "kernels", "fits"]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +118,7 @@ def test_report_shows_both_values_and_the_ratio(files, capsys):
     assert "time [us] (measured, lower is better): B / A 0.716 (geometric mean), 1 better, 1 within the spread" in lines
     assert "layer1.0 forward 100 (90.0 to 110) 50.0 (45.0 to 55.0) 0.500 better" in lines
     assert "layer1.0 backward 200 (190 to 210) 205 (195 to 215) 1.025 within the spread" in lines
-    assert "- Only A has the row layer2.0 forward." in lines
+    assert "- Only A has 1 row: layer2.0 forward." in lines
 
 
 def test_report_begins_with_what_else_differs(files, capsys):
@@ -195,7 +189,7 @@ def test_comparison_is_a_result_that_can_be_drawn(files, tmp_path, capsys):
 def test_of_many_rows_those_that_differ_most_are_drawn():
     rows = [row(f"tail {i}", "forward", 100.0, 1.0, 1) for i in range(60)]
     later = [{**r, "time": 100.0 + i} for i, r in enumerate(rows)]
-    axes = draw(result_of(compare(sample(rows=rows), sample(rows=later)))).axes[0]
+    axes = draw(compare(sample(rows=rows), sample(rows=later))).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [f"tail {i}" for i in range(20, 60)]
 
 
