@@ -28,9 +28,9 @@ from ..errors import UserError
 from ..progress import progress
 from ..provenance import provenance
 from ..result import Result, Row
-from . import ranks, sweeps, training
+from . import ranks, sizes
 from .rows import COLUMNS
-from .times import DiffersError, row_of
+from .sizes import DiffersError, row_of
 
 _BUSY_MS = 6.0  # longer than Python takes to queue a tail's step
 
@@ -68,8 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         counts = counts[:1]
     if device.type == "cuda" and max(counts, default=0) > torch.cuda.device_count():
         raise UserError(f"--ranks has {max(counts)}, but PyTorch sees {torch.cuda.device_count()} GPUs")
-    plan = sweeps.QUICK if arguments.quick else sweeps.GPU if device.type == "cuda" else sweeps.CPU
-    trained = training.QUICK if arguments.quick else training.GPU if device.type == "cuda" else training.CPU
+    plan = sizes.QUICK if arguments.quick else sizes.GPU if device.type == "cuda" else sizes.CPU
+    trained = ranks.QUICK if arguments.quick else ranks.GPU if device.type == "cuda" else ranks.CPU
     base = plan.base
     settings = {
         "dtype": str(dtype).removeprefix("torch."),
@@ -86,10 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(
-    result: Result, plan: sweeps.Plan, device: torch.device, dtype: torch.dtype, arguments: argparse.Namespace
+    result: Result, plan: sizes.Plan, device: torch.device, dtype: torch.dtype, arguments: argparse.Namespace
 ) -> bool:
     """Whether all values were right."""
-    points, clock, right = plan.points(arguments.shortcut), clock_of(device, _BUSY_MS), True
+    points, clock, right = list(plan.points(arguments.shortcut)), clock_of(device, _BUSY_MS), True
     with progress("sizes of a tail", len(points)) as advance:
         for point in points:
             try:
@@ -105,7 +105,7 @@ def _sweep(
 def _scale(
     result: Result,
     counts: list[int],
-    trained: training.Training,
+    trained: ranks.Training,
     device: torch.device,
     arguments: argparse.Namespace,
 ) -> bool:

@@ -22,8 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 import fused_resnet
 
 from .. import options
-from .ranks import SIDES, SYNCHRONISED
-from .training import CPU, GPU, QUICK, Training
+from .ranks import CPU, GPU, QUICK, SIDES, SYNCHRONISED, Training
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,12 +15,28 @@ from ..process import run
 from ..provenance import available_cores
 from ..result import Row
 from ..timing import Spread
-from .training import Training
 
-LIMIT_S = 240.0
 SYNCHRONISED = "fused, synchronised"
 SIDES = ("fused", "eager", SYNCHRONISED)
+LIMIT_S = 240.0
 SWEEP = "ranks"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network of `fused_resnet.models`, a batch a process, and how many steps are timed."""
+
+    model: str
+    batch: int
+    image_size: int
+    classes: int
+    rounds: int
+    warm_up: int
+
+
+CPU = Training("resnet20", batch=16, image_size=32, classes=10, rounds=15, warm_up=3)
+GPU = Training("resnet50", batch=64, image_size=224, classes=1000, rounds=30, warm_up=5)
+QUICK = Training("resnet20", batch=2, image_size=16, classes=10, rounds=2, warm_up=1)
 
 
 class TorchrunError(Exception):

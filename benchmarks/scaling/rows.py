@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..result import Column, Row
 from .ranks import SIDES, SWEEP
-from .times import COMPILED, EAGER, FUSED
+from .sizes import COMPILED, EAGER, FUSED
 
 COLUMNS = [
     Column("sweep", "key"),

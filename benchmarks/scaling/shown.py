@@ -14,8 +14,7 @@ from ..result import Result, Row, number, text
 from ..timing import Spread
 from .ranks import SIDES, SYNCHRONISED
 from .rows import of_ranks, of_sweep
-from .sweeps import SWEEPS
-from .times import COMPILED, EAGER, FUSED
+from .sizes import COMPILED, EAGER, FUSED, SWEEPS
 
 
 def caption(result: Result) -> str:
@@ -31,27 +30,20 @@ def caption(result: Result) -> str:
 def headline(result: Result) -> tuple[list[str], list[list[str]]]:
     """The ends of every sweep, and each number of processes."""
     header = ["", "fused (measured)", "eager (measured)", "fused / eager (measured)"]
-    rows = [_point(row) for sweep in SWEEPS for row in _ends(of_sweep(result.rows, sweep))]
+    sweeps = [of_sweep(result.rows, sweep) for sweep in SWEEPS]
+    lines = [_point(row) for rows in sweeps for row in ([rows[0], rows[-1]] if len(rows) > 1 else rows)]
     processes = of_ranks(result.rows)
-    synchronised = [_synchronised(row) for row in processes if row.get(f"{SYNCHRONISED} rate") is not None]
-    return header, [*rows, *map(_ranks, processes), *synchronised]
-
-
-def _ends(rows: list[Row]) -> list[Row]:
-    return [rows[0], rows[-1]] if len(rows) > 1 else rows
+    for row in processes:
+        lines.append([f"ranks = {row['value']}", _rate(row, FUSED), _rate(row, EAGER), text(row["fused / eager"])])
+    for row in processes:
+        if row.get(f"{SYNCHRONISED} rate") is not None:
+            lines.append([f"ranks = {row['value']}, norms of tails synchronised", _rate(row, SYNCHRONISED), "", ""])
+    return header, lines
 
 
 def _point(row: Row) -> list[str]:
     times = [f"{text(number(row[side]))} ms" for side in (FUSED, EAGER)]
     return [f"{row['sweep']} = {row['value']:,} ({row['strategy']})", *times, text(row["fused / eager"])]
-
-
-def _ranks(row: Row) -> list[str]:
-    return [f"ranks = {row['value']}", _rate(row, FUSED), _rate(row, EAGER), text(row["fused / eager"])]
-
-
-def _synchronised(row: Row) -> list[str]:
-    return [f"ranks = {row['value']}, norms of tails synchronised", _rate(row, SYNCHRONISED), "", ""]
 
 
 def _rate(row: Row, side: str) -> str:

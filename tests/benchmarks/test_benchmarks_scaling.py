@@ -18,7 +18,7 @@ from benchmarks import pictures  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.clocks import WallClock  # noqa: E402
 from benchmarks.result import Result, read  # noqa: E402
-from benchmarks.scaling import ranks, shown, sweeps, times, training  # noqa: E402
+from benchmarks.scaling import ranks, shown, sizes  # noqa: E402
 from benchmarks.timing import Spread  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -27,10 +27,10 @@ needs_gloo = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("plan", [sweeps.CPU, sweeps.GPU, sweeps.QUICK])
-def test_one_size_varies_at_a_time(plan: sweeps.Plan) -> None:
-    points = plan.points("identity")
-    for sweep, attribute in sweeps.SWEEPS.items():
+@pytest.mark.parametrize("plan", [sizes.CPU, sizes.GPU, sizes.QUICK])
+def test_one_size_varies_at_a_time(plan: sizes.Plan) -> None:
+    points = list(plan.points("identity"))
+    for sweep, attribute in sizes.SWEEPS.items():
         shapes = [point.shape for point in points if point.sweep == sweep]
         varying = {name for name in vars(plan.base) if len({getattr(shape, name) for shape in shapes}) > 1}
         assert varying == {attribute}
@@ -38,17 +38,17 @@ def test_one_size_varies_at_a_time(plan: sweeps.Plan) -> None:
 
 
 def test_rows_are_counted_and_a_projections_input_follows() -> None:
-    points = sweeps.CPU.points("projection")
+    points = list(sizes.CPU.points("projection"))
     assert [point.value for point in points if point.sweep == "rows M"] == [8 * n * n for n in (4, 7, 14, 28, 56)]
     assert all(point.shape.before == point.shape.inner for point in points)
 
 
-def timed(point: sweeps.Point) -> dict[str, object]:
-    return dict(times.row_of(point, sweeps.QUICK, CPU, torch.float32, WallClock(), compiled=False))
+def timed(point: sizes.Point) -> dict[str, object]:
+    return dict(sizes.row_of(point, sizes.QUICK, CPU, torch.float32, WallClock(), compiled=False))
 
 
 def test_a_point_has_both_sides_and_the_strategy_that_is_taken(computed_by: list[tuple[str, list[str]]]) -> None:
-    for point in sweeps.QUICK.points("identity")[:2]:
+    for point in list(sizes.QUICK.points("identity"))[:2]:
         computed_by.clear()
         row = timed(point)
         assert isinstance(row["fused"], Spread)
@@ -57,8 +57,8 @@ def test_a_point_has_both_sides_and_the_strategy_that_is_taken(computed_by: list
 
 
 def test_a_side_that_computes_something_else_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = times.Tail.fused
-    monkeypatch.setattr(times.Tail, "fused", lambda tail, *inputs: right(tail, *inputs) * 1.1)
+    right = sizes.Tail.fused
+    monkeypatch.setattr(sizes.Tail, "fused", lambda tail, *inputs: right(tail, *inputs) * 1.1)
     path = tmp_path / "wrong.json"
     assert main(["scaling", "--quick", "--device", "cpu", "--ranks", "0", "--json", str(path)]) == 1
     result = read(path)
@@ -68,7 +68,7 @@ def test_a_side_that_computes_something_else_is_not_timed(tmp_path: Path, monkey
 
 
 def test_a_round_takes_as_long_as_its_slowest_process() -> None:
-    plan = training.Training("resnet20", batch=8, image_size=1, classes=1, rounds=2, warm_up=0)
+    plan = ranks.Training("resnet20", batch=8, image_size=1, classes=1, rounds=2, warm_up=0)
     alone = ranks.merged([{"fused": [1.0, 1.0], "eager": [2.0, 2.0]}], plan, None)
     assert alone["fused rate"] == Spread(8.0, 8.0, 8.0)
     assert (alone["fused efficiency"], alone["fused / eager"]) == (1.0, 0.5)
@@ -128,7 +128,7 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_gloo
 def test_quick_run_times_all_sweeps_and_processes(quick_run: Path) -> None:
     result = read(quick_run / "scaling.json")
-    expected = [*itertools.product(sweeps.SWEEPS, range(2)), *itertools.product(["ranks"], range(2))]
+    expected = [*itertools.product(sizes.SWEEPS, range(2)), *itertools.product(["ranks"], range(2))]
     assert [row["sweep"] for row in result.rows] == [sweep for sweep, _ in expected]
     assert [row["value"] for row in result.rows[-2:]] == [1, 2]
     for side in ("fused", "eager", "fused, synchronised"):
