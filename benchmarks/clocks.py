@@ -83,7 +83,7 @@ class Times:
 
     @property
     def seconds(self) -> list[float]:
-        """Of the device."""
+        """The device's seconds, run by run."""
         return [sample.device for sample in self.samples]
 
     @property

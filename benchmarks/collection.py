@@ -35,7 +35,7 @@ class Shown(Protocol):
 
 
 def shown(result: Result) -> Shown:
-    """Of the result's benchmark.
+    """The module of the result's benchmark.
 
     Raises:
         UserError: there is no such benchmark here.

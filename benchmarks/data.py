@@ -77,7 +77,7 @@ def _normalised(
     train: npt.NDArray[np.integer],
     test: npt.NDArray[np.integer],
 ) -> DataSet:
-    """Of two lists of indices; mean and deviation are those of the training part."""
+    """Two parts by two lists of indices; mean and deviation are those of the training part."""
     parts = [torch.from_numpy(images[index]).float() for index in (train, test)]
     parts = [p[:, None] if p.dim() == 3 else p.permute(0, 3, 1, 2).contiguous() for p in parts]
     std, mean = torch.std_mean(parts[0], (0, 2, 3), keepdim=True)

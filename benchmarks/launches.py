@@ -25,7 +25,7 @@ PHASES = (*(f"{FORWARD} {phase}" for phase in FORWARD_PHASES), *(f"{BACKWARD} {p
 
 
 class Launches:
-    """Of a training step of a tail; all gradients are asked for.
+    """The launches of a tail's training step, which asks for all gradients.
 
     Attributes:
         tail: with the strategies that were chosen.
@@ -42,7 +42,7 @@ class Launches:
 
     @cached_property
     def gradients(self) -> list[Gradients]:
-        """Of each branch; backward writes them."""
+        """The gradients of each branch, which backward writes."""
         each = zip(self.tail.branches, every_gradient(self.tail), strict=True)
         return [empty_gradients(branch, asked, self._dy) for branch, asked in each]
 

@@ -52,7 +52,7 @@ class Provenance:
 
 
 def provenance(device: torch.device, arguments: argparse.Namespace) -> Provenance:
-    """Of a run on a device ("cpu" or "cuda") with the command line's arguments."""
+    """The provenance of a run on a device ("cpu" or "cuda") with the command line's arguments."""
     cpu = _cpu_model()
     return Provenance(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),

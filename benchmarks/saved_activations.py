@@ -35,7 +35,7 @@ class SavedActivations(torch.autograd.graph.saved_tensors_hooks):
 
 
 def _identity(tensor: Tensor) -> int:
-    """Of the storage; not its address, which fake tensors have not."""
+    """What names the tensor's storage: not its address, for fake tensors have none."""
     identity: int = tensor.untyped_storage()._cdata
     return identity
 

@@ -17,13 +17,13 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least two values."""
+        """The spread of at least two values."""
         lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
         return cls(median, lower, upper)
 
     @classmethod
     def of_ratios(cls, values: Sequence[float], others: Sequence[float]) -> Spread:
-        """Of value / other, pair by pair: a drift of the machine meets both of a pair, and hardly their ratio."""
+        """The spread of value / other, pair by pair: a drift of the machine hardly changes a pair's ratio."""
         return cls.of([a / b for a, b in zip(values, others, strict=True)])
 
     def scaled(self, factor: float) -> Spread:

@@ -28,7 +28,7 @@ class Kernel:
 
 
 def traced(call: Call, calls: int = 1) -> list[Kernel]:
-    """Of so many calls; none where the profiler sees none, as without the right to look."""
+    """The kernels of so many calls; none where the profiler sees none, as without the right to look."""
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         for _ in range(calls):

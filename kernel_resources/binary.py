@@ -70,7 +70,7 @@ def find_tool(name: str) -> Path:
 
 
 def usages(library: Path) -> list[Usage]:
-    """Of each kernel for each architecture that the library or cubin contains code for."""
+    """The usage of each kernel for each architecture that the library or cubin contains code for."""
     text = _output(find_tool("cuobjdump"), "--dump-resource-usage", library.resolve())
     found, architecture = [], ""
     for line in re.finditer(r"arch = sm_(\d+)(\d)|Function (\S+):\s+(REG:.*)", text):

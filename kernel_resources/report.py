@@ -61,7 +61,7 @@ def _limits(threads: int, shared: Sequence[int]) -> str:
 
 
 def _row(kernels: Sequence[Occupancy]) -> list[str]:
-    """Of one kernel for each architecture."""
+    """The row of one kernel, with each architecture."""
     columns = [
         [one.usage.registers for one in kernels],
         [one.usage.stack for one in kernels],

@@ -115,7 +115,7 @@ def nothing_remembered(monkeypatch):
 
 @pytest.fixture
 def computed_by(monkeypatch, nothing_remembered):
-    """Of each tail that is computed: "kernels" or "reference", and the strategies of its projections with norms."""
+    """Each tail that is computed: "kernels" or "reference", and the strategies of its projections with norms."""
     found = []
 
     def noting(by, function, of):

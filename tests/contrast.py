@@ -4,7 +4,7 @@ import re
 
 
 def contrast(one, other):
-    """Of two colours as computed styles give them, as WCAG defines it."""
+    """The contrast of two colours as computed styles give them, by WCAG's definition."""
     lighter, darker = sorted(map(_luminance, (one, other)), reverse=True)
     return (lighter + 0.05) / (darker + 0.05)
 

@@ -120,7 +120,7 @@ class ProjectionGradient(BranchGradient):
         self.matrix = FLOAT * self.c * self.k
 
     def summed_product(self, ranges: int) -> Touched:
-        """Of x, and of what g^T x or dp^T x leaves."""
+        """The traffic of x, and of what g^T x or dp^T x leaves."""
         samples = ranges * tiles(self.c) * SAMPLED_ROWS * self.k * self.size
         x = read(self.x, tiles(self.c), extra=samples)
         return self.named(x=x, partial_product=written(ranges * self.matrix), shift=written(self.inputs))
@@ -131,7 +131,7 @@ class ProjectionGradient(BranchGradient):
         return self.named(weight=read(self.weight, 2), folded=written(self.weight), folded_scale=scale, offset=scale)
 
     def input_product(self) -> Touched:
-        """Of the matrix and the vectors that dx is multiplied from; the scale is also the second product's unit."""
+        """The traffic of the matrix and vectors that dx is multiplied from; the scale is also the second product's unit."""
         times = tiles(self.rows)
         return self.named(
             folded=read(self.weight, times),
@@ -214,7 +214,7 @@ class ProductGradient(ProjectionGradient):
 
 
 class RecomputedGradient(ProjectionGradient):
-    """Of a projection whose pre-norm tensor p is computed again, twice; its gradient dp is written."""
+    """A projection whose pre-norm tensor p is computed again, twice; its gradient dp is written."""
 
     def __init__(self, tail: TailSizes, branch: BranchSizes) -> None:
         super().__init__(tail, branch)
@@ -272,7 +272,7 @@ class GradientSizes:
         return ["reduce", *finish, "apply", *(["recomputed", "combine"] if self.recomputed_tiles else [])]
 
     def buffers(self, phase: str) -> Touched:
-        """Of all buffers that the phase touches, but those with a norm's parameters, their gradients and statistics."""
+        """The traffic of all buffers that the phase touches, but of a norm's parameters, gradients and statistics."""
         masks = any(isinstance(branch, DirectGradient) and branch.masks for branch in self.branches)
         g = {} if masks else {"g": written(self.y)}
         shared = {

@@ -91,7 +91,7 @@ class TailSizes:
         return tiles(self.channels) if branch.statistics in ("columns", "product") else 0
 
     def activations(self, phase: str) -> dict[str, Traffic]:
-        """Of each buffer of activations that the phase touches."""
+        """The traffic of each buffer of activations that the phase touches."""
         touched: dict[str, Traffic] = {}
         for branch in self.branches:
             if phase == "moments":
@@ -103,7 +103,7 @@ class TailSizes:
         return touched
 
     def weights(self, phase: str) -> dict[str, Traffic]:
-        """Of each weight that the phase reads."""
+        """The traffic of each weight that the phase reads."""
         read_by = {branch.name: self._weight_reads(branch, phase) for branch in self.branches}
         return {
             f"{branch.name}.weight": read(self._weight(branch), read_by[branch.name])
@@ -112,7 +112,7 @@ class TailSizes:
         }
 
     def workspace(self, phase: str) -> dict[str, Traffic]:
-        """Of partial sums and statistics: of each buffer whose traffic in the phase does not depend on the grid."""
+        """Partial sums and statistics: each buffer whose traffic in the phase does not depend on the grid."""
         touched: dict[str, Traffic] = {}
         for branch in self.branches:
             if branch.statistics in ("columns", "product"):

@@ -86,7 +86,7 @@ def verdict(column: Column, a: Value, b: Value) -> Verdict:
 
 
 def quartiles(value: Value) -> tuple[float, float] | None:
-    """Of a number without a spread, that alone."""
+    """Both quartiles of a number; a number without a spread takes their place itself."""
     if isinstance(value, Spread):
         return value.lower, value.upper
     only = number(value)
@@ -116,7 +116,7 @@ def _comparable(a: Result, b: Result) -> tuple[list[Column], dict[str, str]]:
 
 
 def _summary(column: Column, rows: list[Row]) -> dict[str, Any]:
-    """Of a column: its heading and origin, the geometric mean of its ratios, how often there is each verdict."""
+    """A column's heading and origin, the geometric mean of its ratios, how often there is each verdict."""
     ratios = [own for row in rows if (own := number(row["B / A"])) is not None]
     mean = geometric_mean(ratios) if ratios else None
     counts = Counter(str(row["verdict"]) for row in rows)

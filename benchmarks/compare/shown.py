@@ -71,7 +71,7 @@ def _panels(result: Result) -> dict[str, dict[str, Row]]:
 
 
 def _labels(panels: dict[str, dict[str, Row]]) -> list[str]:
-    """Of the rows that are drawn, in their order."""
+    """Labels of the rows that are drawn, in their order."""
     distances: dict[str, float] = {}
     for rows in panels.values():
         for label, row in rows.items():

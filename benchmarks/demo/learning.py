@@ -70,7 +70,7 @@ class Learning:
 
     @property
     def rows(self) -> list[Row]:
-        """Of either side: the loss of the last tenth of the steps."""
+        """A row a side; the loss is the mean of the last tenth of the steps."""
         last = max(1, len(self.losses.unfused) // 10)
         return [
             {

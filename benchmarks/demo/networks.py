@@ -43,7 +43,7 @@ def random_images(batch_size: int, settings: Settings, device: torch.device) -> 
 
 
 def rows_of(name: str, settings: Settings, device: torch.device) -> Iterator[Row]:
-    """Of one of `NETWORKS`, and of the blocks of `BLOCKS_OF`."""
+    """The rows of one of `NETWORKS`, and of the blocks of `BLOCKS_OF`."""
     networks = build(name, device)
     few = random_images(settings.accuracy_batch_size, settings, device)
     with progress(f"{name}, accuracy against float64", 3) as advance:
@@ -106,7 +106,7 @@ def _labels(x: Tensor) -> Tensor:
 
 
 def _training_step(network: nn.Module, x: Tensor, labels: Tensor) -> Callable[[], object]:
-    """Of a whole step: zero_grad, forward, cross entropy, backward, SGD with momentum."""
+    """A whole step: zero_grad, forward, cross entropy, backward, SGD with momentum."""
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
     network.train()
 

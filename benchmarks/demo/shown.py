@@ -12,7 +12,7 @@ from .columns import FUSED, RATIOS, SIDES, UNFUSED, WHOLE
 
 
 def rows(result: Result, side: str, *, whole: bool) -> list[Row]:
-    """Of whole networks that were timed, or of single blocks."""
+    """The rows of whole networks that were timed, or of single blocks."""
     timed = [row for row in result.rows if row["side"] == side and row.get("step") is not None]
     return [row for row in timed if (row["part"] == WHOLE) == whole]
 

@@ -26,7 +26,7 @@ _PRODUCTS_OF_PARTS = {torch.bfloat16: 3, torch.float16: 5}
 
 @dataclass(frozen=True)
 class Expected:
-    """Of one direction.
+    """What the formulas say of one direction.
 
     Attributes:
         kernel: its one launch, with template arguments.

@@ -37,7 +37,7 @@ def look_up() -> dict[str, Any]:
 
 
 def facts() -> dict[str, Any]:
-    """Of the current process."""
+    """What the current process finds."""
     on_gpu = torch.cuda.is_available()
     known = asdict(provenance(torch.device("cuda" if on_gpu else "cpu"), argparse.Namespace()))
     known.pop("arguments")

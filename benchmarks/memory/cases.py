@@ -20,7 +20,7 @@ from ..saved_activations import saved_bytes, saved_bytes_by_module
 
 @dataclass(frozen=True)
 class Conditions:
-    """Of a training step's forward pass; images have the size that a network was made for where none is given."""
+    """How a training step's forward pass runs; without a size, images have the one that a network was made for."""
 
     device: torch.device
     dtype: torch.dtype
@@ -48,7 +48,7 @@ class Saved:
 
 
 def count(name: str, way: str, conditions: Conditions, by_block: bool) -> Saved:
-    """Of one of `networks.names` in one of `network_ways.WAYS`; a compiled network is one graph and has no blocks.
+    """Counts one of `networks.names` in one of `network_ways.WAYS`; a compiled network is one graph and has no blocks.
 
     Raises:
         networks.UnavailableError: its library cannot give it.

@@ -114,14 +114,14 @@ def amounts_of(launch: Launch, scattered: Container[str]) -> Amounts:
 
 
 def unevenness(weights: Sequence[float], blocks: int) -> float:
-    """Of the busiest block over the average, where each takes every `blocks`-th item."""
+    """The busiest block's work over the average, where each takes every `blocks`-th item."""
     busiest = max(sum(weights[block::blocks]) for block in range(min(blocks, len(weights))))
     return busiest * blocks / sum(weights)
 
 
 @dataclass(frozen=True)
 class Counter:
-    """Of one tail computed in one way.
+    """Counts one tail computed in one way.
 
     Attributes:
         strategy: of the projections.
@@ -135,7 +135,7 @@ class Counter:
     multiprocessors: int
 
     def counted(self) -> Iterator[tuple[str, Amounts]]:
-        """Of each phase that has work."""
+        """The amounts of each phase that has work."""
         items, tiles = self._items(self.shape), math.ceil(self.shape.rows / TILE_ROWS)
         for phase in items:
             slots = self._slots_of(phase)
@@ -156,11 +156,11 @@ class Counter:
             )
 
     def weights(self, phase: str, items: int) -> Sequence[float]:
-        """Of the items, in units of one of them: all are alike (csrc/partition.h)."""
+        """The items' work in units of one item: all are alike (csrc/partition.h)."""
         return [1.0] * items
 
     def _along_columns(self, phase: str, tiles: int, items: Mapping[str, int]) -> Amounts:
-        """Of a phase whose blocks keep to a column of tiles: as many blocks as columns are run."""
+        """Amounts of a phase whose blocks keep to a column of tiles. It runs one block a column."""
         columns = math.ceil(items[phase] / tiles)
         few, more = (self.run(self._rows_of(images), phase, columns) for images in (3, 6))
         each = more.combined(few, 1 / 6, -1 / 6)  # tiles of rows: an image has two
@@ -171,7 +171,7 @@ class Counter:
         return replace(found, longest=0.0, **fixed)
 
     def _of_ranges(self, phase: str, tiles: int, items: Mapping[str, int]) -> Amounts:
-        """Of a phase whose work is cut by ranges of rows."""
+        """Amounts of a phase whose work is cut by ranges of rows."""
         few, more = self._rows_of(1), self._with_longer_ranges(phase)
         (of_few, few_items), (of_more, more_items) = (
             (self.run(of, phase, _MANY), self._items(of)) for of in (few, more)
@@ -186,7 +186,7 @@ class Counter:
         return replace(found, under_way=of_more.under_way, longest=0.0, grid_barriers=0, items=items[phase])
 
     def _with_longer_ranges(self, phase: str) -> TailShape:
-        """Of twice the rows, at least, that a single image has."""
+        """A shape whose ranges have at least twice the rows of a single image's."""
         short = self._items(self._rows_of(1))[phase]
         for images in (8, 33, 66, 132):
             shape = self._rows_of(images)
@@ -195,7 +195,7 @@ class Counter:
         return self._rows_of(264)
 
     def _finishing(self, phase: str, items: Mapping[str, int]) -> Amounts:
-        """Of the phase that combines what ranges leave."""
+        """Amounts of the phase that combines what ranges leave."""
         first = f"{FORWARD} moments" if phase.startswith(FORWARD) else f"{BACKWARD} reduce"
         grid = self._slots_of(phase)
         small = {self._items(shape)[first]: shape for shape in map(self._rows_of, (132, 66, 33, 17, 9, 5))}
@@ -214,7 +214,7 @@ class Counter:
         return self.slots[phase.partition(" ")[0]]
 
     def _items(self, shape: TailShape) -> dict[str, int]:
-        """Of each phase that has any; the tensors are never touched."""
+        """How many items each phase has, if any; the tensors are never touched."""
         library().emulator_set_multiprocessors(_MANY)
         found = {}
         with launches_left_out():

@@ -51,7 +51,7 @@ def _head() -> str:
 
 
 def count_all() -> Counts:
-    """Of every tail of ResNet-50 and -18, at the sizes of ``benchmarks phases``.
+    """Counts every tail of ResNet-50 and -18, at the sizes of ``benchmarks phases``.
 
     Raises:
         UserError: the operating system gives a process too few mappings.

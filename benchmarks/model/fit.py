@@ -54,7 +54,7 @@ class Observed:
 
 
 def observed(measured: Result, counts: Counts) -> list[Observed]:
-    """Of each phase that was measured and counted."""
+    """Every phase that was both measured and counted."""
     times = {
         (str(row["tail"]), str(row["way"]), name): milliseconds * 1e-3
         for row in measured.rows

@@ -90,7 +90,7 @@ def parts(amounts: Amounts, gpu: Gpu) -> dict[str, float]:
 
 
 def seconds(amounts: Amounts, gpu: Gpu) -> float:
-    """Of a launch of the phase alone."""
+    """How long a launch of the phase alone takes."""
     together = sum(part**gpu.norm for part in parts(amounts, gpu).values()) ** (1 / gpu.norm)
     return float(together + gpu.launch + amounts.grid_barriers * gpu.barrier)
 

@@ -34,7 +34,7 @@ class Compared:
 
 
 def rows_of(of: Compared) -> list[Row]:
-    """Of every phase that was measured and counted."""
+    """A row for every phase that was measured and counted."""
     return list(_rows(of))
 
 

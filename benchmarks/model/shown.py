@@ -25,7 +25,7 @@ def by_tail(result: Result) -> dict[str, list[Row]]:
 
 
 def milliseconds(rows: list[Row], stage: str, direction: str) -> float:
-    """Of a direction, the phases added up."""
+    """The time of a direction: its phases added up."""
     return sum(number(row[stage]) or 0.0 for row in rows if str(row["phase"]).startswith(direction))
 
 

@@ -48,7 +48,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Of both branches, and the output's gradient."""
+    """The inputs of both branches, and the output's gradient."""
 
     x: Tensor
     before: Tensor

@@ -110,7 +110,7 @@ def _synchronise_tails(model: nn.Module) -> None:
 
 
 def _seconds(step: Callable[[], None], device: torch.device) -> float:
-    """Of one step, from when all processes begin until this one's device is done."""
+    """How long one step takes, from when all processes begin until this one's device is done."""
     dist.barrier()
     start = time.perf_counter()
     step()

@@ -43,7 +43,7 @@ class Plan:
     warm_up: int
 
     def points(self, shortcut: str) -> Iterator[Point]:
-        """Of every sweep; the input of a projection in the shortcut has as many channels as the main branch's."""
+        """The points of every sweep. A projection in the shortcut has as many inputs as the main branch's."""
         for sweep, attribute in SWEEPS.items():
             for value in self.values[attribute]:
                 changes: dict[str, Any] = {attribute: value}

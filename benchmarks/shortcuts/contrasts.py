@@ -51,7 +51,7 @@ class Contrast:
 
     @property
     def error(self) -> float:
-        """Of the mean: the deviation of the differences over the root of their number."""
+        """The mean's standard error: the deviation of the differences over the root of their number."""
         return stdev(self.differences) / sqrt(len(self.differences))
 
 

@@ -24,7 +24,7 @@ _RUNS, _WARM_UP = 9, 2
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a batch of the study.
+    """What a batch of the study costs.
 
     Attributes:
         parameters: that are trained.

@@ -128,7 +128,7 @@ def _draw_contrast(axes: Axes, contrast: Contrast, y: float, colour: str, labell
 
 
 def _draw_gradients(axes: Axes, result: Result, gradients: Callable[[Run], Sequence[float]]) -> None:
-    """Of the deepest network: the median over the seeds, block by block."""
+    """The deepest network's gradients: the median over the seeds, block by block."""
     s, runs = result.settings, runs_of(result)
     depth, blocks = max(s["depths"]), 0
     for option in s["options"]:
@@ -148,7 +148,7 @@ def _draw_gradients(axes: Axes, result: Result, gradients: Callable[[Run], Seque
 
 
 def _draw_cost(axes: Axes, result: Result, what: str, unit: str) -> None:
-    """Of the deepest network, by way."""
+    """The deepest network's cost, by way."""
     depth = max(result.settings["depths"])
     rows = [row for row in result.rows if row["depth"] == depth]
     for place, row in enumerate(rows):

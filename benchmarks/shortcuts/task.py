@@ -103,5 +103,5 @@ def random_crops(images: Tensor, size: int, generator: torch.Generator) -> Tenso
 
 
 def _places(count: int, extent: int, size: int, generator: torch.Generator) -> Tensor:
-    """Of each of `count` images, `size` consecutive indices below `extent`."""
+    """`size` consecutive indices below `extent`, for each of `count` images."""
     return torch.randint(extent - size + 1, (count, 1), generator=generator) + torch.arange(size)

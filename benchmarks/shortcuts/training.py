@@ -74,7 +74,7 @@ class Trainer:
 
 
 def rate(step: int, steps: int) -> float:
-    """Of a step from 0, relative to the highest: linearly up over the first tenth, then linearly down to zero."""
+    """The rate of a step (from 0) over the highest: linearly up over the first tenth, then linearly down to zero."""
     warm_up = max(1, steps // 10)
     return min((step + 1) / warm_up, max(0, steps - step) / max(1, steps - warm_up))
 
@@ -108,7 +108,7 @@ def _rounded(values: list[float]) -> list[float]:
 
 
 def gradient_norms(network: nn.Module, batch: Images) -> list[float]:
-    """Of the cross entropy's gradient with respect to each block's output, first block first, in training mode.
+    """Norms of the cross entropy's gradient at each block's output, first block first, in training mode.
 
     Running statistics are left as they were.
     """

@@ -33,7 +33,7 @@ class Ceilings:
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype, clock: Clock, *, quick: bool = False) -> Ceilings:
-    """Of the dtype; float32 products round their operands to tf32 where convolutions may, so that both do alike."""
+    """The ceilings for a dtype; float32 products round their operands to tf32 where convolutions may."""
     nbytes, size = _sizes(device, quick)
     source = torch.ones(nbytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)

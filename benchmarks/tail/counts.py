@@ -25,7 +25,7 @@ from .passes import Watched, watch
 
 @dataclass(frozen=True)
 class Counted:
-    """Of one call, forward and what follows it.
+    """What one call moves, multiplies and launches, forward and what follows it.
 
     Attributes:
         bytes: of activations, read or written.
@@ -45,7 +45,7 @@ class _Setting(NamedTuple):
 
 
 def counted(way: str, shape: TailShape, mode: Mode, dtype: torch.dtype) -> Counted | None:
-    """Of one of `ways.WAYS`; None where nobody can say, as of what a compiler makes of it.
+    """What one of `ways.WAYS` does; None where nobody can say, as of what a compiler makes of it.
 
     Of the fused ways it is what the kernels do, with the strategies that they choose, whoever computes.
     """

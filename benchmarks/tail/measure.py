@@ -31,7 +31,7 @@ Values = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one way.
+    """What was measured of one way.
 
     Attributes:
         error: the largest relative error of the output and the gradients, against the eager ones.
@@ -49,7 +49,7 @@ class Measured:
 
 @dataclass
 class Outcome:
-    """Of one tail in one mode: what was measured, by way, and what was not and why."""
+    """One tail in one mode: what was measured, by way, and what was not and why."""
 
     measured: dict[str, Measured] = field(default_factory=dict)
     wrong: dict[str, float] = field(default_factory=dict)

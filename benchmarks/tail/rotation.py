@@ -63,7 +63,7 @@ def copies_for(case_bytes: int, cache_bytes: int, most_bytes: int = _MOST_BYTES)
 
 
 def cache_bytes(device: torch.device) -> int:
-    """Of the last-level cache."""
+    """The size of the last-level cache."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).L2_cache_size)
     found = [_size(path) for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]

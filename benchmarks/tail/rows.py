@@ -34,14 +34,14 @@ COLUMNS = [
 
 
 def name_of(tail: DistinctTail) -> str:
-    """Of the row."""
+    """The name of the tail's rows."""
     return f"{tail.shape.network} {tail.shape.block}"
 
 
 def row_of(
     tail: DistinctTail, mode: Mode, way: str, measured: Measured, ceilings: Ceilings, element_size: int, moves: bool
 ) -> Row:
-    """Of one way. `moves` tells whether it moves the bytes that are counted for it."""
+    """The row of one way. `moves` tells whether it moves the bytes that are counted for it."""
     work, seconds = compulsory(tail.shape, mode, element_size), measured.times.device.median
     counted = measured.counted
     return {

@@ -34,7 +34,7 @@ def caption(result: Result) -> str:
 
 
 def headline(result: Result) -> tuple[list[str], list[list[str]]]:
-    """Of each mode, the median over all tails, and the quickest and the slowest tail; fused against the others."""
+    """Fused against the others, a line a mode: the median over all tails, the quickest and the slowest tail."""
     rivals = [way for way in _RIVALS if any(row["way"] == way for row in result.rows)]
     header = ["mode", "tails", *(f"fused time / {way} (measured)" for way in rivals)]
     header += ["fused, of the roofline (measured)", "eager (measured)", "fused bytes / eager (counted)"]

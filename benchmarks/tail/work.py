@@ -40,7 +40,7 @@ class Work:
 
 
 def compulsory(shape: TailShape, mode: Mode, element_size: int) -> Work:
-    """Of a call in a mode."""
+    """The work of one call in a mode."""
     y = shape.rows * shape.channels
     inputs = [shape.rows * (shape.inner or shape.channels), shape.rows * (shape.before or shape.channels)]
     weights = sum(k * shape.channels for k in shape.projections)

@@ -13,7 +13,7 @@ from .job import Job
 
 @dataclass(frozen=True)
 class Defaults:
-    """Of a device.
+    """What is run on a device unless the command line says otherwise.
 
     Attributes:
         compiled_batches: those on which ways with torch.compile are run, too.

@@ -78,7 +78,7 @@ def in_turn(runners: dict[str, Runner], job: Job) -> dict[str, list[float]]:
 
 
 def find_largest(job: Job) -> None:
-    """Of the job's only way."""
+    """Searches the largest batch of the job's only way."""
     (way,) = job.ways
     report(begun=way)
     try:

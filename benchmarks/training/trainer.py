@@ -36,7 +36,7 @@ class Runner(Protocol):
     def step(self) -> Tensor: ...
 
     def first_results(self) -> list[float]:
-        """Of the first steps: what `check` compares."""
+        """What the first steps give, for `check` to compare."""
 
     def check(self, own: Sequence[float], eager: Sequence[float]) -> None:
         """Raises `WrongError` where the first results are not those of the eager network."""
@@ -46,7 +46,7 @@ class Runner(Protocol):
 
     @property
     def held_bytes(self) -> int:
-        """Of whatever is there between two steps."""
+        """Bytes of whatever is there between two steps."""
 
 
 class Evaluator:
@@ -77,7 +77,7 @@ class Evaluator:
 
     @property
     def held_bytes(self) -> int:
-        """Of parameters, buffers and the batch."""
+        """Bytes of parameters, buffers and the batch."""
         return sum(t.nbytes for t in chain(self._network.parameters(), self._network.buffers(), self._batch.tensors))
 
 
@@ -119,7 +119,7 @@ class Trainer:
 
     @property
     def held_bytes(self) -> int:
-        """Of parameters, buffers, the optimizer's state and the batch."""
+        """Bytes of parameters, buffers, the optimizer's state and the batch."""
         state = [value for values in self._optimizer.state.values() for value in values.values()]
         tensors = chain(self._network.parameters(), self._network.buffers(), state, self._batch.tensors)
         return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))

@@ -75,7 +75,7 @@ def _overrides(module: nn.Module, kind: type[nn.Module], method: str) -> bool:
 
 
 def _pair(size: Any) -> tuple[int, ...]:
-    """Of height and width, from what ``F.conv2d`` takes for both: a number, or one or two in a sequence."""
+    """Height's and width's value, from what ``F.conv2d`` takes for both: a number, or one or two in a sequence."""
     sizes = (size,) if isinstance(size, int) else tuple(size)
     return sizes * 2 if len(sizes) == 1 else sizes
 

@@ -156,7 +156,7 @@ class Rates:
         self._slower_bytes = self.measured_on.memory_bytes_per_s / machine.memory_bytes_per_s
 
     def seconds(self, launch: str, amounts: Amounts) -> float:
-        """Of what a launch of this name does ("kernel forward", "plain backward", and so on)."""
+        """How long a launch takes; its name is "kernel forward", "plain backward" and so on."""
         rates = self._seconds[launch]
         return sum(amount * rates[name] * self._slower(name) for name, amount in amounts.items())
 

@@ -34,7 +34,7 @@ class _Size:
 
 
 def forward(tail: Tail) -> Traffic:
-    """Of the launch that writes y."""
+    """What the launch that writes y moves and multiplies."""
     each = list(zip(tail.branches, tail.strategies, strict=True))
     elements = sum(_forward_elements(*of) for of in each) + _Size(tail.branches[0]).y
     return Traffic(elements * tail.branches[0].x.element_size(), sum(_forward_operations(*of) for of in each))
@@ -56,7 +56,7 @@ def _forward_operations(branch: Branch, strategy: StrategyChoice) -> int:
 
 
 def backward(tail: Tail, needs: Sequence[Needs]) -> Traffic:
-    """Of the launch that writes the gradients that are asked for, a `Needs` a branch."""
+    """What the launch that writes the gradients moves and multiplies; `needs` names these, a `Needs` a branch."""
     gradient = gradient_of(tail, needs)
     y = _Size(tail.branches[0]).y
     elements = 0
@@ -90,7 +90,7 @@ def _backward_elements(own: BranchGradient, masks: bool) -> int:
 
 
 def _backward_operations(own: BranchGradient) -> Iterator[int]:
-    """Of each product."""
+    """The operations of each product."""
     if not isinstance(own.branch, Projection):
         return
     size = _Size(own.branch)

@@ -42,13 +42,13 @@ class Case:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of activations and weights."""
+        """The dtype of activations and weights."""
         dtype: torch.dtype = getattr(torch, self.math.replace("tf32", "float32"))
         return dtype
 
     @property
     def floor(self) -> float:
-        """Of the accuracy rule."""
+        """The floor of the accuracy rule."""
         return _TF32_FLOOR if self.math == "tf32" else FLOORS[self.dtype]
 
     def __str__(self) -> str:

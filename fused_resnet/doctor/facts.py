@@ -47,7 +47,7 @@ class Module:
 
 
 def versions() -> Versions:
-    """Of what runs here."""
+    """The versions of everything that takes part here."""
     return Versions(
         __version__,
         platform.python_version(),
@@ -68,7 +68,7 @@ def _driver() -> str | None:
 
 
 def gpus() -> list[Gpu]:
-    """Those that torch finds."""
+    """The GPUs that torch finds."""
     return [
         Gpu(
             f"cuda:{index}",

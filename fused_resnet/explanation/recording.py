@@ -110,7 +110,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _note_incoming(self, dy: Tensor, y: Tensor | None) -> None:
-        """Of a tail that reads the relu's mask from y; the output that it is of is found by its memory."""
+        """Notes the dy of a tail that reads the relu's mask from y; the memory of y tells which tail that is."""
         place = None if y is None else self._places.get(_storage_of(y))
         if y is not None and place is not None and is_copied(dy, y):
             self.found[place] = with_copied_gradient(self.found[place], y)

@@ -186,7 +186,7 @@ def _line(row: Row, widths: list[int]) -> str:
 
 
 def _cancellation(tail: TailExplanation) -> str | None:
-    """Of float32: in tf32 and half precision, other roundings weigh more."""
+    """A warning for float32 alone: in tf32 and half precision, other roundings weigh more."""
     factor = max((of.cancellation or 0.0 for of in (tail.main, tail.shortcut) if of is not None), default=0.0)
     if tail.math != "float32" or factor < MAGNIFIED:
         return None

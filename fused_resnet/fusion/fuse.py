@@ -173,7 +173,7 @@ class _Search:
                 report.left[name] = self._why_left(name)
 
     def _why_left(self, name: str) -> str:
-        """By the innermost module around it that has no graph."""
+        """The reason, from the innermost module around it that has no graph."""
         if name in self._filtered:
             return _FILTERED
         around = [path for path in self._untraceable if not path or name.startswith(f"{path}.") or name == path]
@@ -225,7 +225,7 @@ def _apply(outcomes: Sequence[tuple[nn.Module, Plan]]) -> None:
 
 
 def _plan_of_own(block: ResidualBlock, options: Options) -> Plan:
-    """Of a block of this package, which knows its tail."""
+    """Plans a block of this package, which knows its tail."""
     taken, refused = block.norms(options.norms), block.refusals()
     others = [name for name, module in block.named_modules() if is_norm(module) and name not in (*taken, *refused)]
     left = dict.fromkeys(others, "its tail is left as it is" if refused else BY_ITSELF)

@@ -32,7 +32,7 @@ def restore_generators(states: States) -> None:
 
 
 def _numpy_state() -> dict[str, Any] | None:
-    """As plain data."""
+    """The state of numpy's generator as plain data."""
     if "numpy" not in sys.modules:
         return None
     state: dict[str, Any] = sys.modules["numpy"].random.get_state(legacy=False)

@@ -70,7 +70,7 @@ class Holder:
         return iter(())
 
     def step(self, key: Any) -> Find:
-        """From a block to what is there by that key."""
+        """A function from a block to what is there by that key."""
         find, get = self.find, self.get
         return lambda block: get(find(block), key)
 

@@ -91,7 +91,7 @@ class Program:
         return None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
-        """For a deep copy of the block: modules are found by name, attributes compared with the copy's own."""
+        """Serves a deep copy of the block: it finds modules by name and compares attributes with the copy's own."""
         twin = object.__new__(Program)
         vars(twin).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
         return twin

@@ -45,7 +45,7 @@ class Architectures:
 
 
 def architectures(wanted: str, nvcc: Nvcc) -> Architectures:
-    """Those wanted that are not too old, or the usual ones that nvcc knows, with code for later GPUs.
+    """The wanted ones that are not too old, or the usual ones that nvcc knows, with code for later GPUs.
 
     Raises:
         CannotBuildError: none is left, or a name is none or unknown to nvcc.

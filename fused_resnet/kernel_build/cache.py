@@ -50,7 +50,7 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def file_name(module: str) -> str:
-    """Of a module of this Python."""
+    """The file name of a module for this Python."""
     return f"{module}{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
@@ -60,7 +60,7 @@ def python_version() -> str:
 
 
 def built_folder(cache: Path, torch: str, nvcc: str, architectures: Sequence[str]) -> Path:
-    """Of the module for this Python, a minor release of torch, a major release of CUDA and these architectures."""
+    """The folder of the module for this Python, this minor torch, this major CUDA and these architectures."""
     release, cuda = ".".join(torch.split(".")[:2]), nvcc.split(".")[0]
     names = (sysconfig.get_config_var("SOABI"), f"torch{release}", f"cuda{cuda}", sources_digest(), *architectures)
     return cache / "-".join(names)

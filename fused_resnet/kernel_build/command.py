@@ -78,7 +78,7 @@ def _wanted(environ: Mapping[str, str]) -> str:
 
 
 def _compile(tools: CudaTools, environ: Mapping[str, str], folder: Path) -> None:
-    """In a folder of this process's own, so that nobody else's compilers write into it."""
+    """Compiles in a folder of this process's own, so that nobody else's compilers write into it."""
     number, warning = jobs(environ, usable_cpus(), available_memory())
     if warning:
         print(f"fused_resnet: {warning}", flush=True)

@@ -108,7 +108,7 @@ def _run(command: list[str | Path], log: Path, on_step: OnStep) -> list[str] | N
 
 
 def _first_error(said: list[str]) -> str:
-    """Of the compilers' text; ninja's own lines name steps and whole commands."""
+    """The first error that the compilers print; ninja's own lines name steps and whole commands."""
     theirs = [line for line in said if line and not re.match(r"\[\d+/\d+\]|ninja: |FAILED: ", line)]
     errors = [line for line in theirs if _ERROR.search(line)]
     first = (errors or theirs or said or ["ninja failed"])[0]

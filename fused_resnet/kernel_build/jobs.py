@@ -15,7 +15,7 @@ def usable_cpus() -> int:
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """In bytes, within the limits of the machine and of the control group; None: not known."""
+    """Bytes within the limits of the machine and of the control group; None: not known."""
     limits = []
     meminfo = root / "proc/meminfo"
     if meminfo.exists():

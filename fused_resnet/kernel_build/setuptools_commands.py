@@ -107,7 +107,7 @@ class Build(build):
 
 
 def commands(root: Path, decisions: Iterable[Decision]) -> dict[str, type]:
-    """As `cmdclass` of `setup`."""
+    """The `cmdclass` of `setup`."""
     return {
         "build": Build,
         "build_py": type("BuildSources", (BuildSources,), {"root": root}),

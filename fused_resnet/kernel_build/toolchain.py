@@ -175,7 +175,7 @@ def check_host_compiler(nvcc: Nvcc, compiler: Path) -> None:
 
 
 def find_ninja(environ: Mapping[str, str]) -> Path:
-    """In PATH or beside Python, where pip puts it."""
+    """Looks in PATH and beside Python, where pip puts it."""
     beside = str(Path(sys.executable).parent)
     found = shutil.which("ninja", path=os.pathsep.join([environ.get("PATH", ""), beside]))
     if found is None:
@@ -184,7 +184,7 @@ def find_ninja(environ: Mapping[str, str]) -> Path:
 
 
 def check_setuptools(version: str) -> None:
-    """Without an isolated environment pip does not look; an old one fails with a page of text that names no cause."""
+    """Refuses an old setuptools, whose own error names no cause: without an isolated environment pip does not look."""
     if release(version) < OLDEST_SETUPTOOLS:
         wanted = f"setuptools>={shown(OLDEST_SETUPTOOLS)}"
         raise SystemExit(f"fused_resnet: setuptools {version} is too old to build it: pip install '{wanted}'")

@@ -45,7 +45,7 @@ def _format_of(shape: Sequence[int], strides: Strides) -> torch.memory_format:
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
-    """In which dtype x is summed up, and statistics of it are kept."""
+    """The dtype in which x is summed up and its statistics are kept."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
@@ -61,7 +61,7 @@ def empty_output(branches: Sequence[Branch]) -> Tensor:
 
 
 def _strides_of_sum(shape: Shape, each: Sequence[Strides]) -> Strides:
-    """As PyTorch decides it, which takes long."""
+    """The strides that PyTorch gives to the sum; to ask it takes long."""
     layouts = [torch.empty_strided(shape, strides, device="meta") for strides in each]
     layout = layouts[0] if len(layouts) == 1 else layouts[0] + layouts[1]
     if not torch.ops.aten.is_non_overlapping_and_dense(layout):
@@ -70,7 +70,7 @@ def _strides_of_sum(shape: Shape, each: Sequence[Strides]) -> Strides:
 
 
 def _addend_strides(branch: Branch, shape: Shape) -> Strides:
-    """Those that the unfused operations give to the addend."""
+    """The strides that the unfused operations give to the addend."""
     x = branch.x
     if is_identity(branch):
         return x.stride()
@@ -142,6 +142,6 @@ def empty_gradients(branch: Branch, needs: Needs, dy: Tensor) -> Gradients:
 
 
 def vector_dtype(branch: Branch) -> torch.dtype | None:
-    """Of gamma and beta, which have one in common; None where there is neither."""
+    """The dtype that gamma and beta share; None where there is neither."""
     _, _, _, gamma, beta = operands_of(branch)
     return gamma.dtype if gamma is not None else None if beta is None else beta.dtype

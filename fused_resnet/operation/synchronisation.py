@@ -20,7 +20,7 @@ ALONE = ""
 
 
 def combine_statistics(tail: Tail, own: Sequence[Statistics]) -> list[Statistics]:
-    """With the means and variances of all processes' rows where these are shared, and running statistics updated.
+    """Statistics of all processes' rows where these are shared; running statistics are updated.
 
     Args:
         tail: the tail of this process.

@@ -86,7 +86,7 @@ class Asked(NamedTuple):
     passed: list[bool]  # an identity's without a relu
 
     def operator_arguments(self) -> list[Any]:
-        """Those of the backward operator behind dy and y."""
+        """The arguments of the backward operator that follow dy and y."""
         return flat([own._replace(needs=asked) for own, asked in zip(self.each, self.computed, strict=True)])
 
 
@@ -102,7 +102,7 @@ def asked(saved: Sequence[Any], settings: Sequence[Any], needs: Sequence[Needs])
 def gradients(
     saved: Sequence[Tensor | None], settings: Sequence[Any], dy: Tensor, needs: Sequence[Needs]
 ) -> list[Gradients]:
-    """Of each branch, by the backward operator."""
+    """Computes the gradients of each branch by the backward operator."""
     of = asked(saved, settings, needs)
     results: Iterator[Tensor] = iter(())
     if any(map(any, of.computed)):

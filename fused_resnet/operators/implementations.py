@@ -49,7 +49,7 @@ def tail_of(arguments: Sequence[Any], backward: bool) -> Tail:
 
 
 def settled(each: Sequence[ForwardArguments], backward: bool) -> list[ForwardArguments]:
-    """With a strategy in the place of "auto" where there is a choice; `backward` says whether gradients follow."""
+    """Puts a strategy in the place of "auto" where there is a choice; `backward` says whether gradients follow."""
     return [own._replace(strategy=_strategy(own, backward)) if own.strategy == "auto" else own for own in each]
 
 
@@ -59,7 +59,7 @@ def _strategy(own: ForwardArguments, backward: bool) -> StrategyChoice:
 
 
 def statistics_of(results: Sequence[Tensor]) -> list[Statistics]:
-    """Of main and shortcut, from all but the first result of `forward`."""
+    """The statistics of main and shortcut, from all but the first result of `forward`."""
     size = len(Statistics._fields)
     present = [t if t.numel() else None for t in results]
     return [Statistics(*present[i : i + size]) for i in range(0, len(present), size)]

@@ -102,7 +102,7 @@ def _describe(
 
 
 def _both(each: Sequence[Sequence[Any]]) -> list[Any]:
-    """Of main and shortcut, in a row; Nones of a shortcut that is not there."""
+    """The values of main and shortcut in one list; Nones take the place of a missing shortcut."""
     main, shortcut, *_ = *each, [None] * len(each[0])
     return [*main, *shortcut]
 

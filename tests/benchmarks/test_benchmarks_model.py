@@ -28,7 +28,7 @@ SMALL = replace(RESNET50[2], inner=64, before=128, channels=256, size=16)
 
 
 def test_four_of_five_measured_phases_are_met_within_a_quarter():
-    """Of those that the constants were fitted to; ``--held-out`` tells of others."""
+    """The constants were fitted to these phases; ``--held-out`` tells of others."""
     close = [abs(gpu_time.seconds(of.amounts, GPU) / of.seconds - 1) <= 0.25 for of in OBSERVED]
     assert len(close) > 180
     assert sum(close) >= 0.8 * len(close)
@@ -89,7 +89,7 @@ def test_a_fit_finds_constants_that_made_the_times():
 @pytest.mark.slow
 @only_emulated
 def test_amounts_of_many_rows_follow_from_those_of_few(backend):
-    """Of 40 images the emulator can count both: what is extrapolated, and all of them."""
+    """The emulator can count 40 images both ways: extrapolated from few, and all of them."""
     counter = counts.counter(replace(SMALL, batch=40), "moments")
     counter = replace(counter, slots={"forward": 2, "backward": 4}, multiprocessors=2)
     exact = ("distinct", "requested", "operations", "wavefronts", "product", "copy", "load", "store", "scattered")

@@ -29,7 +29,7 @@ def figure():
 
 
 def colours(document):
-    """Of fills and strokes of elements."""
+    """The colours of elements' fills and strokes."""
     return {c.lower() for c in re.findall(r"(?:fill|stroke): (#[0-9a-fA-F]{6}|var\(--\w+\))", document)}
 
 

@@ -25,7 +25,7 @@ def python(code: str) -> list[str]:
 
 
 def tails_of(network: str) -> dict[str, tuple[object, ...]]:
-    """Of each block of the package's own model: sizes of the tail's inputs and output, and how its shortcut is made."""
+    """Each block of the package's own model: sizes of the tail's inputs and output, and how its shortcut is made."""
     name, _, option = network.partition("-")
     cifar = name in ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
     found: dict[str, tuple[object, ...]] = {}

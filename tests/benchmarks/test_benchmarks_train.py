@@ -26,7 +26,7 @@ from benchmarks.training.job import Job  # noqa: E402
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the processes themselves."""
+    """A quick run with the processes themselves."""
     folder = tmp_path_factory.mktemp("training")
     files = ["--json", str(folder / "t.json"), "--plot", str(folder / "t.svg")]
     assert main(["training", "--quick", "--device", "cpu", *files, "--memory-limit", "1"]) == 0

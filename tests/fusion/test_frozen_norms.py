@@ -99,7 +99,7 @@ def test_dtypes_are_those_of_the_formula(mode, computed_tails):
 
 
 def test_a_detection_backbone_gets_the_unfused_gradients(computed_tails):
-    """Of which the first layers are frozen: nothing is computed for these."""
+    """Its first layers are frozen: nothing is computed for these."""
     utils = torchvision.models.detection.backbone_utils
     backbone = utils.resnet_fpn_backbone(backbone_name="resnet50", weights=None, trainable_layers=3)
     draw_buffers(backbone)

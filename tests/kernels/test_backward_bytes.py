@@ -62,7 +62,7 @@ def counted(name: str, mode: str) -> tuple[Launch, ...]:
 
 
 def phases_of(name: str, mode: str):
-    """Of each phase: its name, the buffers that were counted, and what the formula says of the tail."""
+    """Each phase: its name, the buffers that were counted, and what the formula says of the tail."""
     (launch,) = counted(name, mode)
     sizes = GradientSizes(sizes_of(shape_of(name, mode), mode))
     for phase, found in zip(sizes.phases, launch.phases, strict=True):
@@ -131,7 +131,7 @@ def test_backward_of_the_most_channels_moves_what_it_should(name, mode):
 
 
 def multiply_adds_of_rows(shape, mode: str) -> int:
-    """Of all phases that work on activations, not on matrices of channels alone."""
+    """The multiply-adds of all phases that work on activations, not on matrices of channels alone."""
     names, phases = GradientSizes(sizes_of(shape, mode)).phases, launched(shape, mode)[0].phases
     return sum(p.work.multiply_adds for name, p in zip(names, phases, strict=True) if name != "matrices")
 

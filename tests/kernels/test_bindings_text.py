@@ -101,7 +101,7 @@ def test_symbols_of_streams_are_known_by_name(symbol, is_one):
 
 
 def symbols(name, *options):
-    """Of a built module."""
+    """The symbols of a built module."""
     module, reason = loading.load(name)
     if module is None:
         pytest.skip(f"{name}: {reason}")

@@ -22,7 +22,7 @@ def occupancy(architecture="8.0", registers=128, stack=0, local=0, static_shared
 
 @pytest.fixture(scope="module")
 def kernels():
-    """Of the built module."""
+    """The kernels of the built module."""
     module, reason = loading.load("_C")
     if module is None:
         pytest.skip(f"there are no kernels to look at: _C is {reason}")
@@ -85,7 +85,7 @@ def test_blocks_by_registers(registers, blocks):
     ],
 )
 def test_blocks_by_shared_memory(architecture, shared, blocks):
-    """Of which the system keeps 1 KiB a block."""
+    """The system keeps 1 KiB of it a block."""
     assert MULTIPROCESSORS[architecture].blocks_by_shared(shared) == blocks
 
 

@@ -39,7 +39,7 @@ class Activation:
 
 
 def activations():
-    """Of ResNet-50: the stem's, and two a block."""
+    """ResNet-50's: the stem's, and two a block."""
     yield Activation(64, 112, 1)
     for channels, size, blocks in ((64, 56, 3), (128, 28, 4), (256, 14, 6), (512, 7, 3)):
         first = size if channels == 64 else 2 * size  # the stride is in the 3x3 convolution

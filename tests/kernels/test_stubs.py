@@ -13,7 +13,7 @@ FOLDER = pathlib.Path(fused_resnet.__file__).parent
 
 
 def signature(function):
-    """Of a function in Python's syntax: each argument's name, kind, default and whether it may be None; the result."""
+    """A function in Python's syntax: each argument's name, kind, default and whether it may be None; the result."""
     of = function.args
     defaults = [None] * (len(of.args) - len(of.defaults)) + of.defaults
     positional = [(arg, "positional", default) for arg, default in zip(of.args, defaults, strict=True)]

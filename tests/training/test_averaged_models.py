@@ -38,7 +38,7 @@ def test_an_average_is_a_fused_network_with_the_averaged_weights(nets, kind, use
 
 
 def test_statistics_are_estimated_anew_for_an_average(nets, computed_tails):
-    """Of several batches their plain mean, whatever the norms' own momentum."""
+    """They are the plain mean over several batches, whatever the norms' own momentum."""
     averages = averaged(nets)
     computed_tails.clear()
     for average in averages:

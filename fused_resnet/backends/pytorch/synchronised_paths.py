@@ -41,7 +41,7 @@ class SharedPath(ABC):
 
     @abstractmethod
     def summarise(self) -> Statistics:
-        """Of this process's rows; mean and var are always given, zeros if there are no rows."""
+        """The statistics of this process's rows. It always gives mean and var: zeros if there are no rows."""
 
     @abstractmethod
     def addend(self, statistics: Statistics) -> Tensor: ...
