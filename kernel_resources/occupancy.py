@@ -90,7 +90,7 @@ class Occupancy:
 
 
 def collect(library: Path, launch_needs: Mapping[str, Sequence[int]]) -> list[Occupancy]:
-    """The occupancy of each kernel for each architecture in a built module, whose `launch_needs()` names what launches ask for."""
+    """The occupancy of each kernel and architecture in a built module; `launch_needs` is what its function gives."""
     needs = {family: Needs(*numbers) for family, numbers in launch_needs.items()}
     found = [Occupancy(usage, needs[usage.kernel.family]) for usage in usages(library)]
     return sorted(found, key=lambda one: (one.kernel.order, release(one.usage.architecture)))

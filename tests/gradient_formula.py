@@ -131,7 +131,7 @@ class ProjectionGradient(BranchGradient):
         return self.named(weight=read(self.weight, 2), folded=written(self.weight), folded_scale=scale, offset=scale)
 
     def input_product(self) -> Touched:
-        """The traffic of the matrix and vectors that dx is multiplied from; the scale is also the second product's unit."""
+        """The traffic of the matrix and vectors for dx; the scale is also the second product's unit."""
         times = tiles(self.rows)
         return self.named(
             folded=read(self.weight, times),

@@ -31,7 +31,7 @@ def describe(
     convolved: Sequence[Branch | None] = (),
     values: bool = False,
 ) -> TailExplanation:
-    """Describes the tail of an operator called in a block; `gradients` says whether it is the one that keeps what backward needs.
+    """Describes the tail of an operator called in a block; `gradients`: the operator keeps what backward needs.
 
     `convolved` are the projections that PyTorch's own convolutions have computed for it, None for other branches.
     ``values`` asks for what depends on those of the tensors.

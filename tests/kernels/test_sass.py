@@ -35,7 +35,7 @@ def code_of(architecture):
 
 @pytest.fixture(scope="module", params=["8.0", "9.0"])
 def kernels(request):
-    """The kernels of one architecture; scoped so that its tests follow each other, in one worker of pytest-xdist if possible."""
+    """The kernels of one architecture. The scope keeps its tests together, in one worker of pytest-xdist if possible."""
     found = {kernel: instructions(code) for kernel, code in code_of(request.param).items()}
     assert {kernel.math for kernel in found} == set(MATHS)
     return found
