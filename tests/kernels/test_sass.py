@@ -35,7 +35,7 @@ def code_of(architecture):
 
 @pytest.fixture(scope="module", params=["8.0", "9.0"])
 def kernels(request):
-    """The kernels of one architecture. The scope keeps its tests together, in one worker of pytest-xdist if possible."""
+    """The kernels of one architecture. The scope keeps its tests together, in one worker if possible."""
     found = {kernel: instructions(code) for kernel, code in code_of(request.param).items()}
     assert {kernel.math for kernel in found} == set(MATHS)
     return found
@@ -91,6 +91,19 @@ def test_loops_of_products_are_products_for_the_most_part(architecture):
     ]
     assert len(shares) >= 8
     assert all(share >= 0.4 for _, share in shares), shares
+
+
+@pytest.mark.parametrize("architecture", ["8.0", "9.0"])
+def test_loops_of_float32_products_are_multiply_adds_for_the_most_part(architecture):
+    """A multiprocessor that issues as many instructions as it multiplies reaches that share of its peak."""
+    shares = [
+        (str(kernel), sum(name.startswith("FFMA") for name in loop) / len(loop))
+        for kernel, code in code_of(architecture).items()
+        for loop in innermost_loops(code)
+        if kernel.math == "float32" and sum(name.startswith("FFMA") for name in loop) >= 64
+    ]
+    assert len(shares) >= 8
+    assert all(share >= 0.7 for _, share in shares), shares
 
 
 def test_asynchronous_copies_are_of_16_bytes(kernels):
