@@ -58,10 +58,17 @@ DEVICE void join_streamed(const Share<V>& share, const float (&sums)[2][V], Use 
   const int column = device::thread_index();
   if (column < columns) {
     float totals[2] = {0.0f, 0.0f};
+    constexpr int chain = 16;  // sums of sums: rounding grows with the longest chain
+#pragma unroll 1
+    for (int first = 0; first < share.rows(); first += chain) {
+      float part[2] = {0.0f, 0.0f};
 #pragma unroll 2
-    for (int row = 0; row < share.rows(); ++row)
+      for (int row = first; row < first + chain && row < share.rows(); ++row)
 #pragma unroll
-      for (int which = 0; which < 2; ++which) totals[which] += device::shared_load<float>(at(which, row, column));
+        for (int which = 0; which < 2; ++which) part[which] += device::shared_load<float>(at(which, row, column));
+#pragma unroll
+      for (int which = 0; which < 2; ++which) totals[which] += part[which];
+    }
     use(column, totals[0], totals[1]);
   }
   device::block_sync();

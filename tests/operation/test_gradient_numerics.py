@@ -102,3 +102,12 @@ def test_mask_of_a_norm_by_itself_is_that_of_its_output(channels, dtype, trainin
     assert torch.equal(found, (dy.float() * mask).sum((0, 2, 3)))
     if dtype == torch.float16:
         assert mask.sum() < ((x - x.float().mean((0, 2, 3), keepdim=True)) > 0).sum()
+
+
+def test_sums_of_equal_numbers_stay_accurate(device):
+    """One channel is the worst case: a block's threads share its rows, and each has a few. In a single chain of float32
+    additions, the error of equal terms grows with their number, for all round alike."""
+    tail, inputs, dy = build(Sample(Branch("direct", "training"), None, None, shape=(4, 1, 16, 16)), device)
+    dbeta = fused(tail, inputs, torch.full_like(dy, 0.1)).gradients["main.norm.bias"].item()
+    expected = dy.numel() * torch.tensor(0.1).double().item()
+    assert abs(dbeta / expected - 1) < 4e-7
