@@ -62,6 +62,22 @@ def test_backward_of_any_number_of_channels(channels, products, dtype, mode, dev
 
 @on_kernels
 @each_mode
+def test_backward_of_one_output_channel(mode, device):
+    """Its weight is one row, whose stride no kernel may rely on."""
+    case = case_of(sample_of(1, 1, 65, torch.float16), device, "channels_last", "channels_last")
+    with in_mode(case[0], mode):
+        assert_backward_is_right(*case)
+
+
+@on_kernels
+def test_backward_of_more_output_channels_than_warps_share(device):
+    """Warps share a channel's sums where these are few; where there are more, each warp has channels of its own."""
+    sample = Sample(Branch("projection", "training", in_channels=136), None, None, shape=(2, 1064, 2, 2))
+    assert_backward_is_right(*case_of(sample.with_dtype(torch.bfloat16), device, "channels_last", "channels_last"))
+
+
+@on_kernels
+@each_mode
 @each_number_of_products
 @each_format
 @each_gradient_layout

@@ -78,7 +78,18 @@ def test_forward_is_counted_and_named_as_it_runs(sample, strategy, backend):
 @each_strategy
 @pytest.mark.parametrize("frozen", FROZEN.values(), ids=FROZEN)
 def test_backward_is_counted_and_named_as_it_runs(sample, strategy, frozen, backend):
-    sample = replace(sample, frozen=frozenset(frozen))
+    assert_backward_is_counted_as_it_runs(replace(sample, frozen=frozenset(frozen)), strategy, backend)
+
+
+@only_emulated
+def test_backward_without_any_work_launches_nothing(backend):
+    """Norms that are frozen all over, on inputs that need no gradient, in a network that others train."""
+    sample = Sample(Branch("direct", "training"), Branch("direct", None), frozen=frozenset((*INPUTS, *PARAMETERS)))
+    assert assert_backward_is_counted_as_it_runs(sample, "moments", backend) is None
+
+
+def assert_backward_is_counted_as_it_runs(sample, strategy, backend):
+    """The kernel's family; None where nothing is launched."""
     module, inputs, dy = build(sample)
     branches = branches_of(module, inputs)
     with use_strategy(strategy):
@@ -86,6 +97,7 @@ def test_backward_is_counted_and_named_as_it_runs(sample, strategy, frozen, back
         kernel, distinct, _ = launched(backward_call(backend, *branches, sample.activation, dy)[0])
     needs = [Needs(*(t is not None and t.requires_grad for t in operands_of(branch))) for branch in tail.branches]
     assert (family(launches.backward_kernel(tail, needs)), traffic.backward(tail, needs).bytes) == (kernel, distinct)
+    return kernel
 
 
 def whole_tiles(norm):
