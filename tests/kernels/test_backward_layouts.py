@@ -64,8 +64,16 @@ def test_backward_of_any_number_of_channels(channels, products, dtype, mode, dev
 @each_mode
 def test_backward_of_one_output_channel(mode, device):
     """Its weight is one row, whose stride no kernel may rely on."""
-    case = case_of(sample_of(1, 1, 65, torch.float16), device, "channels_last", "channels_last")
+    case = case_of(sample_of(1, 1, 200, torch.float16), device, "channels_last", "channels_last")
     with in_mode(case[0], mode):
+        assert_backward_is_right(*case)
+
+
+@on_kernels
+def test_backward_of_far_more_outputs_than_inputs(device):
+    """Rounding diag(a) W weighs more then, and dx takes what rounding leaves over of it in a second product."""
+    case = case_of(sample_of(2, 200, 3, torch.bfloat16), device, "NCHW", "NCHW")
+    with use_strategy("moments"):
         assert_backward_is_right(*case)
 
 
@@ -73,7 +81,8 @@ def test_backward_of_one_output_channel(mode, device):
 def test_backward_of_more_output_channels_than_warps_share(device):
     """Warps share a channel's sums where these are few; where there are more, each warp has channels of its own."""
     sample = Sample(Branch("projection", "training", in_channels=136), None, None, shape=(2, 1064, 2, 2))
-    assert_backward_is_right(*case_of(sample.with_dtype(torch.bfloat16), device, "channels_last", "channels_last"))
+    with use_strategy("moments"):
+        assert_backward_is_right(*case_of(sample.with_dtype(torch.bfloat16), device, "channels_last", "channels_last"))
 
 
 @on_kernels

@@ -82,9 +82,10 @@ def test_backward_is_counted_and_named_as_it_runs(sample, strategy, frozen, back
 
 
 @only_emulated
-def test_backward_without_any_work_launches_nothing(backend):
-    """Norms that are frozen all over, on inputs that need no gradient, in a network that others train."""
-    sample = Sample(Branch("direct", "training"), Branch("direct", None), frozen=frozenset((*INPUTS, *PARAMETERS)))
+@pytest.mark.parametrize("shortcut", [None, Branch("direct", None)], ids=["no shortcut", "identity"])
+def test_backward_without_any_work_launches_nothing(shortcut, backend):
+    """As of a first block that is frozen all over, with an input that needs no gradient."""
+    sample = Sample(Branch("projection", "training"), shortcut, frozen=frozenset((*INPUTS, *PARAMETERS)))
     assert assert_backward_is_counted_as_it_runs(sample, "moments", backend) is None
 
 

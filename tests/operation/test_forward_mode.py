@@ -56,6 +56,19 @@ def test_a_fused_block_has_the_derivatives_of_the_unfused_one(derive, training, 
     torch.testing.assert_close(pair[0].state_dict(), pair[1].state_dict())
 
 
+@pytest.mark.parametrize("gradients", [True, False], ids=["gradients", "no gradients"])
+def test_dual_tensors_follow_ordinary_calls(gradients, backend):
+    """The block remembers how ordinary calls are computed; a dual tensor is not one of these."""
+    pair = copies(Block())
+    fused_resnet.fuse(pair[0], strict=True)
+    x, tangent = draw(), draw()
+    with torch.set_grad_enabled(gradients):
+        for block in pair:
+            block(x)
+        tested, expected = (by_dual_tensors(block, x, tangent) for block in pair)
+    torch.testing.assert_close(tested, expected)
+
+
 @pytest.mark.parametrize("operand", ["x", "weight", "gamma"])
 def test_a_tail_has_derivatives_in_each_of_its_operands(operand, backend):
     generator = torch.Generator().manual_seed(0)
