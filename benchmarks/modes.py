@@ -22,3 +22,15 @@ class Mode:
     def grad_enabled(self) -> bool:
         """In training, forward keeps what backward needs also where that does not follow."""
         return self.training or self.backward
+
+
+# Those that every tail is run in.
+MODES = {
+    mode.name: mode
+    for mode in (
+        Mode("training", training=True, backward=False),
+        Mode("training+backward", training=True, backward=True),
+        Mode("eval", training=False, backward=False),
+        Mode("eval+backward", training=False, backward=True),
+    )
+}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.tail.modes import MODES
+from benchmarks.modes import MODES
 from benchmarks.tail_shapes import RESNET50
 
 SMALL = RESNET50[1].shrunk(2, 5, 16)

@@ -13,14 +13,13 @@ import torch
 from fused_resnet.cost.choice import machine_of
 
 from .. import options
-from ..accuracy import relative_error
 from ..clocks import clock_of, measure
 from ..gradients import incoming_gradient
 from ..progress import progress
 from ..provenance import provenance
 from ..result import Result, Row
-from ..tail.ceilings import Ceilings, measure_ceilings
-from ..tail.measure import TOLERANCE
+from ..tail.measure import TOLERANCE, largest_error, said
+from ..tail.work import Ceilings, measure_ceilings
 from ..tail_shapes import NETWORKS, DistinctTail, TailShape, distinct, small_of_each_kind
 from ..tails import Tail
 from .calls import Inputs, Way, eager_way, kernel_way
@@ -57,8 +56,7 @@ class Run:
                 way = eager if name == EAGER else kernel_way(name, made, inputs, self._backend)
                 row = self._row(tail, suffix, name, way, eager)
             except Exception as error:  # such as too little memory: other ways may fit
-                said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                self._problems.append(f"{shape.network} {shape.block}{suffix}, {name}: {said}")
+                self._problems.append(f"{shape.network} {shape.block}{suffix}, {name}: {said(error)}")
             else:
                 self._rows += [] if row is None else [row]
 
@@ -91,10 +89,7 @@ class Run:
             return Inputs(x, before, incoming_gradient(tail.sum(x, before)))
 
     def _row(self, tail: DistinctTail, suffix: str, name: str, way: Way, eager: Way) -> Row | None:
-        error = max(
-            (relative_error(value, eager.results[key].double()) for key, value in way.results.items()),
-            key=lambda error: (math.isnan(error), error),
-        )
+        error = largest_error(way.results, eager.results)
         if not error <= TOLERANCE[self._dtype]:
             where = f"{tail.shape.network} {tail.shape.block}{suffix}"
             self._problems.append(

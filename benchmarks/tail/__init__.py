@@ -1,9 +1,8 @@
 """Times every tail of the ResNets against PyTorch's other ways, and shows them on a roofline.
 
 Every distinct tail of ResNet-18 to -152, the wide nets and CIFAR's, forward and with backward, in training and in
-evaluation: by the fused operation, by PyTorch's operations (channels_last and contiguous), by torch.compile, by cuDNN's
-own fused operator, and by a graph of cuDNN's through the package nvidia-cudnn-frontend where that is installed (written
-after its documentation, and not yet tried on a GPU).
+evaluation: by the fused operation, by PyTorch's operations (channels_last and contiguous), by torch.compile and by
+cuDNN's own fused operator.
 
 All ways get the same values and are compared before any is timed; a wrong one is told, and not timed. The ways of a
 tail are timed in turn, on inputs that no cache still holds. The ceilings of the roofline, a large copy and a large

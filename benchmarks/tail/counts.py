@@ -105,7 +105,6 @@ _COUNTS: dict[str, Callable[[_Setting], Counted]] = {
     "eager": _eager,
     "eager-contiguous": _eager,
     "cudnn-fused": _cudnn,
-    "cudnn-graph": _cudnn,
 }
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -69,47 +70,28 @@ class Conditions:
     warm_up: int
 
 
-class _Runner:
-    """Calls a way on the next inputs."""
-
-    def __init__(self, forward: Forward, tail: Tail, rotation: Rotation, mode: Mode) -> None:
-        self._forward, self._tail, self._rotation, self._mode = forward, tail, rotation, mode
-
-    def __call__(self) -> Values:
-        case = self._rotation()
-        with torch.set_grad_enabled(self._mode.grad_enabled):
-            y = self._forward(*case.inputs)
-            if case.dy is None:
-                return {"output": y}
-            return {"output": y, **self._tail.gradients(y, case.inputs, case.dy)}
-
-
 def measure_tail(shape: TailShape, mode: Mode, ways: Sequence[str], conditions: Conditions) -> Outcome:
     """Every way that there is, eager operations among them. What is wrong or fails is told, and not timed."""
     outcome = Outcome()
-    runners = _prepare(shape, mode, ways, conditions, outcome)
-    errors = _check(runners, conditions.dtype, outcome)
-    right = {name: runners[name] for name in errors}
-    if not right:
+    calls = _prepared(shape, mode, ways, conditions, outcome)
+    errors = _errors(calls, conditions.dtype, outcome)
+    if not errors:
         return outcome
+    right = {name: calls[name] for name in errors}
     times = measure(right, conditions.clock_of(mode), runs=conditions.runs, warm_up=conditions.warm_up)
-    for name, runner in right.items():
+    on_gpu = conditions.device.type == "cuda"
+    for name, call in right.items():
         count = counted(name, shape, mode, conditions.dtype)
-        on_gpu = conditions.device.type == "cuda"
-        outcome.measured[name] = Measured(
-            times[name],
-            errors[name],
-            count,
-            launched_kernels(runner) if on_gpu else None if count is None else count.launches,
-            peak_bytes(runner) if on_gpu else None,
-        )
+        launches = launched_kernels(call) if on_gpu else None if count is None else count.launches
+        peak = peak_bytes(call) if on_gpu else None
+        outcome.measured[name] = Measured(times[name], errors[name], count, launches, peak)
     return outcome
 
 
-def _prepare(
+def _prepared(
     shape: TailShape, mode: Mode, ways: Sequence[str], conditions: Conditions, outcome: Outcome
-) -> dict[str, _Runner]:
-    """In the order of the ways, eager operations among them."""
+) -> dict[str, Callable[[], Values]]:
+    """In the order of the ways, eager operations among them; each call takes the next inputs."""
     torch.manual_seed(0)
     torch._dynamo.reset()
     formats = {False: torch.channels_last, True: torch.contiguous_format}
@@ -117,7 +99,7 @@ def _prepare(
     case = _case(original, mode, conditions)
     copies = copies_for(case.nbytes, conditions.cache_bytes)
     rotations = {c: Rotation(case, formats[c], copies) for c in {WAYS[name].contiguous for name in ways} | {False}}
-    runners = {}
+    calls: dict[str, Callable[[], Values]] = {}
     for name in ways:
         contiguous = WAYS[name].contiguous
         tail = copy.deepcopy(original).to(memory_format=formats[contiguous])  # type: ignore[call-overload]
@@ -126,10 +108,17 @@ def _prepare(
         except ImpossibleError as reason:
             outcome.impossible[name] = str(reason)
         except Exception as error:
-            outcome.failed[name] = _said(error)
+            outcome.failed[name] = said(error)
         else:
-            runners[name] = _Runner(forward, tail, rotations[contiguous], mode)
-    return runners
+            calls[name] = partial(_call, forward, tail, rotations[contiguous], mode)
+    return calls
+
+
+def _call(forward: Forward, tail: Tail, rotation: Rotation, mode: Mode) -> Values:
+    case = rotation()
+    with torch.set_grad_enabled(mode.grad_enabled):
+        y = forward(*case.inputs)
+        return {"output": y, **({} if case.dy is None else tail.gradients(y, case.inputs, case.dy))}
 
 
 def _case(tail: Tail, mode: Mode, conditions: Conditions) -> Case:
@@ -139,15 +128,15 @@ def _case(tail: Tail, mode: Mode, conditions: Conditions) -> Case:
     return Case(x.requires_grad_(mode.grad_enabled), before.requires_grad_(mode.grad_enabled), dy)
 
 
-def _check(runners: Mapping[str, _Runner], dtype: torch.dtype, outcome: Outcome) -> dict[str, float]:
+def _errors(calls: Mapping[str, Callable[[], Values]], dtype: torch.dtype, outcome: Outcome) -> dict[str, float]:
     """Errors of those that are right."""
-    exact = {name: value.detach().double() for name, value in runners[EAGER]().items()}
+    exact = {name: value.detach().double() for name, value in calls[EAGER]().items()}
     right = {}
-    for name, runner in runners.items():
+    for name, call in calls.items():
         try:
-            error = _largest(relative_error(value.detach(), exact[key]) for key, value in runner().items())
+            error = largest_error(call(), exact)
         except Exception as raised:
-            outcome.failed[name] = _said(raised)
+            outcome.failed[name] = said(raised)
             continue
         if error <= TOLERANCE[dtype]:
             right[name] = error
@@ -156,10 +145,12 @@ def _check(runners: Mapping[str, _Runner], dtype: torch.dtype, outcome: Outcome)
     return right
 
 
-def _largest(errors: Iterable[float]) -> float:
-    """NaN before all."""
+def largest_error(found: Values, exact: Values) -> float:
+    """Of the values that were found, against those of the same names in float64; NaN before all."""
+    errors = (relative_error(value.detach(), exact[name].double()) for name, value in found.items())
     return max(errors, key=lambda error: (math.isnan(error), error))
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
+    """For a note."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

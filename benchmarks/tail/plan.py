@@ -9,16 +9,15 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..clocks import clock_of
-from ..modes import Mode
+from ..modes import MODES, Mode
 from ..options import add_backend, at_least, one_or_more_of
 from ..tail_shapes import BATCH, NETWORKS, DistinctTail, distinct, small_of_each_kind
 from .measure import Conditions
-from .modes import MODES
 from .rotation import cache_bytes
 from .ways import EAGER, FUSED, PEERS, TURNS, WAYS
 
 _USUAL_PEERS = (EAGER, "eager-contiguous", "compile")
-_GPU_PEERS = (*_USUAL_PEERS, "compile-max-autotune", "cudnn-fused", "cudnn-graph")
+_GPU_PEERS = (*_USUAL_PEERS, "compile-max-autotune", "cudnn-fused")
 _CPU_BATCH, _CPU_SECONDS, _CPU_RUNS, _GPU_RUNS = 4, 420.0, 11, 25
 # Longer than Python takes to queue a call.
 _BUSY_MS = {False: 2.0, True: 6.0}

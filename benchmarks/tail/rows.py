@@ -8,9 +8,8 @@ from ..modes import Mode
 from ..result import Column, Row
 from ..table import table
 from ..tail_shapes import DistinctTail
-from .ceilings import Ceilings
 from .measure import Measured
-from .work import Work, compulsory
+from .work import Ceilings, Work, compulsory
 
 COLUMNS = [
     Column("tail", "key"),

@@ -6,20 +6,21 @@ import argparse
 import math
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 import fused_resnet
 
 from .. import options
+from ..modes import MODES
 from ..progress import progress
 from ..provenance import provenance
 from ..result import Result, Row
-from .ceilings import measure_ceilings
-from .measure import TOLERANCE, Outcome, measure_tail
-from .modes import MODES
+from .measure import TOLERANCE, Outcome, measure_tail, said
 from .plan import Item, Plan
 from .rows import COLUMNS, name_of, row_of
 from .ways import TURNS, WAYS
+from .work import measure_ceilings
 
 
 class Run:
@@ -43,7 +44,7 @@ class Run:
         try:
             outcome = measure_tail(item.tail.shape, item.mode, item.ways, self._plan.conditions)
         except Exception as error:  # such as too little memory: other tails may fit
-            self._broken.append(f"{_where(item)}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            self._broken.append(f"{_where(item)}: {said(error)}")
             return
         self._outcomes.append((item, outcome))
         self._rows[name_of(item.tail), item.mode.name] = [
@@ -94,43 +95,29 @@ class Run:
         """What is wrong with ways of the package's own, and tails that could not be measured at all."""
         return [*self._wrong(ours=True), *self._broken]
 
-    def _limits(self) -> list[str]:
-        """What else was not timed, and why."""
-        return [*self._wrong(ours=False), *self._impossible(), *self._without_time()]
-
     def _wrong(self, ours: bool) -> list[str]:
         told: dict[str, None] = {}
         for item, outcome in self._outcomes:
             for way, error in outcome.wrong.items():
                 if WAYS[way].ours == ours:
-                    what = f"{way} differs from eager, so it was not timed"
-                    told[f"{what}: {_where(item)}, relative error {error:.2g}."] = None
-            for way, said in outcome.failed.items():
+                    where = f"{_where(item)}, relative error {error:.2g}."
+                    told[f"{way} differs from eager, so it was not timed: {where}"] = None
+            for way, why in outcome.failed.items():
                 if WAYS[way].ours == ours:
-                    told[f"{way} failed: {_where(item)}: {said}"] = None
+                    told[f"{way} failed: {_where(item)}: {why}"] = None
         return list(told)
 
-    def _impossible(self) -> list[str]:
-        seen = {
-            (way, reason, name_of(item.tail), item.mode.name)
-            for item, outcome in self._outcomes
-            for way, reason in outcome.impossible.items()
-        }
-        counts = Counter((way, reason) for way, reason, *_ in sorted(seen))
-        total = len(self._rows)
-        return [f"{way} is not there for {n} of {total} tails and modes: {why}." for (way, why), n in counts.items()]
-
-    def _without_time(self) -> list[str]:
-        notes = []
+    def _limits(self) -> Iterator[str]:
+        """What else was not timed, and why."""
+        yield from self._wrong(ours=False)
+        impossible = {(way, why, _where(item)) for item, of in self._outcomes for way, why in of.impossible.items()}
+        for (way, why), count in sorted(Counter((way, why) for way, why, _ in impossible).items()):
+            yield f"{way} is not there for {count} of {len(self._rows)} tails and modes: {why}."
         for turn, (ways, _) in enumerate(TURNS):
-            planned = [item for item in self._plan.items if item.turn == turn]
-            left = [item for item in self._left_out if item.turn == turn]
-            if left:
-                notes.append(
-                    f"No time was left for {ways} in {len(left)} of {len(planned)} tails and modes,"
-                    f" from {_where(left[0])} on."
-                )
-        return notes
+            planned = sum(item.turn == turn for item in self._plan.items)
+            if left := [item for item in self._left_out if item.turn == turn]:
+                some = f"{len(left)} of {planned} tails and modes, from {_where(left[0])} on"
+                yield f"No time was left for {ways} in {some}."
 
     def _meanings(self) -> list[str]:
         notes = [

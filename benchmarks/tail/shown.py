@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ..modes import MODES
 from ..pictures import COLOURS, FAINT, INK, style
 from ..result import Result, Row, number
-from .ceilings import Ceilings
-from .modes import MODES
 from .rows import work_of
+from .work import Ceilings
 
 # Of whose times the fused tail's are a share of, in the small table.
 _RIVALS = ("eager", "compile", "compile-max-autotune", "cudnn-fused")
@@ -87,7 +87,6 @@ _LOOKS = {
     "compile": ("green", "^"),
     "compile-max-autotune": ("blue", "v"),
     "cudnn-fused": ("pink", "P"),
-    "cudnn-graph": ("orange", "X"),
     "moments": ("red", "$m$"),
     "materialise": ("red", "$p$"),
     "conv3-apart": ("red", "$c$"),

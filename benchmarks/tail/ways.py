@@ -8,15 +8,13 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fused_resnet.operation.computation import StrategyChoice
 from fused_resnet.strategy import use_strategy
 
 from ..modes import Mode
 from ..tails import Tail
-from . import cudnn_graph
-from .folded import fold
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 
@@ -90,6 +88,19 @@ def _check_cudnn(tail: Tail, mode: Mode) -> None:
         raise ImpossibleError("cuDNN needs a GPU")
 
 
+def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight (C, K, 1, 1) and bias (C) of the one convolution that computes ``norm(conv(x))`` in evaluation.
+
+    Inference engines do so, once, ahead of time. It rounds the weights: its error is larger than the unfused one.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
+    weight = (conv.weight.detach().double() * scale[:, None, None, None]).to(conv.weight.dtype)
+    bias = norm.bias.detach().double() - norm.running_mean.double() * scale
+    return weight.contiguous(memory_format=torch.channels_last), bias.to(conv.weight.dtype)
+
+
 def _addend(tail: Tail) -> Callable[[Tensor], Tensor]:
     """What is added: a shortcut's projection is a convolution of its own, its norm folded into it."""
     if tail.shortcut_conv is None or tail.shortcut_norm is None:
@@ -111,17 +122,6 @@ def _cudnn_fused(tail: Tail, mode: Mode) -> Forward:
     return forward
 
 
-def _cudnn_graph(tail: Tail, mode: Mode) -> Forward:
-    _check_cudnn(tail, mode)
-    assert tail.conv is not None
-    try:
-        graph = cudnn_graph.Graph(tail.conv, tail.norm)
-    except ImportError as error:
-        raise ImpossibleError("nvidia-cudnn-frontend is not installed") from error
-    addend = _addend(tail)
-    return lambda x, before: graph(x, addend(before))
-
-
 FUSED, EAGER = "fused", "eager"
 WAYS = {
     FUSED: Way("the fused operation", _fused, ours=True),
@@ -133,7 +133,6 @@ WAYS = {
         "torch.compile, max-autotune-no-cudagraphs", partial(_compiled, "max-autotune-no-cudagraphs"), turn=2
     ),
     "cudnn-fused": Way("cudnn_convolution_add_relu, the norm folded into the weight", _cudnn_fused),
-    "cudnn-graph": Way("a graph of nvidia-cudnn-frontend's", _cudnn_graph),
     "moments": Way("fused, by the strategy moments", partial(_forced, "moments"), ours=True),
     "materialise": Way("fused, by the strategy materialise", partial(_forced, "materialise"), ours=True),
     "conv3-apart": Way("the main branch's projection as a convolution, the rest fused", _conv3_apart, ours=True),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +11,8 @@ from torch import Tensor
 
 from benchmarks.clocks import WallClock
 from benchmarks.errors import EXTRA
-from benchmarks.tail import cudnn_graph, folded, measure, ways
-from benchmarks.tail.modes import MODES
+from benchmarks.modes import MODES
+from benchmarks.tail import measure, ways
 from benchmarks.tail.rotation import Case, Rotation, cache_bytes, copies_for
 from benchmarks.tail_shapes import RESNET18, RESNET50, TailShape
 from benchmarks.tails import Tail
@@ -57,7 +55,7 @@ def test_all_ways_compute_the_same(mode: Any) -> None:
     expected = ["fused", "eager", "eager-contiguous", *(["moments", "materialise"] * mode.training), "conv3-apart"]
     assert list(outcome.measured) == expected
     assert all(measured.error < 1e-5 for measured in outcome.measured.values())
-    assert outcome.impossible.keys() >= {"cudnn-fused", "cudnn-graph"}
+    assert outcome.impossible.keys() >= {"cudnn-fused"}
 
 
 @pytest.mark.parametrize("mode", ["training", "training+backward"])
@@ -105,7 +103,7 @@ def test_folded_norms_are_those_of_evaluation(index: int) -> None:
     tail = Tail(RESNET50[index].shrunk(2, 5, 16), torch.float32).eval()
     x, before = tail.inputs("cpu", torch.float32)
     assert tail.conv is not None
-    weight, bias = folded.fold(tail.conv, tail.norm)
+    weight, bias = ways.fold(tail.conv, tail.norm)
     with torch.no_grad():
         y = torch.relu(torch.conv2d(x, weight, bias) + ways._addend(tail)(before))
         torch.testing.assert_close(y, tail(x, before))
@@ -120,86 +118,7 @@ def test_folded_norms_are_those_of_evaluation(index: int) -> None:
         (SMALL, "eval", "cuDNN needs a GPU"),
     ],
 )
-@pytest.mark.parametrize("way", ["cudnn-fused", "cudnn-graph"])
-def test_ways_that_there_are_not_say_why(way: str, shape: TailShape, mode: str, reason: str) -> None:
+def test_cudnn_says_why_it_is_not_there(shape: TailShape, mode: str, reason: str) -> None:
     tail = Tail(shape, torch.float32).train(MODES[mode].training)
     with pytest.raises(ways.ImpossibleError, match=reason):
-        ways.WAYS[way].prepare(tail, MODES[mode])
-
-
-def test_cudnn_frontend_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> None:
-        raise ImportError("no cudnn")
-
-    monkeypatch.setattr(ways, "_check_cudnn", lambda *_: None)
-    monkeypatch.setattr(cudnn_graph, "load", missing)
-    with pytest.raises(ways.ImpossibleError, match="nvidia-cudnn-frontend is not installed"):
-        ways.WAYS["cudnn-graph"].prepare(Tail(SMALL, torch.float32).eval(), MODES["eval"])
-
-
-class FakeNode:
-    """A tensor of a graph: what it is, from the given ones."""
-
-    def __init__(self, value: Callable[[dict[Any, Tensor]], Tensor]) -> None:
-        self.value = value
-
-    def set_output(self, _: bool) -> FakeNode:
-        return self
-
-    def set_data_type(self, _: object) -> FakeNode:
-        return self
-
-
-class FakeGraph:
-    """As much of cuDNN's graphs as is used, computed by PyTorch when it is executed."""
-
-    def __init__(self, **_: object) -> None:
-        self.output: FakeNode
-
-    def tensor_like(self, tensor: Tensor) -> FakeNode:
-        node = FakeNode(lambda given: given[node])
-        return node
-
-    def conv_fprop(self, *, image: FakeNode, weight: FakeNode, **sizes: list[int]) -> FakeNode:
-        return FakeNode(lambda given: torch.conv2d(image.value(given), weight.value(given), None, **sizes))  # type: ignore[call-overload]
-
-    def mul(self, *, a: FakeNode, b: FakeNode) -> FakeNode:
-        return FakeNode(lambda given: a.value(given) * b.value(given))
-
-    def add(self, *, a: FakeNode, b: FakeNode) -> FakeNode:
-        return FakeNode(lambda given: a.value(given) + b.value(given))
-
-    def relu(self, *, input: FakeNode) -> FakeNode:
-        self.output = FakeNode(lambda given: input.value(given).relu())
-        return self.output
-
-    def build(self, _: object) -> None:
-        pass
-
-    def get_workspace_size(self) -> int:
-        return 0
-
-    def execute(self, given: dict[Any, Tensor], _: Tensor, *, handle: object) -> None:
-        given[self.output].copy_(self.output.value(given))
-
-
-@pytest.mark.parametrize("index", [1, 2])
-def test_cudnn_graph_is_the_tail(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its operations, as cuDNN itself needs a GPU."""
-    data_type = SimpleNamespace(FLOAT="float", HALF="half", BFLOAT16="bfloat16")
-    fake = SimpleNamespace(
-        create_handle=lambda: "handle",
-        set_stream=lambda **_: None,
-        pygraph=FakeGraph,
-        data_type=data_type,
-        heur_mode=SimpleNamespace(A="a", FALLBACK="fallback"),
-    )
-    monkeypatch.setattr(cudnn_graph, "load", lambda: fake)
-    monkeypatch.setattr(ways, "_check_cudnn", lambda *_: None)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(cuda_stream=0))
-    tail = Tail(RESNET50[index].shrunk(2, 5, 16), torch.float32).eval()
-    inputs = tail.inputs("cpu", torch.float32)
-    with torch.no_grad():
-        forward = ways.WAYS["cudnn-graph"].prepare(tail, MODES["eval"])
-        for _ in range(2):  # built by the first call
-            torch.testing.assert_close(forward(*inputs), tail(*inputs))
+        ways.WAYS["cudnn-fused"].prepare(tail, MODES[mode])

@@ -17,8 +17,8 @@ from fused_resnet.operation.computation import Needs, Tail
 for dependency in EXTRA:
     pytest.importorskip(dependency)
 
+from benchmarks.modes import MODES  # noqa: E402
 from benchmarks.tail.counts import counted  # noqa: E402
-from benchmarks.tail.modes import MODES  # noqa: E402
 from benchmarks.tail.passes import watch  # noqa: E402
 from benchmarks.tail_shapes import RESNET50  # noqa: E402
 
