@@ -31,9 +31,8 @@ from ..errors import UserError
 from ..progress import progress
 from ..provenance import available_cores, provenance
 from ..result import Result, Row
-from .rows import COLUMNS
-from .tails import BATCH, SIZE, Case, cases
-from .work import count_all
+from .cases import BATCH, SIZE, Case, cases
+from .rows import COLUMNS, count_all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

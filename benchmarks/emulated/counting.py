@@ -14,7 +14,7 @@ from fused_resnet.strategy import use_strategy
 from ..accuracy import tf32
 from ..emulator import Launch, is_activation, recorded_launches
 from ..tails import Tail
-from .tails import Case
+from .cases import Case
 
 
 @dataclass(frozen=True)

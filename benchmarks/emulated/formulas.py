@@ -16,8 +16,8 @@ from fused_resnet.operation.computation import Tail as SettledTail
 
 from ..tail_shapes import TailShape
 from ..tails import Tail
+from .cases import Case
 from .counting import emulated
-from .tails import Case
 
 _TILE, _NARROWEST_TILE = 128, 64
 # Products of bfloat16 for one of a weight and a float (csrc/exact_products.cuh).

@@ -26,8 +26,7 @@ from ..progress import progress
 from ..provenance import provenance
 from ..result import Result
 from .cases import cases
-from .columns import COLUMNS, NETWORK, summed
-from .measure import row_of
+from .measure import COLUMNS, NETWORK, row_of, summed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from matplotlib.patches import Patch
 
 from ..pictures import COLOURS, FAINT, style
 from ..result import Result, Row, number, text
-from .columns import DIRECTIONS, NETWORK, SIDES
+from .measure import DIRECTIONS, NETWORK, SIDES
 
 
 def of_network(result: Result) -> list[Row]:

@@ -6,7 +6,7 @@ from emulated import needs_emulator
 
 from benchmarks.__main__ import main
 from benchmarks.emulator import recorded_launches
-from benchmarks.host.columns import BLOCKS_OF_NETWORK, NETWORK, summed
+from benchmarks.host.measure import BLOCKS_OF_NETWORK, NETWORK, summed
 from benchmarks.host.shown import caption, draw, headline
 from benchmarks.result import number, read
 from fused_resnet import residual_tail, use_backend

@@ -1,4 +1,4 @@
-"""Which tails are counted, in which modes: those of the ResNets, with their channels and few rows."""
+"""Which tails are counted, in which modes, and the processes that count them: the emulator has one thread."""
 
 from __future__ import annotations
 
