@@ -2,11 +2,11 @@
 
 ==========  =======================================================================================================
 build       compiles the kernels for this GPU
-checks      the doctor, and forward and backward against float64, on side streams and in CUDA graphs
-tests       tests/kernels/test_cuda.py
-phases      `python -m benchmarks phases`: every phase of every tail of ResNet-50 and -18
-training    steps of ResNet-50, eager and fused: live, replayed as a CUDA graph, and the longest kernels of a trace
-evaluation  whole networks, of one image and of many, eager and fused
+checks      the doctor, and small cases of every kernel against float64
+tests       tests/kernels/test_cuda.py: tails and training steps on side streams and in CUDA graphs
+phases      `benchmarks phases`: every phase of every tail of ResNet-50 and -18
+training    `benchmarks training`: steps of ResNet-50, live and as a CUDA graph, host and device apart
+evaluation  the same of forward passes of whole networks, with one image and with many
 compiled    torch.compile as a peer, of training and of tails
 sanitize    small cases of every kernel under compute-sanitizer
 counters    Nsight Compute's metrics of the phases of layer1.1 and layer3.1
