@@ -93,6 +93,8 @@ class ForwardCall : Call<Tail, ForwardStep> {
     to.x = activations(from.x, from.stride, tail_.height, tail_.width);
     use(name + ".x", to.x.data, from.x, Step::input);
     to.channels_before = static_cast<int>(from.channels_before);
+    // x's vectors have to begin where y's do.
+    to.x.vectorised = to.x.vectorised && to.channels_before % vector() == 0;
     if (to.source == Source::projection) {
       to.weight = matrix(*from.weight);
       use(name + ".weight", to.weight.data, *from.weight, Step::input);
@@ -166,7 +168,7 @@ class ForwardCall : Call<Tail, ForwardStep> {
   bool read_in_vectors(const Branch& branch) const {
     if (branch.source == Source::none || fused_resnet::is_product(branch)) return true;
     if (branch.statistics == Statistics::product) return branch.materialised.vectorised;
-    return branch.x.vectorised && branch.channels_before % vector() == 0;
+    return branch.x.vectorised;
   }
 
   TailArguments arguments_;

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from compare import assert_accurate
+from compare import assert_accurate, assert_as_accurate_as_unfused
 from dispatched import Operators
 from emulated import compiled_forward, on_kernels
 from kernel_samples import CHANNELS, each_dtype, each_mode, each_number_of_products, in_mode, sample_of
 from memory_layouts import LAYOUTS
-from samples import build
+from samples import Branch, Sample, build
 
 MIXED = [("NCHW", "channels_last"), ("channels_last", "NCHW"), ("every other column", "repeated image")]
 PAIRS = [*((name, name) for name in LAYOUTS), *MIXED]
@@ -108,3 +108,13 @@ def test_forward_of_the_imaginary_part_of_a_conjugate(products, mode, device):
     assert all(x.is_neg() for x in inputs.values())
     with in_mode(tail, mode):
         assert_forward_is_accurate(tail, inputs)
+
+
+@on_kernels
+@pytest.mark.parametrize("source", ["direct", "projection"])
+@pytest.mark.parametrize(("dtype", "channels"), [(torch.float32, 4), (torch.float16, 8)], ids=["float32", "float16"])
+def test_padding_ahead_may_end_within_a_vector(source, dtype, channels, device):
+    """x's channels are whole vectors of 16 bytes, and in the output they begin in the middle of one."""
+    padded = Branch("zero_pad", in_channels=channels, placement="both", layout="channels_last")
+    sample = Sample(Branch(source, "eval", layout="channels_last"), padded, shape=(2, 2 * channels, 3, 3))
+    assert_as_accurate_as_unfused(*build(sample.with_dtype(dtype), device))
