@@ -49,6 +49,10 @@ def assert_accurate(
     )
 
 
+# Elements of a gradient whose error in one draw is a matter of luck.
+_FEW = 8
+
+
 @dataclass
 class Outcome:
     """What one computation of a tail gives."""
@@ -103,8 +107,10 @@ def assert_as_accurate_as_unfused(
     for name, gradient in tested.gradients.items():
         # With the activations' floor: where memory layouts differ, PyTorch rounds a norm's gradients to their dtype.
         both = eager.gradients[name], exact.gradients[name]
-        usual = partial(_usual_error, other or tail, inputs, dy, mask, name)
-        assert_accurate(f"gradient of {name}", gradient, *both, scales[name], tested.output.dtype, usual_error=usual)
+        usual = {}
+        if gradient.numel() <= _FEW:
+            usual["usual_error"] = partial(_usual_error, other or tail, inputs, dy, mask, name)
+        assert_accurate(f"gradient of {name}", gradient, *both, scales[name], tested.output.dtype, **usual)
     for prefix, branch in tail.named_children():
         own = ({n: b for n, b in result.buffers.items() if n.startswith(prefix)} for result in (tested, eager, exact))
         assert_statistics_accurate(*own, _floor_of_statistics(branch, dy, tested.output.dtype))
@@ -121,7 +127,8 @@ def _usual_error(tail: Tail, inputs: dict[str, Tensor], dy: Tensor, mask: Tensor
         drawn = (torch.randn_like(dy, dtype=torch.double) * size).to(dy.dtype)
         found, exact = (unfused(tail, inputs, drawn, mask, dtype).gradients[name] for dtype in (None, torch.float64))
         squares.append((found.double() - exact).square().sum().item())
-    return math.sqrt(sum(squares) / len(squares))
+    error = math.sqrt(sum(squares) / len(squares))
+    return error if math.isfinite(error) else 0.0  # what overflows unfused excuses nothing
 
 
 def _floor_of_statistics(branch, dy: Tensor, dtype: torch.dtype) -> float:

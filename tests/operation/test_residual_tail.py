@@ -1,5 +1,6 @@
 """`residual_tail` against the unfused modules, by the rule of `compare`: output, all gradients, running statistics."""
 
+import compare
 import pytest
 import torch
 from compare import assert_as_accurate_as_unfused, fused, unfused
@@ -36,6 +37,22 @@ def test_any_tail_of_several_tiles_is_as_accurate_as_the_unfused_modules(device,
     torch.manual_seed(seed)
     with use_strategy(strategy):
         assert_as_accurate_as_unfused(*build(sample, device, cut))
+
+
+def test_a_wrong_gradient_of_one_number_is_seen(monkeypatch, device):
+    """The rule takes PyTorch's usual error for it; that excuses what rounding does, and no more."""
+    sample = Sample(Branch("projection", "training", in_channels=1), None, None, (4, 1, 8, 4), torch.float16)
+    case = build(sample, device)
+
+    def wrong(*arguments):
+        outcome = fused(*arguments)
+        outcome.gradients["main.conv.weight"] += 1  # its terms are 20 in all, and cancel
+        return outcome
+
+    assert_as_accurate_as_unfused(*case)
+    monkeypatch.setattr(compare, "fused", wrong)
+    with pytest.raises(AssertionError, match=r"gradient of main\.conv\.weight: error"):
+        assert_as_accurate_as_unfused(*case)
 
 
 @each_strategy
