@@ -17,6 +17,7 @@ COLUMNS = [
     Column("saved", "counted", "B", "lower"),
     Column("saved / unfused", "counted", "", "lower"),
     Column("fused tails", "counted"),
+    Column("refused tails", "counted"),
     Column("output error", "measured", "", "lower", shown=False),
     Column("gradient error", "measured", "", "lower"),
     Column("evaluation error", "measured", "", "lower", shown=False),

@@ -55,7 +55,14 @@ def rows_of(name: str, settings: Settings, device: torch.device) -> Iterator[Row
     forwards = {WHOLE: networks.map(lambda network: _forward(network, x))}
     evaluation = _times(f"{name}, evaluation", forwards, settings.pairs, settings, device)
     for row in _rows(name, saved, {"step": step, "evaluation": evaluation}):
-        tails = {} if row["side"] == UNFUSED else {"fused tails": len(networks.fused_tails)}
+        tails = (
+            {}
+            if row["side"] == UNFUSED
+            else {
+                "fused tails": len(networks.fused_tails),
+                "refused tails": len(networks.refused_tails),
+            }
+        )
         yield {**row, **tails, **getattr(errors, str(row["side"])).row}
     if name == BLOCKS_OF:
         yield from _rows_of_blocks(name, networks.map(nn.Module.train), x, settings, device)

@@ -70,7 +70,7 @@ def row_of(case: Case, device: torch.device, rounds: int) -> Row:
         "kind": case.kind,
         "precision": "float32" if case.autocast is None else "autocast",
         **{name: Spread.of(values) for name, values in times.items()},
-        "ratio": Spread.of([b / a for a, b in zip(unfused, fused, strict=True)]),
+        "ratio": Spread.of_ratios(fused, unfused),
     }
 
 

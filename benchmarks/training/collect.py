@@ -101,7 +101,7 @@ def _row(job: Job, way: str, item: Item, seconds: dict[str, list[float]]) -> Row
         "way": way,
         "step": Spread.of([one * 1e3 for one in own]),
         "images/s": Spread.of([job.batch / one for one in own]),
-        "time / eager": Spread.of([a / b for a, b in zip(own, eager, strict=True)]) if eager and way != EAGER else None,
+        "time / eager": Spread.of_ratios(own, eager) if eager and way != EAGER else None,
         **{name: item.get("apart", {}).get(name) for name in ("host", "graph", "device")},
         "peak": item["peak_bytes"] / 1e6,
         "held": item["held_bytes"] / 1e6,
