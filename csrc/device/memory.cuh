@@ -44,6 +44,12 @@ DEVICE void copy_async_16(SharedOffset to, const void* from, bool valid) {
                "l"(__cvta_generic_to_global(from)), "r"(valid ? 16 : 0)
                : "memory");
 }
+// The same of 4 bytes, of which the first `count` are read and the others become zeros.
+DEVICE void copy_async_4(SharedOffset to, const void* from, int count) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)),
+               "l"(__cvta_generic_to_global(from)), "r"(count)
+               : "memory");
+}
 // Closes the group of this thread's copies since the last commit (it may be empty).
 DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most `pending` of this thread's newest groups are under way.

@@ -26,6 +26,7 @@ FAULTS = {
     "missing_commit": r"in flight: read of shared bytes",
     "wait_for_too_few": r"in flight: read of shared bytes \[(2[5-9]\d|[345]\d\d), ",
     "missing_barrier_after_wait": r"(race|in flight): (read|copy) of shared bytes",
+    "missing_warp_barrier_after_wait": r"(race|in flight): (read|copy) of shared bytes",
     "refill_before_barrier": r"(race|in flight): (read|copy) of shared bytes",
     "skipped_copy": r"uninitialised: read of shared bytes \[1(1[2-9]|2[0-7]), ",
     "copy_out_of_bounds": r"out of bounds: read of bytes \[\d+, \d+\) of buffer input, which has 512",
@@ -47,19 +48,22 @@ FAULTS = {
     "workspace_uninitialised": r"uninitialised: read of bytes \[508, 512\) of buffer workspace",
     "write_to_read_only": r"read-only: write of bytes \[\d+, \d+\) of buffer input",
 }
-# Correct twins whose output is the block's input in reverse order, times a number.
+# Correct twins whose output is the input with so many elements, a block's or fewer, in reverse order, times a number.
 MIRRORED = {
-    "missing_block_barrier": 1,
-    "warp_barrier_across_warps": 1,
-    "shared_uninitialised": 1,
-    "missing_wait": 1,
-    "missing_commit": 1,
-    "wait_for_too_few": 2,
-    "missing_barrier_after_wait": 1,
-    "refill_before_barrier": 3,
-    "skipped_copy": 1,
-    "copy_out_of_bounds": 1,
-    "source_overwritten": 1,
+    64: {
+        "missing_block_barrier": 1,
+        "warp_barrier_across_warps": 1,
+        "shared_uninitialised": 1,
+        "missing_wait": 1,
+        "missing_commit": 1,
+        "wait_for_too_few": 2,
+        "missing_barrier_after_wait": 1,
+        "refill_before_barrier": 3,
+        "skipped_copy": 1,
+        "copy_out_of_bounds": 1,
+        "source_overwritten": 1,
+    },
+    4: {"missing_warp_barrier_after_wait": 1},
 }
 WITH_GRID_BARRIER = {"block_skips_grid_barrier", "missing_grid_barrier"}
 CASES = [
@@ -108,9 +112,10 @@ def test_fault_is_reported(emulator, seed, name, cooperative):
 def test_correct_twin_runs(emulator, seed, name, cooperative):
     output = Arrays().run(emulator, name, False, cooperative).output
     assert not np.isnan(output).any()
-    if name in MIRRORED:
-        mirrored = Arrays().input.reshape(2, -1)[:, ::-1].reshape(-1)
-        np.testing.assert_array_equal(output, MIRRORED[name] * mirrored)
+    for length, mirrored in MIRRORED.items():
+        if name in mirrored:
+            reverse = Arrays().input.reshape(-1, length)[:, ::-1].reshape(-1)
+            np.testing.assert_array_equal(output, mirrored[name] * reverse)
     emulator.set_seed(0)
     np.testing.assert_array_equal(output, Arrays().run(emulator, name, False, cooperative).output)
 

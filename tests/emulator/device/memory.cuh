@@ -46,7 +46,11 @@ DEVICE void global_store(T* pointer, T value, emulator::Place place = emulator::
 
 DEVICE void copy_async_16(SharedOffset to, const void* from, bool valid,
                           emulator::Place place = emulator::Place::here()) {
-  emulator::copy_async_16(to, from, valid, place);
+  emulator::copy_async<16>(to, from, valid ? 16 : 0, place);
+}
+DEVICE void copy_async_4(SharedOffset to, const void* from, int count,
+                         emulator::Place place = emulator::Place::here()) {
+  emulator::copy_async<4>(to, from, count, place);
 }
 DEVICE void copy_async_commit() { emulator::copy_async_commit(); }
 template <int pending>

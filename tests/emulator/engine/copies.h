@@ -13,7 +13,8 @@ struct Copies {
   struct Copy {
     std::uint32_t to;
     const void* from;
-    bool valid;
+    int bytes;  // 4 or 16
+    int count;  // of these that are read
     int group;
     Place place;
   };
@@ -23,7 +24,9 @@ struct Copies {
   void reset();
 };
 
-void copy_async_16(std::uint32_t to, const void* from, bool valid, const Place& place);
+// Of the bytes the first `count` are read, and the others become zeros.
+template <int bytes>
+void copy_async(std::uint32_t to, const void* from, int count, const Place& place);
 void copy_async_commit();
 void copy_async_wait(int pending);
 // A thread may not end before its copies.

@@ -61,10 +61,11 @@ void global_write(const void* address, const Place& place) {
   area.traffic.distinct_written += finding.first_in_phase;
 }
 
+template <int bytes>
 void global_read_again(const void* address, const Place& place) {
-  Area& area = area_at<16>(address, "read", place);
-  const Finding finding = area.shadow.read<16>(offset(area, address), running->actor, area.alive_since);
-  check<16>(finding, area, address, "copy", place);
+  Area& area = area_at<bytes>(address, "read", place);
+  const Finding finding = area.shadow.read<bytes>(offset(area, address), running->actor, area.alive_since);
+  check<bytes>(finding, area, address, "copy", place);
 }
 
 #define INSTANTIATE(bytes)                                     \
@@ -76,5 +77,8 @@ INSTANTIATE(4);
 INSTANTIATE(8);
 INSTANTIATE(16);
 #undef INSTANTIATE
+template void global_read_again<1>(const void*, const Place&);
+template void global_read_again<4>(const void*, const Place&);
+template void global_read_again<16>(const void*, const Place&);
 
 }  // namespace fused_resnet::emulator

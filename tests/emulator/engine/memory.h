@@ -14,8 +14,10 @@ const char* shared_read(std::uint32_t offset, const Place& place);
 template <int bytes>
 char* shared_write(std::uint32_t offset, const Place& place);
 
-// A write of 16 bytes that may land at any time in between.
+// A write that may land at any time in between.
+template <int bytes>
 void shared_take_off(std::uint32_t offset, const Place& place);
+template <int bytes>
 char* shared_land(std::uint32_t offset);
 
 template <int bytes>
@@ -23,7 +25,8 @@ void global_read(const void* address, const Place& place);
 template <int bytes>
 void global_write(const void* address, const Place& place);
 
-// The last moment of a read of 16 bytes that began with `global_read`: counted once.
+// The last moment of a read that began with `global_read`: counted once.
+template <int bytes>
 void global_read_again(const void* address, const Place& place);
 
 }  // namespace fused_resnet::emulator

@@ -87,14 +87,16 @@ Finding Shadow::write(std::size_t offset, const Actor& actor, Time alive_since) 
   return finding;
 }
 
+template <int bytes>
 Finding Shadow::take_off(std::size_t offset, const Actor& actor, Time alive_since) {
-  const Finding finding = check_write<16>(offset, actor, alive_since);
-  std::fill_n(writes() + offset, 16, Stamp(actor, in_flight));
+  const Finding finding = check_write<bytes>(offset, actor, alive_since);
+  std::fill_n(writes() + offset, bytes, Stamp(actor, in_flight));
   return finding;
 }
 
+template <int bytes>
 void Shadow::land(std::size_t offset, const Actor& actor) {
-  std::fill_n(writes() + offset, 16, Stamp(actor, same_thread));
+  std::fill_n(writes() + offset, bytes, Stamp(actor, same_thread));
 }
 
 #define INSTANTIATE(bytes)                                               \
@@ -104,6 +106,13 @@ INSTANTIATE(1);
 INSTANTIATE(2);
 INSTANTIATE(4);
 INSTANTIATE(8);
+INSTANTIATE(16);
+#undef INSTANTIATE
+
+#define INSTANTIATE(bytes)                                                   \
+  template Finding Shadow::take_off<bytes>(std::size_t, const Actor&, Time); \
+  template void Shadow::land<bytes>(std::size_t, const Actor&)
+INSTANTIATE(4);
 INSTANTIATE(16);
 #undef INSTANTIATE
 

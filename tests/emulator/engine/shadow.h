@@ -26,8 +26,10 @@ class Shadow {
   template <int bytes>
   Finding write(std::size_t offset, const Actor& actor, Time alive_since);
 
-  // A write of 16 bytes that may land at any time until `land`.
+  // A write that may land at any time until `land`.
+  template <int bytes>
   Finding take_off(std::size_t offset, const Actor& actor, Time alive_since);
+  template <int bytes>
   void land(std::size_t offset, const Actor& actor);
 
   const Stamp* writes() const { return reinterpret_cast<const Stamp*>(writes_.first()); }

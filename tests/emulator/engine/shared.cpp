@@ -46,17 +46,19 @@ char* shared_write(std::uint32_t offset, const Place& place) {
   return block.shared.first() + offset;
 }
 
+template <int bytes>
 void shared_take_off(std::uint32_t offset, const Place& place) {
-  check_address<16>(offset, "copy", place);
+  check_address<bytes>(offset, "copy", place);
   Block& block = *running->block;
-  const Finding finding = block.shared_shadow.take_off(offset, running->actor, block.began);
-  if (finding.verdict != Verdict::fine) fault(finding, "copy", shared_bytes(offset, 16), place);
-  note_shared(offset, 16);
+  const Finding finding = block.shared_shadow.take_off<bytes>(offset, running->actor, block.began);
+  if (finding.verdict != Verdict::fine) fault(finding, "copy", shared_bytes(offset, bytes), place);
+  note_shared(offset, bytes);
 }
 
+template <int bytes>
 char* shared_land(std::uint32_t offset) {
   Block& block = *running->block;
-  block.shared_shadow.land(offset, running->actor);
+  block.shared_shadow.land<bytes>(offset, running->actor);
   return block.shared.first() + offset;
 }
 
@@ -67,6 +69,13 @@ INSTANTIATE(1);
 INSTANTIATE(2);
 INSTANTIATE(4);
 INSTANTIATE(8);
+INSTANTIATE(16);
+#undef INSTANTIATE
+
+#define INSTANTIATE(bytes)                                           \
+  template void shared_take_off<bytes>(std::uint32_t, const Place&); \
+  template char* shared_land<bytes>(std::uint32_t)
+INSTANTIATE(4);
 INSTANTIATE(16);
 #undef INSTANTIATE
 

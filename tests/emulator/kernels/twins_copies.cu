@@ -63,6 +63,23 @@ missing_barrier_after_wait(PARAMETER Twin twin) {
   output(twin, shared_load<float>(mirrored(0)));  // FAULT: missing_barrier_after_wait
 }
 
+// The same among the threads of a warp. Bytes that are not read become zeros.
+template <bool faulty>
+KERNEL(twin_threads, 1)
+missing_warp_barrier_after_wait(PARAMETER Twin twin) {
+  const int neighbour = thread_index() ^ 3;
+  shared_store(4 * neighbour, 1.0f);
+  shared_store(4 * (twin_threads + thread_index()), 1.0f);
+  block_sync();
+  copy_async_4(4 * thread_index(), twin.input + element(), 4);  // FAULT: missing_warp_barrier_after_wait
+  copy_async_4(4 * (twin_threads + thread_index()), twin.input + element(), 0);
+  copy_async_commit();
+  copy_async_wait<0>();
+  if (!faulty) warp_sync();
+  const float copied = shared_load<float>(4 * neighbour);  // FAULT: missing_warp_barrier_after_wait
+  output(twin, copied + shared_load<float>(4 * (twin_threads + thread_index())));
+}
+
 template <bool faulty>
 KERNEL(twin_threads, 1)
 refill_before_barrier(PARAMETER Twin twin) {
@@ -128,9 +145,11 @@ leaked_copy(PARAMETER Twin twin) {
 }
 
 const Registered registered{
-    TWINS(missing_wait),          TWINS(missing_commit), TWINS(wait_for_too_few),   TWINS(missing_barrier_after_wait),
-    TWINS(refill_before_barrier), TWINS(skipped_copy),   TWINS(copy_out_of_bounds), TWINS(source_overwritten),
-    TWINS(leaked_copy),
+    TWINS(missing_wait),          TWINS(missing_commit),
+    TWINS(wait_for_too_few),      TWINS(missing_barrier_after_wait),
+    TWINS(refill_before_barrier), TWINS(skipped_copy),
+    TWINS(copy_out_of_bounds),    TWINS(source_overwritten),
+    TWINS(leaked_copy),           TWINS(missing_warp_barrier_after_wait),
 };
 
 }  // namespace
