@@ -103,13 +103,17 @@ def launches_left_out() -> Iterator[None]:
 
 def _launch(record: dict[str, Any]) -> Launch:
     phases = [
-        Phase(Work(**phase["work"]), {name: Traffic(**traffic) for name, traffic in phase["buffers"].items()})
+        Phase(Work(**phase["work"]), {_name(names): Traffic(**traffic) for names, traffic in phase["buffers"].items()})
         for phase in record["phases"]
     ]
     return Launch(record["kernel"], record["cooperative"], record["blocks"], phases)
 
 
+def _name(names: str) -> str:
+    """Of a buffer behind several pointers: dy is g, too, where nobody writes g."""
+    return "+".join(dict.fromkeys(names.split("+")))
+
+
 def is_activation(buffer: str) -> bool:
     """Whether the buffer is as large as the rows are many: no weight, vector or partial sum."""
-    # Without a relu, g is dy: memory under two names.
-    return buffer in ("dy", "dy+dy", "y", "g") or buffer.endswith((".x", ".materialised", ".dx", ".dp"))
+    return buffer in ("dy", "y", "mask", "g") or buffer.endswith((".x", ".materialised", ".dx", ".dp"))

@@ -14,6 +14,7 @@ from fused_resnet.cost import traffic
 from fused_resnet.operation.branches import Branch
 from fused_resnet.operation.computation import Gradients, StrategyChoice, settle
 from fused_resnet.operation.layouts import empty_gradients, empty_output
+from fused_resnet.operation.relu_mask import empty_mask
 from fused_resnet.strategy import use_strategy
 
 from .tails import every_gradient
@@ -30,6 +31,7 @@ class Launches:
     Attributes:
         tail: with the strategies that were chosen.
         y: the output, which forward writes.
+        mask: of its relu, packed, which forward writes, too.
         forward: the module's call. `backward` reads what it keeps: forward runs ahead of that.
     """
 
@@ -38,7 +40,8 @@ class Launches:
         with use_strategy(strategy):
             self.tail = settle(KernelComputation(module), branches, relu=True, backward=True)
         self.y = empty_output(self.tail.branches)
-        self.forward = forward_call(module, self.tail, self.y, keep=True)
+        self.mask = empty_mask(self.tail.branches)
+        self.forward = forward_call(module, self.tail, self.y, keep=True, mask=self.mask)
 
     @cached_property
     def gradients(self) -> list[Gradients]:
@@ -50,12 +53,12 @@ class Launches:
     def backward(self) -> Any:
         """The module's call."""
         statistics = [kept(branch, self.forward.statistics(i)) for i, branch in enumerate(self.tail.branches)]
-        return backward_call(self._module, self.tail, self._read, self.y, statistics, self.gradients)
+        return backward_call(self._module, self.tail, self._read, self.mask, statistics, self.gradients)
 
     @cached_property
     def _read(self) -> Tensor:
         """The output's gradient as the kernels can read it: itself, or a copy."""
-        return readable_gradient(self.tail, self._dy, self.y)
+        return readable_gradient(self.tail, self._dy)
 
     def run_backward(self) -> None:
         """In one launch, with the copy ahead of it where there is one."""
@@ -74,4 +77,4 @@ class Launches:
         """That each direction has to move, the copy included."""
         copied = 0 if self._read is self._dy else 2 * self._read.nbytes
         backward = traffic.backward(self.tail, every_gradient(self.tail)).bytes
-        return {FORWARD: traffic.forward(self.tail).bytes, BACKWARD: backward + copied}
+        return {FORWARD: traffic.forward(self.tail, keep=True).bytes, BACKWARD: backward + copied}

@@ -31,7 +31,8 @@ def counted_bytes(
     directions move, where all gradients are asked for.
     """
     tail = described(shape, training, strategies, {2: torch.bfloat16, 4: torch.float32}[element_size])
-    return traffic.forward(tail).bytes + (traffic.backward(tail, every_gradient(tail)).bytes if backward else 0)
+    forward = traffic.forward(tail, keep=backward).bytes
+    return forward + (traffic.backward(tail, every_gradient(tail)).bytes if backward else 0)
 
 
 def described(shape: TailShape, training: bool, strategies: Sequence[Strategy], dtype: torch.dtype) -> DescribedTail:

@@ -42,16 +42,10 @@ struct Affine {
   DEVICE float operator()(float x) const { return device::fma(x - centre, scale, shift); }
 };
 
-// dy where y is not negative or zero.
-template <class Element>
-DEVICE Element masked(Element dy, Element y) {
-  return device::to_float(y) <= 0.0f ? Element{} : dy;  // NaN passes dy, as in PyTorch
-}
-
-// The same with y = norm(z), rounded as y was.
+// dy where y = norm(z), rounded as y was, is not negative or zero. NaN passes dy, as in PyTorch.
 template <class Element>
 DEVICE Element masked_by_input(Element dy, Element z, const Affine& norm) {
-  return masked(dy, device::from_float<Element>(norm(device::to_float(z))));
+  return device::to_float(device::from_float<Element>(norm(device::to_float(z)))) <= 0.0f ? Element{} : dy;
 }
 
 // Affines of up to two tensors for the tile's channels, in shared memory.

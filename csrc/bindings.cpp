@@ -39,13 +39,15 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       .def_readonly("mu", &NormStatistics::mu, "(K) float32, mean of x where it was computed")
       .def_readonly("cov", &NormStatistics::cov, "(K, K) float32, covariance of x where it was computed");
 
-  py::class_<ForwardCall>(module, "Forward", py::module_local(), "A checked forward call that writes y.")
-      .def(py::init(
-               [](BranchArguments main, std::optional<BranchArguments> shortcut, at::Tensor y, bool relu, bool tf32) {
-                 return std::make_unique<ForwardCall>(
-                     TailArguments{std::move(main), std::move(shortcut), std::move(y), relu, tf32});
-               }),
-           py::kw_only(), py::arg("main"), py::arg("shortcut"), py::arg("y"), py::arg("relu"), py::arg("tf32"))
+  py::class_<ForwardCall>(module, "Forward", py::module_local(),
+                          "A checked forward call that writes y and, where it is given, the mask of its relu.")
+      .def(py::init([](BranchArguments main, std::optional<BranchArguments> shortcut, at::Tensor y, OptionalTensor mask,
+                       bool relu, bool tf32) {
+             return std::make_unique<ForwardCall>(
+                 TailArguments{std::move(main), std::move(shortcut), std::move(y), std::move(mask), relu, tf32});
+           }),
+           py::kw_only(), py::arg("main"), py::arg("shortcut"), py::arg("y"), py::arg("mask"), py::arg("relu"),
+           py::arg("tf32"))
       .def(
           "run", [](const ForwardCall& call) { call.run(Phase::all); }, py::call_guard<py::gil_scoped_release>())
       .def(
@@ -84,11 +86,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
 
   py::class_<BackwardCall>(module, "Backward", py::module_local(), "A checked backward call that writes gradients.")
       .def(py::init([](BranchGradientArguments main, std::optional<BranchGradientArguments> shortcut, at::Tensor dy,
-                       OptionalTensor y, bool tf32) {
+                       OptionalTensor mask, bool relu, bool tf32) {
              return std::make_unique<BackwardCall>(
-                 GradientArguments{std::move(main), std::move(shortcut), std::move(dy), std::move(y), tf32});
+                 GradientArguments{std::move(main), std::move(shortcut), std::move(dy), std::move(mask), relu, tf32});
            }),
-           py::kw_only(), py::arg("main"), py::arg("shortcut"), py::arg("dy"), py::arg("y"), py::arg("tf32"))
+           py::kw_only(), py::arg("main"), py::arg("shortcut"), py::arg("dy"), py::arg("mask"), py::arg("relu"),
+           py::arg("tf32"))
       .def(
           "run", [](const BackwardCall& call) { call.run(GradientPhase::all); },
           py::call_guard<py::gil_scoped_release>())
@@ -124,11 +127,13 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
       "y of a tail, branches as fused_resnet.operation.branches has them, where one like it is remembered; else None.");
   module.def("is_unknown", &is_unknown, py::kw_only(), py::arg("main"), py::arg("shortcut"), py::arg("relu"),
              "Whether nothing is remembered of such tails, and could be.");
-  module.def("remember", &remember, py::kw_only(), py::arg("main"), py::arg("shortcut"), py::arg("relu"),
-             py::arg("call"), py::arg("given"), py::arg("saved"), py::arg("settings"),
-             "Remembers a forward call for tails like this one; false where it cannot be made again. `given` are what "
-             "it was described with: the 8 tensors of main and of shortcut, y, and 4 statistics of each, all of them "
-             "distinct objects; `saved`, of these, what backward needs; `settings` are handed to on_backward()'s.");
+  module.def(
+      "remember", &remember, py::kw_only(), py::arg("main"), py::arg("shortcut"), py::arg("relu"), py::arg("call"),
+      py::arg("given"), py::arg("saved"), py::arg("settings"),
+      "Remembers a forward call for tails like this one; false where it cannot be made again. `given` are what "
+      "it was described with: the 8 tensors of main and of shortcut, y, 4 statistics of each, and the relu's mask, "
+      "all of them distinct objects; `saved`, of these, what backward needs; `settings` are handed to "
+      "on_backward()'s.");
   module.def("remember_library", &remember_library, py::kw_only(), py::arg("main"), py::arg("shortcut"),
              py::arg("relu"), py::arg("of_main"), py::arg("of_shortcut"),
              "Remembers which projections of tails like this one PyTorch's own convolutions compute.");

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <affine.cuh>
+#include <mask.cuh>
 #include <products.cuh>
 
 namespace fused_resnet {
@@ -114,7 +115,8 @@ struct Addend {
 
 DEVICE float rectified(float x) { return x <= 0.0f ? 0.0f : x; }  // NaN stays NaN
 
-// Calls `store(pixel, channel, values)` for the lane's vectors of the tile that are in `to`.
+// Calls `store(pixel, channel, values)` for the lane's vectors of the tile that are in `to`. The output of a relu
+// leaves its mask, where it is kept.
 template <class Element, class Store>
 DEVICE void for_each_stored(const Tail& tail, const Activations& to, const Accumulators& sum, TilePlace place,
                             bool relu, Store store) {
@@ -127,6 +129,8 @@ DEVICE void for_each_stored(const Tail& tail, const Activations& to, const Accum
 #pragma unroll
     for (int i = 0; i < Columns::vector; ++i)
       result.values[i] = device::from_float<Element>(relu ? rectified(value(i)) : value(i));
+    if (relu && tail.mask.bytes != nullptr)
+      device::global_store(mask_place<Element>(tail.mask, row, channel), mask_byte(result.values));
     store(static_cast<Element*>(to.data) + row_offset(tail, to, row) + channel * to.stride_c, channel, result);
   });
 }

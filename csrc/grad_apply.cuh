@@ -14,9 +14,9 @@
 namespace fused_resnet {
 
 // Writes zeros to the pixels of dx that no row reads, a column of tiles.
-template <class Element, int V>
-DEVICE void zero_pass(const Tail& tail, const BranchGradient& own, TileColumn tile, const Share<V>& share, int pass) {
-  using Values = Channels<Element, V>;
+template <class Element, int V, bool vectorised>
+DEVICE void zero_pass(const Tail& tail, const BranchGradient& own, TileColumn tile, const Share<V, vectorised>& share,
+                      int pass) {
   const int channel = tile.channel() + pass + share.column();
   if (channel >= own.dx.channels) return;
   auto* out = static_cast<Element*>(own.dx.data) + channel * own.dx.stride_c;
@@ -34,7 +34,8 @@ DEVICE void zero_pass(const Tail& tail, const BranchGradient& own, TileColumn ti
     for (int i = 0; i < cell.stride && i < below; ++i)
 #pragma unroll 1
       for (int j = i == 0 ? 1 : 0; j < cell.stride && j < beside; ++j)
-        device::global_store(reinterpret_cast<Values*>(pixel + i * cell.stride_h + j * cell.stride_w), Values{});
+        store_streamed<vectorised>(pixel + i * cell.stride_h + j * cell.stride_w, own.dx, channel,
+                                   Channels<Element, V>{});
   }
 }
 
@@ -69,8 +70,8 @@ DEVICE void direct_tiles(const TailGradient& gradient, int index, TileColumn col
                    [&](int of, int channel) { return norm_gradient(gradient, index, of, channel, masks); });
   device::block_sync();
   const BranchGradient& own = gradient.branches[index];
-  stream_tiles<Element>(tail, own.dx, {branch.x, is_training(branch) || masks, 0}, {gradient.g, true, 0},
-                        own.vectorised, false, column, masks);
+  stream_tiles<Element>(tail, own.dx, {branch.x, is_training(branch) || masks, 0},
+                        {gradient.g, true, 0, masks_g(gradient)}, own.vectorised, false, column, masks);
 }
 
 template <class Element>
@@ -79,9 +80,52 @@ DEVICE void zero_pad_tiles(const TailGradient& gradient, int index, TileColumn c
   const BranchGradient& own = gradient.branches[index];
   Affines::prepare(column.channel(), own.dx.channels, [](int, int) { return Affine{0.0f, 1.0f, 0.0f}; });
   device::block_sync();
-  stream_tiles<Element>(gradient.tail, own.dx, {gradient.g, true, -before}, {gradient.g, false, 0}, own.vectorised,
-                        false, column);
+  stream_tiles<Element>(gradient.tail, own.dx, {gradient.g, true, -before, masks_g(gradient)}, {gradient.g, false, 0},
+                        own.vectorised, false, column);
 }
+
+// The masks of the rows that a stage's first operand has of g, from channel k on; behind that operand.
+template <class Element>
+struct RowMasks {
+  using Traits = TileTraits<Element>;
+  static_assert(Traits::row_chunks == 4, "neighbours' chunks");
+  static_assert(tile_rows * tile_depth_bytes + StageMask<Element>::bytes <= operand_bytes);
+
+  const Tail& tail;
+  const Activations& g;
+
+  // Starts the copies that go with those of g (`copy_rows`).
+  DEVICE void copy(int row, int k, SharedOffset stage) const {
+    if (!g.vectorised) return;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) of(stage).copy(i, row + own_row(i), tail.rows, k);
+  }
+
+  // Masks what this thread has copied.
+  DEVICE void apply(int row, int k, SharedOffset stage) const {
+    if (!g.vectorised) return apply_to_elements(row, k, stage);
+    device::warp_sync();
+#pragma unroll 1
+    for (int i = 0; i < 2; ++i)
+      of(stage).apply(i, stage + row_chunk(own_row(i), device::thread_index() % Traits::row_chunks));
+  }
+
+ private:
+  DEVICE StageMask<Element> of(SharedOffset stage) const { return {tail, stage + tile_rows * tile_depth_bytes}; }
+  DEVICE static int own_row(int number) { return device::thread_index() / Traits::row_chunks + number * tile_rows / 2; }
+
+  DEVICE void apply_to_elements(int row, int k, SharedOffset stage) const {
+    const HalfRow<Element> own(g.stride_c);
+    if (row + own.row >= tail.rows) return;
+#pragma unroll 1
+    for (int i = 0; i < HalfRow<Element>::elements && k + own.first + i < tail.channels; ++i) {
+      const int channel = k + own.first + i;
+      const SharedOffset at = stage + row_element<Element>(own.row, own.first + i);
+      const unsigned bits = device::global_load(mask_place<Element>(tail.mask, row + own.row, channel));
+      device::shared_store(at, masked(device::shared_load<Element>(at), bits, channel % Traits::vector));
+    }
+  }
+};
 
 // Steps of a product with a factor, `steps` of which are the matrix's.
 template <class Products>
@@ -116,12 +160,19 @@ DEVICE void projection_tiles(const TailGradient& gradient, int index, TileColumn
             of_g = tiles_of(g.channels, TileTraits<Element>::depth);
   const int firsts = quadratic ? factor_steps<Products>(own.quadratic, of_x) : 0;
   const int steps = firsts + factor_steps<Products>(own.folded, of_g);
+  const bool masks = !recomputed && masks_g(gradient);
+  const RowMasks<Element> row_masks{tail, g};
+  const auto channel_of_g = [&](int step) { return (step - firsts) % of_g * TileTraits<Element>::depth; };
   Accumulators sum;
   run_tiles(
       tail, column, steps,
       [&](int row, int step, SharedOffset stage) {
         if (step < firsts) return copy_factor<Element>(tail, x, own.quadratic, inputs, row, channel, step, of_x, stage);
         copy_factor<Element>(tail, g, own.folded, inputs, row, channel, step - firsts, of_g, stage);
+        if (masks) row_masks.copy(row, channel_of_g(step), stage);
+      },
+      [&](int row, int step, SharedOffset stage) {
+        if (masks && step >= firsts) row_masks.apply(row, channel_of_g(step), stage);
       },
       [&](int row, int step, SharedOffset stage) {
         const TilePlace place{row, tail.rows, channel};

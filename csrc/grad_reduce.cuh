@@ -4,8 +4,8 @@
 //   product     g^T (x - shift) of a projection, 128 x 128 channels an item
 //   recomputed  p = x W^T once more, tile by tile and not written, for sum g, sum g (p - mean)
 //
-// g = dy where y > 0 is made on the way from memory to the sums. One branch leads: its items, those of the first input
-// channels where there are several for the same g, also write g for the phases to come, and sum it.
+// g = dy where y > 0 is made by the mask on the way from memory to the sums. One branch leads: its items, those of the
+// first input channels where there are several for the same g, also write g for the phases to come, and sum it.
 #pragma once
 
 #include <gradient_items.h>
@@ -13,10 +13,13 @@
 
 namespace fused_resnet {
 
-// A stage holds g, what it is multiplied with, and y.
-using GradientRing = RingOf<3, 3 * operand_bytes>;
+// A stage holds g, what it is multiplied with, and g's mask.
+using GradientRing = RingOf<4, 2 * operand_bytes + 2 * block_threads>;
 constexpr SharedOffset gradient_shifts = GradientRing::stages * GradientRing::bytes;
-constexpr int gradient_shared_bytes = gradient_shifts + 4 * tile_columns;
+// Two sums for each column of each warp (`RecomputedSums`) lie behind the stages and slabs.
+constexpr int recomputed_sums_bytes = block_threads / device::warp_size * warp_columns * 2 * sizeof(float);
+constexpr int gradient_shared_bytes = slabs_bytes + recomputed_sums_bytes;
+static_assert(gradient_shared_bytes >= gradient_shifts + 4 * tile_columns);
 static_assert(gradient_shared_bytes >= shared_bytes, "the other phases find their memory");
 // Two blocks of 82,944 bytes fit a multiprocessor of sm_80, with what the system keeps of it.
 static_assert(gradient_shared_bytes + 1024 <= 82 * 1024);
@@ -26,7 +29,6 @@ template <class Element, bool masks>
 struct Incoming {
   using Vector = Vector16<Element>;
   using Traits = PixelTraits<Element, wide>;
-  static constexpr SharedOffset y_operand = 2 * operand_bytes;
 
   const TailGradient& gradient;
   const Activations& from;
@@ -39,11 +41,11 @@ struct Incoming {
   DEVICE auto at(int row) const {
     const Tail& tail = gradient.tail;
     const Element* dy = row_pointer<Element>(tail, from, row);
-    const Element* y = relu() ? row_pointer<Element>(tail, tail.y, row) : nullptr;
+    const std::uint8_t* mask = relu() ? mask_place<Element>(tail.mask, row, 0) : nullptr;
     Element* g = writes ? const_cast<Element*>(row_pointer<Element>(tail, gradient.g, row)) : nullptr;
-    return [this, dy, y, g](int c) {
+    return [this, dy, mask, g](int c) {
       Element value = device::global_load(dy + c * from.stride_c);
-      if (y != nullptr) value = masked(value, device::global_load(y + c * gradient.tail.y.stride_c));
+      if (mask != nullptr) value = masked(value, device::global_load(mask + c / Vector::size), c % Vector::size);
       if (g != nullptr) device::global_store(g + c * gradient.g.stride_c, value);
       return value;
     };
@@ -57,32 +59,37 @@ struct Incoming {
       return copy_pixel_elements<Element, Traits>(from.stride_c != 1, row, end, channel, tail.channels, locate, stage);
     }
     copy_pixels<Element, Traits>(tail, from, row, end, channel, stage);
-    if (relu()) copy_pixels<Element, Traits>(tail, tail.y, row, end, channel, stage + y_operand);
+    if (!relu()) return;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const PixelChunk<Traits> chunk(i);
+      mask_of(stage).copy(i, row + chunk.pixel, end, channel + chunk.column);
+    }
   }
 
   // Masks what this thread has copied.
   DEVICE void prepare(int row, int end, int channel, SharedOffset stage) const {
     if (!vectorised() || !relu()) return;
+    device::warp_sync();
 #pragma unroll 1
     for (int i = 0; i < 2; ++i) {
       const PixelChunk<Traits> chunk(i);
-      auto values = device::shared_load<Vector>(stage + chunk.offset());
-      const auto y = device::shared_load<Vector>(stage + y_operand + chunk.offset());
-#pragma unroll
-      for (int j = 0; j < Vector::size; ++j) values.values[j] = masked(values.values[j], y.values[j]);
-      device::shared_store(stage + chunk.offset(), values);
+      const Vector values = mask_of(stage).apply(i, stage + chunk.offset());
       const int pixel = row + chunk.pixel, first = channel + chunk.column;
       if (!writes || pixel >= end || first >= gradient.tail.channels) continue;
       const Element* g = row_pointer<Element>(gradient.tail, gradient.g, pixel) + first;
       device::global_store(reinterpret_cast<Vector*>(const_cast<Element*>(g)), values);
     }
   }
+
+ private:
+  DEVICE StageMask<Element> mask_of(SharedOffset stage) const { return {gradient.tail, stage + 2 * operand_bytes}; }
 };
 
 // dy, on its way to become g; `leads`: these items are the ones that write and sum it.
 template <class Element>
 DEVICE Incoming<Element, true> incoming_output(const TailGradient& gradient, bool leads) {
-  return {gradient, gradient.dy, leads && gradient.tail.relu && gradient.g.data != nullptr};
+  return {gradient, gradient.dy, leads && gradient.writes_g};
 }
 
 // Whether the only source masks; a projection never does, and its kernels need not know.
@@ -103,38 +110,37 @@ DEVICE Affine forward_affine(const Branch& branch, int channel) {
 }
 
 // Of a pass of a tile's columns, the tile beginning at channel `first`.
-template <class Element, int V>
-DEVICE void dot_pass(const TailGradient& gradient, int index, int range, int first, int pass, const Share<V>& share,
-                     bool masks) {
+template <class Element, int V, bool vectorised>
+DEVICE void dot_pass(const TailGradient& gradient, int index, int range, int first, int pass,
+                     const Share<V, vectorised>& share, bool masks) {
   using Values = Channels<Element, V>;
-  constexpr int batch = V > 4 ? 2 : 4;  // of three tensors
+  constexpr int batch = vectorised ? 3 : 1;  // of two tensors
   const Tail& tail = gradient.tail;
   const Branch& branch = tail.branches[index];
   const BranchGradient& own = gradient.branches[index];
   const bool dots = own.reduction == Reduction::dot, leads = index == gradient.leader;
-  constexpr int part = V < 4 ? V : 4;
+  constexpr int part = 4;
   const RowRange rows(tail, gradient.partition, range);
   const int channel = first + pass + share.column();
-  const StreamedColumn<Element, V> dy(gradient.dy, true, channel), y(tail.y, tail.relu && !masks, channel),
-      z(branch.x, dots || masks, channel);
+  const StreamedColumn<Element, V, vectorised> dy(gradient.dy, true, channel), z(branch.x, dots || masks, channel);
   Element* g = nullptr;
-  if (leads && tail.relu && !masks && gradient.g.data != nullptr)
-    g = static_cast<Element*>(gradient.g.data) + channel * gradient.g.stride_c;
+  if (leads && gradient.writes_g) g = static_cast<Element*>(gradient.g.data) + channel * gradient.g.stride_c;
   float means[V], sums[2][V] = {};
 #pragma unroll
   for (int i = 0; i < V; ++i)
     means[i] = dots && channel + i < tail.channels ? device::global_load(branch.mean + channel + i) : 0.0f;
   if (dy.channel != nullptr)
     for_each_batch<batch>(rows, share, [&](auto row) {
-      Values loaded[batch][3];
+      Values loaded[batch][2];
+      std::uint8_t bits[batch];
 #pragma unroll
       for (int j = 0; j < batch; ++j) {
         const bool exists = row(j) < rows.end;
         loaded[j][0] = exists ? dy.load(tail, row(j)) : Values{};
-        loaded[j][1] = exists ? y.load(tail, row(j)) : Values{};
-        loaded[j][2] = exists ? z.load(tail, row(j)) : Values{};
+        loaded[j][1] = exists ? z.load(tail, row(j)) : Values{};
+        bits[j] =
+            exists && tail.relu && !masks ? device::global_load(mask_place<Element>(tail.mask, row(j), channel)) : 0;
       }
-      StreamedSums<V> batch_sums(sums);
 #pragma unroll
       for (int j = 0; j < batch; ++j) {
         if (row(j) >= rows.end) break;
@@ -146,21 +152,21 @@ DEVICE void dot_pass(const TailGradient& gradient, int index, int range, int fir
             Affines::load(0, pass + share.column() + from, affines);
 #pragma unroll
             for (int i = 0; i < part; ++i)
-              incoming.at[from + i] = masked_by_input(incoming.at[from + i], loaded[j][2].at[from + i], affines[i]);
+              incoming.at[from + i] = masked_by_input(incoming.at[from + i], loaded[j][1].at[from + i], affines[i]);
           }
         } else if (tail.relu) {
 #pragma unroll
-          for (int i = 0; i < V; ++i) incoming.at[i] = masked(incoming.at[i], loaded[j][1].at[i]);
+          for (int i = 0; i < V; ++i) incoming.at[i] = masked(incoming.at[i], bits[j], i);
         }
         if (g != nullptr)
-          device::global_store(reinterpret_cast<Values*>(g + row_offset(tail, gradient.g, row(j))), incoming);
+          store_streamed<vectorised>(g + row_offset(tail, gradient.g, row(j)), gradient.g, channel, incoming);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
           const float value = device::to_float(incoming.at[i]);
-          batch_sums.add(i, value, value, device::to_float(loaded[j][2].at[i]) - means[i]);
+          sums[0][i] += value;
+          sums[1][i] = device::fma(value, device::to_float(loaded[j][1].at[i]) - means[i], sums[1][i]);
         }
       }
-      batch_sums.finish();
     });
   join_streamed(share, sums, [&](int column, float sum, float dot) {
     const int at = first + pass + column;
@@ -267,7 +273,7 @@ struct alignas(8) RecomputedSums {
   }
 };
 static_assert(slabs_bytes == ring_bytes);
-static_assert(slabs_bytes + 2 * block_threads * sizeof(RecomputedSums) <= gradient_shifts);
+static_assert(block_threads / device::warp_size * warp_columns * sizeof(RecomputedSums) == recomputed_sums_bytes);
 static_assert(warp_columns == 2 * device::warp_size);
 
 // Adds the warp's rows of the tile in its slab.

@@ -73,13 +73,14 @@ struct BranchGradient {
 };
 
 struct TailGradient {
-  Tail tail;  // y is read where there is a relu
-  // The relu is of one direct source's norm alone: its mask is taken from that source, which is read anyway. The same
-  // operations give the same bits as in y.
+  Tail tail;  // without y
+  // The relu is of one direct source's norm alone: its mask is taken from that source, which is read anyway, and the
+  // tail has none. The same operations give the same bits as in y.
   bool masks_input;
   Activations dy;
-  Activations g;    // dy itself where there is no relu, or where the source masks
-  bool vectorised;  // dy, y and g can be accessed 16 bytes at once
+  Activations g;    // what later phases read: dy itself where nothing masks it, or where whoever reads it masks
+  bool writes_g;    // in reduce: where it is an identity's gradient, or is read by many
+  bool vectorised;  // dy and g can be accessed 16 bytes at once
   int leader;       // the branch whose reduction also writes g and sums it
   BranchGradient branches[2];
 

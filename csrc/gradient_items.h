@@ -14,6 +14,11 @@ HOST_DEVICE bool is_corrected(const Branch& branch, const BranchGradient& own) {
   return branch.statistics == Statistics::gram && own.dweight.data != nullptr;
 }
 
+// Whoever reads g has to make it of dy, by the relu's mask.
+HOST_DEVICE bool masks_g(const TailGradient& gradient) {
+  return gradient.tail.relu && !gradient.masks_input && !gradient.writes_g;
+}
+
 HOST_DEVICE bool has_quadratic(const BranchGradient& own) { return own.quadratic_exact != nullptr; }
 
 HOST_DEVICE bool has_matrices(const TailGradient& gradient) {

@@ -83,9 +83,9 @@ DEVICE void for_each_column(TileColumns columns, Run run) {
 }
 
 // The pipeline over a column of tiles: `copy(row, step, stage)` ahead of `compute(row, step, stage)`, for each of the
-// block's tiles all of its `steps`.
-template <class Copy, class Compute>
-DEVICE void run_tiles(const Tail& tail, TileColumn column, int steps, Copy copy, Compute compute) {
+// block's tiles all of its `steps`; `prepare(row, step, stage)` in between may change what its own thread has copied.
+template <class Copy, class Prepare, class Compute>
+DEVICE void run_tiles(const Tail& tail, TileColumn column, int steps, Copy copy, Prepare prepare, Compute compute) {
   struct Cursor {
     unsigned row;  // beyond the last, one may be more than an int holds
     int step;
@@ -103,11 +103,18 @@ DEVICE void run_tiles(const Tail& tail, TileColumn column, int steps, Copy copy,
                       copy(static_cast<int>(ahead.row), ahead.step, stage);
                       ahead.advance(steps, further);
                     },
-                    [](int, SharedOffset) {}, [&](int) { return exists(now); },
+                    [&](int, SharedOffset stage) { prepare(static_cast<int>(now.row), now.step, stage); },
+                    [&](int) { return exists(now); },
                     [&](int, SharedOffset stage) {
                       compute(static_cast<int>(now.row), now.step, stage);
                       now.advance(steps, further);
                     });
+}
+
+// The same where nothing has to be prepared.
+template <class Copy, class Compute>
+DEVICE void run_tiles(const Tail& tail, TileColumn column, int steps, Copy copy, Compute compute) {
+  run_tiles(tail, column, steps, copy, [](int, int, SharedOffset) {}, compute);
 }
 
 }  // namespace fused_resnet

@@ -23,13 +23,13 @@ DEVICE void store_partial(const Tail& tail, const Branch& branch, int range, int
 }
 
 // Of a pass of a tile's columns, the tile beginning at channel `first`; shifts are in scratch memory.
-template <class Element, int V>
+template <class Element, int V, bool vectorised>
 DEVICE void columns_pass(const Tail& tail, const Branch& branch, int range, int first, int pass,
-                         const Share<V>& share) {
-  constexpr int batch = 8;
+                         const Share<V, vectorised>& share) {
+  constexpr int batch = vectorised ? 8 : 2;
   const RowRange rows(tail, branch.partition, range);
   const int column = pass + share.column();
-  const StreamedColumn<Element, V> x(branch.x, true, first + column);
+  const StreamedColumn<Element, V, vectorised> x(branch.x, true, first + column);
   float shifts[V], sums[2][V] = {};
 #pragma unroll
   for (int i = 0; i < V; ++i) shifts[i] = device::shared_load<float>(scratch(column + i));
@@ -38,17 +38,16 @@ DEVICE void columns_pass(const Tail& tail, const Branch& branch, int range, int 
       Channels<Element, V> loaded[batch];
 #pragma unroll
       for (int j = 0; j < batch; ++j) loaded[j] = row(j) < rows.end ? x.load(tail, row(j)) : Channels<Element, V>{};
-      StreamedSums<V> batch_sums(sums);
 #pragma unroll
       for (int j = 0; j < batch; ++j) {
         if (row(j) >= rows.end) break;
 #pragma unroll
         for (int i = 0; i < V; ++i) {
           const float value = device::to_float(loaded[j].at[i]) - shifts[i];
-          batch_sums.add(i, value, value, value);
+          sums[0][i] += value;
+          sums[1][i] = device::fma(value, value, sums[1][i]);
         }
       }
-      batch_sums.finish();
     });
   join_streamed(share, sums, [&](int of_pass, float sum, float squares) {
     const int channel = first + pass + of_pass;

@@ -57,6 +57,20 @@ struct RowLayout {
   bool vectorised;
 };
 
+// The elements of a stage of rows that a thread copies one by one.
+template <class Element>
+struct HalfRow {
+  static constexpr int elements = TileTraits<Element>::depth / 2;
+  int row, first;
+
+  // `stride`: between a row's elements. Neighbouring threads copy neighbouring rows where these lie apart.
+  DEVICE explicit HalfRow(std::int64_t stride) {
+    const int thread = device::thread_index();
+    row = stride != 1 ? thread % tile_rows : thread / 2;
+    first = (stride != 1 ? thread / tile_rows : thread % 2) * elements;
+  }
+};
+
 // Copies 64 bytes of each of up to 128 rows to `to`, from element k on, which may lie ahead of the first: what does not
 // exist becomes zeros. `locate(i)` gives the pointer to row i. Keeps nothing from one step to the next: registers that
 // held pointers would be missed where the products are.
@@ -77,17 +91,15 @@ DEVICE void copy_rows(const RowLayout& layout, const Element* any, int k, Shared
     }
     return;
   }
-  const bool rows_first = layout.stride != 1;  // neighbouring threads copy neighbouring rows
-  const int row = rows_first ? thread % tile_rows : thread / 2;
-  const int half = rows_first ? thread / tile_rows : thread % 2;
-  const Element* from = row < layout.rows ? locate(row) : any;
+  const HalfRow<Element> own(layout.stride);
+  const Element* from = own.row < layout.rows ? locate(own.row) : any;
   const std::int64_t stride = device::unforeseen(layout.stride);
 #pragma unroll 1
-  for (int i = 0; i < Traits::depth / 2; ++i) {
-    const int place = half * Traits::depth / 2 + i, column = k + place;
-    const bool inside = row < layout.rows && column >= 0 && column < layout.depth;
+  for (int i = 0; i < HalfRow<Element>::elements; ++i) {
+    const int place = own.first + i, column = k + place;
+    const bool inside = own.row < layout.rows && column >= 0 && column < layout.depth;
     const Element value = inside ? device::global_load(from + column * stride) : Element{};
-    device::shared_store(to + row_element<Element>(row, place), value);
+    device::shared_store(to + row_element<Element>(own.row, place), value);
   }
 }
 

@@ -7,79 +7,131 @@
 
 namespace fused_resnet {
 
-// How a block's threads share channels and rows: each thread has `V` neighbouring channels, and neighbouring threads
-// have neighbouring channels, or neighbouring rows. A pass covers so many of a tile's columns.
-template <int V>
+// How a block's threads share channels and rows: each thread has `V` neighbouring channels, 16 bytes, and neighbouring
+// threads have neighbouring channels, or neighbouring rows. A pass covers so many of a tile's columns. `vectorised`:
+// the channels are accessed at once, or one by one.
+template <int V, bool vectorised>
 struct Share {
   bool rows_first;
-  int across;  // threads side by side along the channels: a power of two
+  int across;  // threads, or warps where rows come first, side by side along the channels: a power of two
 
-  DEVICE Share(bool neighbouring_rows, int channels)
-      : rows_first(neighbouring_rows), across(neighbouring_rows ? block_threads / device::warp_size : 1) {
-    if (rows_first) return;
+  DEVICE Share(bool neighbouring_rows, int channels) : rows_first(!vectorised && neighbouring_rows), across(1) {
+    const int most = rows_first ? block_threads / device::warp_size : tile_columns / V;
 #pragma unroll 1
-    while (across < tile_columns / V && across * V < channels) across *= 2;
+    while (across < most && across * V < channels) across *= 2;
   }
 
   DEVICE int columns() const { return across * V; }
-  DEVICE int column() const { return (rows_first ? device::warp_index() : device::thread_index() % across) * V; }
+  DEVICE int column() const { return (rows_first ? device::warp_index() : device::thread_index()) % across * V; }
   DEVICE int rows() const { return block_threads / across; }
-  DEVICE int row() const { return rows_first ? device::lane_index() : device::thread_index() / across; }
+  DEVICE int row() const {
+    if (!rows_first) return device::thread_index() / across;
+    return device::warp_index() / across * device::warp_size + device::lane_index();
+  }
 };
 
 // Calls `run(share)` for the layout.
 template <class Element, class Run>
 DEVICE void with_share(bool vectorised, bool channels_first, int channels, Run run) {
-  if (vectorised) return run(Share<TileTraits<Element>::vector>(false, channels));
-  run(Share<1>(!channels_first, channels));
+  constexpr int vector = TileTraits<Element>::vector;
+  if (vectorised) return run(Share<vector, true>(false, channels));
+  run(Share<vector, false>(!channels_first, channels));
 }
 
-// A source as one thread reads it. Null where it has zeros, which in vectors begin and end at multiples of V.
-template <class Element, int V>
+// A source as one thread reads it: zeros where it has no channels, which in vectors begin and end at multiples of V.
+template <class Element, int V, bool vectorised>
 struct StreamedColumn {
   using Values = Channels<Element, V>;
   const Activations& x;
-  const Element* channel;  // of row 0
+  int first;               // of the source's channels
+  bool masks;              // by y's relu
+  const Element* channel;  // of row 0, null where the source has none of the thread's
 
-  DEVICE StreamedColumn(const Activations& source, bool exists, int first) : x(source), channel(nullptr) {
-    if (exists && first >= 0 && first < x.channels) channel = static_cast<const Element*>(x.data) + first * x.stride_c;
+  DEVICE StreamedColumn(const Activations& source, bool exists, int channels_from, bool masked = false)
+      : x(source), first(channels_from), masks(masked), channel(nullptr) {
+    const int last = vectorised ? first : first + V - 1;
+    if (exists && last >= 0 && first < x.channels) channel = static_cast<const Element*>(x.data) + first * x.stride_c;
   }
 
   DEVICE Values load(const Tail& tail, int row) const {
     if (channel == nullptr) return {};
-    return device::global_load(reinterpret_cast<const Values*>(channel + row_offset(tail, x, row)));
+    const Element* pixel = channel + row_offset(tail, x, row);
+    Values values{};
+    if constexpr (vectorised) {
+      values = device::global_load(reinterpret_cast<const Values*>(pixel));
+    } else {
+      const std::int64_t stride = device::unforeseen(x.stride_c);
+#pragma unroll
+      for (int i = 0; i < V; ++i)
+        if (has(i)) values.at[i] = device::global_load(pixel + i * stride);
+    }
+    if (masks) mask(tail, row, values);
+    return values;
+  }
+
+ private:
+  DEVICE bool has(int i) const { return first + i >= 0 && first + i < x.channels; }
+
+  DEVICE void mask(const Tail& tail, int row, Values& values) const {
+    const int own = static_cast<int>(device::unforeseen(first));  // registers of the mask's own would be missed
+    if constexpr (vectorised) {
+      const unsigned bits = device::global_load(mask_place<Element>(tail.mask, row, own));
+#pragma unroll
+      for (int i = 0; i < V; ++i) values.at[i] = masked(values.at[i], bits, i);
+    } else {
+#pragma unroll
+      for (int i = 0; i < V; ++i)
+        if (has(i))
+          values.at[i] =
+              masked(values.at[i], device::global_load(mask_place<Element>(tail.mask, row, own + i)), (own + i) % V);
+    }
   }
 };
+
+// Writes the thread's channels of a pixel of `to`, from `channel` on.
+template <bool vectorised, class Element, int V>
+DEVICE void store_streamed(Element* pixel, const Activations& to, int channel, const Channels<Element, V>& values) {
+  if constexpr (vectorised) {
+    device::global_store(reinterpret_cast<Channels<Element, V>*>(pixel), values);
+  } else {
+    const std::int64_t stride = device::unforeseen(to.stride_c);
+#pragma unroll
+    for (int i = 0; i < V; ++i)
+      if (channel + i < to.channels) device::global_store(pixel + i * stride, values.at[i]);
+  }
+}
 
 // A source that is added through its affine.
 struct StreamedAddend {
   const Activations& x;
   bool exists;
   int channels_before;  // of the result's, ahead of x's own; negative where x's first are left out
+  bool masked = false;  // counts where y's relu lets a gradient pass; it has y's channels
 };
 
 // Rows whose sources a thread loads before it uses the first of them: of two sources, two blocks a multiprocessor have
-// 48 KiB under way.
-constexpr int streamed_rows = 3;
+// 48 KiB under way. Channels that are loaded one by one are as many loads in one row.
+template <bool vectorised>
+constexpr int streamed_rows = vectorised ? 3 : 1;
 
 // Writes the column's channels of the block's rows, a pass of a tile's columns from `pass` on.
-template <class Element, int V>
+template <class Element, int V, bool vectorised>
 DEVICE void stream_pass(const Tail& tail, const Activations& to, const StreamedAddend& a, const StreamedAddend& b,
-                        bool relu, TileColumn tile, const Share<V>& share, int pass, bool masks) {
+                        bool relu, TileColumn tile, const Share<V, vectorised>& share, int pass, bool masks) {
   using Values = Channels<Element, V>;
-  constexpr int part = V < 4 ? V : 4;
+  constexpr int part = 4, count = streamed_rows<vectorised>;
   const int column = pass + share.column(), channel = tile.channel() + column;
   if (channel >= to.channels) return;
-  const StreamedColumn<Element, V> sources[2] = {{a.x, a.exists, channel - a.channels_before},
-                                                 {b.x, b.exists, channel - b.channels_before}};
+  const StreamedColumn<Element, V, vectorised> sources[2] = {{a.x, a.exists, channel - a.channels_before, a.masked},
+                                                             {b.x, b.exists, channel - b.channels_before, b.masked}};
   auto* out = static_cast<Element*>(to.data) + channel * to.stride_c;
-  const int batch = share.rows() * streamed_rows, batches = tiles_of(tail.rows, batch);
+  const int batch = share.rows() * count, batches = tiles_of(tail.rows, batch);
 #pragma unroll 1
   for (int number = tile.share; number < batches; number += tile.shares) {
     const int row = number * batch + share.row();
-    Values loaded[2][streamed_rows], results[streamed_rows];
+    Values loaded[2][count], results[count];
 #pragma unroll
-    for (int j = 0; j < streamed_rows; ++j)
+    for (int j = 0; j < count; ++j)
 #pragma unroll
       for (int of = 0; of < 2; ++of) {
         const int at = row + j * share.rows();
@@ -88,7 +140,7 @@ DEVICE void stream_pass(const Tail& tail, const Activations& to, const StreamedA
     // Affines come from shared memory for each batch: all of them would leave no registers for what is under way.
 #pragma unroll
     for (int from = 0; from < V; from += part) {
-      float sums[streamed_rows][part] = {};
+      float sums[count][part] = {};
 #pragma unroll
       for (int of = 0; of < 2; ++of) {
         if (sources[of].channel == nullptr) continue;
@@ -102,25 +154,28 @@ DEVICE void stream_pass(const Tail& tail, const Activations& to, const StreamedA
             const Affine norm{centres[i].centre, affines[i].scale, affines[i].shift};
             affines[i].shift = 0.0f;
 #pragma unroll
-            for (int j = 0; j < streamed_rows; ++j)
+            for (int j = 0; j < count; ++j)
               loaded[1][j].at[from + i] = masked_by_input(loaded[1][j].at[from + i], loaded[0][j].at[from + i], norm);
           }
         }
 #pragma unroll
-        for (int j = 0; j < streamed_rows; ++j)
+        for (int j = 0; j < count; ++j)
 #pragma unroll
           for (int i = 0; i < part; ++i) sums[j][i] += affines[i](device::to_float(loaded[of][j].at[from + i]));
       }
 #pragma unroll
-      for (int j = 0; j < streamed_rows; ++j)
+      for (int j = 0; j < count; ++j)
 #pragma unroll
         for (int i = 0; i < part; ++i)
           results[j].at[from + i] = device::from_float<Element>(relu ? rectified(sums[j][i]) : sums[j][i]);
     }
 #pragma unroll
-    for (int j = 0; j < streamed_rows; ++j) {
+    for (int j = 0; j < count; ++j) {
       const int at = row + j * share.rows();
-      if (at < tail.rows) device::global_store(reinterpret_cast<Values*>(out + row_offset(tail, to, at)), results[j]);
+      if (at >= tail.rows) continue;
+      if (relu && tail.mask.bytes != nullptr)
+        device::global_store(mask_place<Element>(tail.mask, at, channel), mask_byte(results[j].at));
+      store_streamed<vectorised>(out + row_offset(tail, to, at), to, channel, results[j]);
     }
   }
 }

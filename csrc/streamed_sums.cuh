@@ -8,43 +8,17 @@ namespace fused_resnet {
 
 // Calls `run(row)` for each batch of `batch` rows that are the thread's; `row(j)` is the number of the j-th, perhaps
 // beyond the range's end.
-template <int batch, int V, class Run>
-DEVICE void for_each_batch(RowRange rows, const Share<V>& share, Run run) {
+template <int batch, class Share, class Run>
+DEVICE void for_each_batch(RowRange rows, const Share& share, Run run) {
 #pragma unroll 1
   for (int first = rows.begin + share.row(); first < rows.end; first += batch * share.rows())
     run([first, apart = share.rows()](int j) { return first + j * apart; });
 }
 
-// Two sums a channel of a batch of rows. Where a thread has many rows of one channel, they are sums of sums: rounding
-// grows with the longest chain. Where it has several channels, its rows are few, and so are its registers.
-template <int V>
-class StreamedSums {
- public:
-  DEVICE explicit StreamedSums(float (&totals)[2][V]) : totals_(totals) {}
-
-  // Adds `sum`, and a * b.
-  DEVICE void add(int i, float sum, float a, float b) {
-    float (&to)[2][V] = V == 1 ? batch_ : totals_;
-    to[0][i] += sum;
-    to[1][i] = device::fma(a, b, to[1][i]);
-  }
-
-  DEVICE void finish() {
-    if constexpr (V == 1) {
-      totals_[0][0] += batch_[0][0];
-      totals_[1][0] += batch_[1][0];
-    }
-  }
-
- private:
-  float (&totals_)[2][V];
-  float batch_[2][V] = {};
-};
-
 // Adds up what the threads that share a channel have, in the order of their rows, and calls `use(column, sum, other)`
 // for each of the pass's columns. Called by all threads; the stages must be free, and are afterwards.
-template <int V, class Use>
-DEVICE void join_streamed(const Share<V>& share, const float (&sums)[2][V], Use use) {
+template <int V, bool vectorised, class Use>
+DEVICE void join_streamed(const Share<V, vectorised>& share, const float (&sums)[2][V], Use use) {
   const int columns = share.columns();
   const auto at = [&](int which, int row, int column) {
     return static_cast<SharedOffset>(4 * ((which * share.rows() + row) * columns + column));

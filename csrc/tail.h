@@ -43,6 +43,13 @@ struct Activations {
   bool vectorised;  // 16 bytes along the channels can be accessed at once
 };
 
+// Where y lets a gradient through its relu: a byte for each 16 bytes of a row's channels, whose lowest bit is the first
+// channel's. Rows are `pitch` bytes apart, a multiple of 4.
+struct Mask {
+  std::uint8_t* bytes;  // null where nobody keeps it
+  int pitch;
+};
+
 // (C, K), in units of elements.
 struct Matrix {
   void* data;
@@ -104,6 +111,7 @@ struct Tail {
   int rows, height, width, channels;
   Divider by_width, by_height;
   bool relu;
+  Mask mask;        // of the relu: written in forward, read in backward
   bool vectorised;  // y and whatever is added to it can be accessed 16 bytes at once
 };
 

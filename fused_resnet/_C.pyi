@@ -45,7 +45,16 @@ class NormStatistics:
     def cov(self) -> Tensor | None: ...
 
 class Forward:
-    def __init__(self, *, main: Branch, shortcut: Branch | None, y: Tensor, relu: bool, tf32: bool) -> None: ...
+    def __init__(
+        self,
+        *,
+        main: Branch,
+        shortcut: Branch | None,
+        y: Tensor,
+        mask: Tensor | None,
+        relu: bool,
+        tf32: bool,
+    ) -> None: ...
     def run(self) -> None: ...
     def moments(self) -> None: ...
     def finish(self) -> None: ...
@@ -88,7 +97,14 @@ class BranchGradient:
 
 class Backward:
     def __init__(
-        self, *, main: BranchGradient, shortcut: BranchGradient | None, dy: Tensor, y: Tensor | None, tf32: bool
+        self,
+        *,
+        main: BranchGradient,
+        shortcut: BranchGradient | None,
+        dy: Tensor,
+        mask: Tensor | None,
+        relu: bool,
+        tf32: bool,
     ) -> None: ...
     def run(self) -> None: ...
     def reduce(self) -> None: ...

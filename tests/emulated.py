@@ -1,6 +1,6 @@
 """The compiled kernels under test: which can be used here, one call of them, and what tests choose of the emulator."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from fused_resnet.operation.branches import Branch, output_shape
 from fused_resnet.operation.computation import Gradients, Needs, is_identity, operands_of, settle
 from fused_resnet.operation.computation import Tail as SettledTail
 from fused_resnet.operation.layouts import empty_gradients
+from fused_resnet.operation.relu_mask import empty_mask
 
 _MISSING = missing()
 # Of tests that cannot do without the emulator.
@@ -56,14 +57,28 @@ def module_of(backend: str) -> Any:
 
 
 def forward_call(
-    backend: str, main: Branch, shortcut: Branch | None, activation: str | None = "relu", y: Tensor | None = None
+    backend: str,
+    main: Branch,
+    shortcut: Branch | None,
+    activation: str | None = "relu",
+    y: Tensor | None = None,
+    *,
+    keep: bool = False,
 ) -> tuple[Any, Tensor]:
-    """The module's call that computes the tail, not yet run, and the output that it will write (channels_last)."""
+    """The module's call that computes the tail, not yet run, and the output that it will write (channels_last).
+
+    `keep`: the call leaves what backward needs.
+    """
     if y is None:
         y = torch.empty(output_shape(main), dtype=main.x.dtype, device=main.x.device)
         y = y.to(memory_format=torch.channels_last)
-    tail = _settled(backend, main, shortcut, activation, backward=False)
-    return forward_call_of(module_of(backend), tail, y, keep=False), y
+    tail = _settled(backend, main, shortcut, activation, backward=keep)
+    return forward_call_of(module_of(backend), tail, y, keep, _empty_mask(backend, tail) if keep else None), y
+
+
+def _empty_mask(backend: str, tail: SettledTail) -> Tensor | None:
+    packs = KernelComputation(module_of(backend)).packs_mask(tail)
+    return empty_mask(tail.branches) if packs else None
 
 
 def _settled(
@@ -79,20 +94,20 @@ def backward_call(
     shortcut: Branch | None,
     activation: str | None,
     dy: Tensor,
-    move: Callable[[Tensor], Tensor] = lambda y: y,
 ) -> tuple[Any, dict[str, Tensor]]:
     """The module's call of the tail's backward, not yet run, and the gradients that it will write, by operand.
 
-    The forward that it belongs to has run; `move` takes its output elsewhere. Gradients are those of what requires
-    them; an identity's without a relu is `dy` and not among them.
+    The forward that it belongs to has run. Gradients are those of what requires them; an identity's without a relu is
+    `dy` and not among them.
     """
     tail = _settled(backend, main, shortcut, activation, backward=True)
-    y, statistics = KernelComputation(module_of(backend)).forward(tail, keep=True)
+    mask = _empty_mask(backend, tail)
+    _, statistics = KernelComputation(module_of(backend)).forward(tail, keep=True, mask=mask)
     needs = [Needs(*(t is not None and t.requires_grad for t in operands_of(branch))) for branch in tail.branches]
     if not tail.relu:
         needs = [own._replace(x=own.x and not is_identity(b)) for own, b in zip(needs, tail.branches, strict=True)]
     empty = [empty_gradients(branch, own, dy) for branch, own in zip(tail.branches, needs, strict=True)]
-    call = backward_call_of(module_of(backend), tail, dy, move(y) if tail.relu else None, statistics, empty)
+    call = backward_call_of(module_of(backend), tail, dy, mask, statistics, empty)
     names = [f"{name}.{part}" for name in ("main", "shortcut") for part in Gradients._fields]
     flat = [tensor for gradients in empty for tensor in gradients]
     return call, {name: t for name, t in zip(names, flat, strict=False) if t is not None}

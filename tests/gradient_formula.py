@@ -2,9 +2,11 @@
 
 All gradients are asked for, there is a relu, and the layouts are dense. With T(n) = ceil(n / 128) tiles:
 
-- g = dy where y > 0 is made anew by every item that sums it: dy and y are asked for once by a direct source or a
-  recomputed projection, and once for each of the T(K) input tiles of g^T x. One branch writes g. Of a direct source's
-  norm by itself, the mask comes from the source, and g is made anew, too, where dx is.
+- g = dy where y > 0 is made anew by every item that sums it: dy is asked for once by a direct source or a recomputed
+  projection, and once for each of the T(K) input tiles of g^T x. The mask has a byte for each 16 bytes of y, and is
+  asked for as often; by a recomputed projection with each element. One branch writes g where it is an identity's
+  gradient, where p is recomputed or where T(K) > 1; otherwise g is made anew where dx is. Of a direct source's norm by
+  itself, the mask comes from the source.
 - g^T x (and dp^T x) asks for x once for each of the T(C) output tiles, and samples 16 rows for a shift in every item.
 - A product that leaves p or dp asks for x T(C) times, one that leaves dx asks for g (or dp) and x T(K) times; either
   asks for its matrix once for each of the T(M) tiles of rows.
@@ -19,6 +21,7 @@ from tile_formula import (
     FLOAT,
     MATRIX_TILE,
     SAMPLED_ROWS,
+    TILE,
     BranchSizes,
     TailSizes,
     by_blocks,
@@ -33,6 +36,14 @@ from benchmarks.emulator import Traffic, is_activation
 Touched = dict[str, Traffic]
 
 
+def writes_g(tail: TailSizes) -> bool:
+    """Whether g is written: as an identity's gradient, where p is recomputed, or where several tiles of dx read it."""
+    return any(
+        branch.statistics == "product" or branch.channels > TILE if branch.projection else branch.statistics == "none"
+        for branch in tail.branches
+    )
+
+
 class BranchGradient:
     """What one branch touches in each phase; an identity, whose gradient is g, nothing."""
 
@@ -43,11 +54,13 @@ class BranchGradient:
     def __init__(self, tail: TailSizes, branch: BranchSizes) -> None:
         self.name, self.k, self.c = branch.name, branch.channels, tail.channels
         self.size, self.rows = tail.element_size, tail.rows
+        self.of_vector = 16 // self.size  # elements
         self.training = branch.statistics not in ("none", "running")
         self.y, self.x = (tail.rows * channels * self.size for channels in (self.c, self.k))
         self.dx = self.x * branch.stride**2
         self.vector, self.inputs = FLOAT * self.c, FLOAT * self.k
         self.ranges = self.recomputed_ranges = 0
+        self.masks_again = not writes_g(tail)
 
     def named(self, **buffers: Traffic) -> Touched:
         return {f"{self.name}.{part}": traffic for part, traffic in buffers.items()}
@@ -73,8 +86,12 @@ class BranchGradient:
     def combine(self) -> Touched:
         return {}
 
-    def incoming(self, times: int) -> Touched:
-        return {"dy": read(self.y, times), "y": read(self.y, times)}
+    def incoming(self, times: int, of_mask: int) -> Touched:
+        """dy, and the mask, asked for so often."""
+        return {"dy": read(self.y, times), "mask": read(self.rows * tiles(self.c, self.of_vector), of_mask)}
+
+    def applied_incoming(self, times: int) -> Touched:
+        return self.incoming(times, times) if self.masks_again else {"g": read(self.y, times)}
 
     def norm_vectors(self) -> Touched:
         """The sums in the gradient of a pre-norm tensor."""
@@ -94,7 +111,7 @@ class DirectGradient(BranchGradient):
 
     def reduce(self) -> Touched:
         dots = written(self.ranges * self.vector)
-        incoming = {"dy": read(self.y)} if self.masks else self.incoming(1)
+        incoming = {"dy": read(self.y)} if self.masks else self.incoming(1, 1)
         return {**incoming, **self.named(x=read(self.y), partial_dot=dots)}
 
     def vectors(self) -> Touched:
@@ -105,7 +122,7 @@ class DirectGradient(BranchGradient):
     def apply(self) -> Touched:
         x = {"x": read(self.y)} if self.training or self.masks else {}
         return {
-            "dy" if self.masks else "g": read(self.y),
+            **({"dy": read(self.y)} if self.masks else self.applied_incoming(1)),
             **self.norm_vectors(),
             **self.named(dx=written(self.dx), **x),
         }
@@ -150,7 +167,7 @@ class ProductGradient(ProjectionGradient):
         self.covariance = FLOAT * self.k**2
 
     def reduce(self) -> Touched:
-        return {**self.incoming(tiles(self.k)), **self.summed_product(self.ranges)}
+        return {**self.incoming(tiles(self.k), tiles(self.k)), **self.summed_product(self.ranges)}
 
     def vectors(self) -> Touched:
         row = read(self.inputs, self.c)  # by each output channel
@@ -210,7 +227,7 @@ class ProductGradient(ProjectionGradient):
             "quadratic_scale": by_blocks(self.inputs),
         }
         own = self.named(**quadratic) if self.training else {}
-        return {"g": read(self.y, inputs), **self.input_product(), **own}
+        return {**self.applied_incoming(inputs), **self.input_product(), **own}
 
 
 class RecomputedGradient(ProjectionGradient):
@@ -226,7 +243,7 @@ class RecomputedGradient(ProjectionGradient):
 
     def reduce(self) -> Touched:
         dots = written(self.ranges * self.vector)
-        return {**self.incoming(1), **self.named(**self._product(), partial_dot=dots)}
+        return {**self.incoming(1, self.of_vector), **self.named(**self._product(), partial_dot=dots)}
 
     def vectors(self) -> Touched:
         partial = read(self.ranges * self.vector)
@@ -254,6 +271,7 @@ class GradientSizes:
     def __init__(self, tail: TailSizes) -> None:
         self.y = tail.rows * tail.channels * tail.element_size
         self.vector = FLOAT * tail.channels
+        self.writes_g = writes_g(tail)
         self.branches = [_gradient_of(tail, branch) for branch in tail.branches]
         reduction_tiles = sum(branch.reduction_tiles for branch in self.branches)
         self.ranges = ranges_of(tail.rows, reduction_tiles) if reduction_tiles else 0
@@ -273,8 +291,7 @@ class GradientSizes:
 
     def buffers(self, phase: str) -> Touched:
         """The traffic of all buffers that the phase touches, but of a norm's parameters, gradients and statistics."""
-        masks = any(isinstance(branch, DirectGradient) and branch.masks for branch in self.branches)
-        g = {} if masks else {"g": written(self.y)}
+        g = {"g": written(self.y)} if self.writes_g else {}
         shared = {
             "reduce": {**g, "partial_sum": written(self.ranges * self.vector)},
             "vectors": {"sum": written(self.vector)},

@@ -16,6 +16,10 @@ class Call:
     def filled(self, *shape, dtype=None):
         return torch.full(shape, 0.5, dtype=dtype or self.dtype, device=self.device)
 
+    def packed_mask(self):
+        """Of six channels, whose bytes are padded to four."""
+        return torch.full((2, 3, 4, 4), 0xFF, dtype=torch.uint8, device=self.device)
+
     def put(self, path, value):
         """Replaces the argument of that name by what `value` makes of it."""
         holder = vars(self)
@@ -38,6 +42,7 @@ class ForwardCall(Call):
     def __init__(self, backend, device, dtype=torch.float32):
         super().__init__(backend, device, dtype)
         self.y = self.filled(2, 6, 3, 4)
+        self.mask = self.packed_mask()
         self.relu, self.tf32 = True, False
         self.main = self.branch(self.filled(2, 5, 3, 4), 1)
         self.shortcut = self.branch(self.filled(2, 7, 6, 7), 2)
@@ -66,7 +71,8 @@ class ForwardCall(Call):
 
     def made(self):
         branches = [None if branch is None else self._branch(branch) for branch in (self.main, self.shortcut)]
-        return self.module.Forward(main=branches[0], shortcut=branches[1], y=self.y, relu=self.relu, tf32=self.tf32)
+        outputs = {"y": self.y, "mask": self.mask}
+        return self.module.Forward(main=branches[0], shortcut=branches[1], **outputs, relu=self.relu, tf32=self.tf32)
 
     def _branch(self, branch):
         norm = None if branch["norm"] is None else self.module.Norm(**branch["norm"])
@@ -78,7 +84,8 @@ class BackwardCall(Call):
 
     def __init__(self, backend, device, dtype=torch.float32):
         super().__init__(backend, device, dtype)
-        self.dy, self.y, self.tf32 = self.filled(2, 6, 3, 4), self.filled(2, 6, 3, 4), False
+        self.dy, self.mask = self.filled(2, 6, 3, 4), self.packed_mask()
+        self.relu, self.tf32 = True, False
         self.main = self.branch(self.filled(2, 5, 3, 4), 1)
         self.main["norm"] |= {"mean": None, "mu": self.floats(5), "cov": self.floats(5, 5)}
         self.shortcut = self.branch(self.filled(2, 7, 6, 7), 2)
@@ -110,7 +117,8 @@ class BackwardCall(Call):
 
     def made(self):
         branches = [None if branch is None else self._branch(branch) for branch in (self.main, self.shortcut)]
-        return self.module.Backward(main=branches[0], shortcut=branches[1], dy=self.dy, y=self.y, tf32=self.tf32)
+        output = {"dy": self.dy, "mask": self.mask, "relu": self.relu}
+        return self.module.Backward(main=branches[0], shortcut=branches[1], **output, tf32=self.tf32)
 
     def _branch(self, branch):
         norm = None if branch["norm"] is None else self.module.NormGradient(**branch["norm"])

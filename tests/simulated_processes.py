@@ -14,6 +14,8 @@ from samples import Sample, Tail, TailBranch, build
 from torch import Tensor
 from torch.func import functional_call
 
+from fused_resnet.operation.relu_mask import packed_shape
+
 VECTORS = ("norm.weight", "norm.bias")
 
 
@@ -43,15 +45,27 @@ class Process:
         self.inputs = {name: x[rank] for name, x in case.inputs.items()}
         self.rows = self.dy.numel() // self.dy.shape[1]
         self.y = torch.empty_like(self.dy, memory_format=torch.contiguous_format)
+        self.relu = case.tail.activation == "relu"
+        self.mask = None
+        if self.relu and not self._masks_input:
+            shape = packed_shape(self.y.shape, self.y.element_size())
+            self.mask = torch.empty(shape, dtype=torch.uint8, device=self.y.device)
         self.gradients: dict[str, Tensor] = {}
         described = [self._described(name, branch) for name, branch in case.branches.items()]
         self.forward = self.module.Forward(
             main=described[0],
             shortcut=described[1] if len(described) == 2 else None,
             y=self.y,
-            relu=case.tail.activation == "relu",
+            mask=self.mask,
+            relu=self.relu,
             tf32=torch.backends.cudnn.allow_tf32,
         )
+
+    @property
+    def _masks_input(self) -> bool:
+        """Whether the relu is of one direct source's norm alone, which leaves no mask."""
+        (first, *others) = self.case.branches.values()
+        return self.relu and not others and first.sample.source == "direct" and first.norm is not None
 
     def _described(self, name: str, branch: TailBranch) -> Any:
         return self.module.Branch(
@@ -88,7 +102,8 @@ class Process:
             main=described[0],
             shortcut=described[1] if len(described) == 2 else None,
             dy=self.dy,
-            y=self.y if self.case.tail.activation == "relu" else None,
+            mask=self.mask,
+            relu=self.relu,
             tf32=torch.backends.cudnn.allow_tf32,
         )
 

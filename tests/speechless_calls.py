@@ -31,7 +31,7 @@ def refuse(module):
     x = torch.ones(1, 2, 3, 3)
     options = {"channels_before": 0, "weight": None, "bias": None, "norm": None, "materialise": False}
     branch = module.Branch(source="direct", x=x, stride=0, **options)
-    module.Forward(main=branch, shortcut=None, y=torch.empty_like(x), relu=True, tf32=False)
+    module.Forward(main=branch, shortcut=None, y=torch.empty_like(x), mask=None, relu=True, tf32=False)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def expected(case: Case, dtype: torch.dtype) -> tuple[Expected, Expected]:
     """Forward and backward, in which all gradients are asked for."""
     tail = _settled(case, dtype)
     needs = [Needs(*(tensor is not None for tensor in operands_of(branch))) for branch in tail.branches]
-    forward, backward = traffic.forward(tail), traffic.backward(tail, needs)
+    forward, backward = traffic.forward(tail, keep=True), traffic.backward(tail, needs)
     grams = list(_grams(tail))
     matrices = sum(gram.channels * gram.inputs**2 for gram in grams)
     quadratic = sum(gram.channels * gram.tiled_below for gram in grams)

@@ -57,7 +57,7 @@ def headline(result: Result) -> tuple[list[str], list[list[str]]]:
 
 def _both(rows: dict[tuple[str, str], Row], modes: tuple[str, ...]) -> str:
     found = next((mode for mode in modes if (mode, "forward") in rows), None)
-    return "" if found is None else " + ".join(f"{passes(rows[found, d]):g}" for d in ("forward", "backward"))
+    return "" if found is None else " + ".join(f"{round(passes(rows[found, d]), 2):g}" for d in ("forward", "backward"))
 
 
 def _verdict(rows: dict[tuple[str, str], Row]) -> str:

@@ -2,7 +2,8 @@
 
 Counted to the byte on tensors that have sizes alone, so no network is computed and no memory is needed. Parameters,
 buffers, gradients and the optimizer's state are left out. A storage counts once, however many tensors view it. What
-torch.compile saves is what its partitioner decides for "inductor".
+torch.compile saves is what its partitioner decides for "inductor". Fused tails save what the kernels need; on a CPU
+without the emulator, what plain PyTorch needs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .. import network_ways, networks, options
+from .. import emulator, network_ways, networks, options
 from ..errors import UserError
 from ..network_ways import EAGER, FUSED, RECOMPUTE
 from ..progress import progress
@@ -88,6 +89,10 @@ def run(arguments: argparse.Namespace) -> int:
                     result.notes.append(_failure(model, way, error))
                 advance()
             result.rows.extend(_rows(model, counted, batch))
+    if device.type == "cpu" and emulator.missing() is not None:
+        result.notes.append(
+            "Plain PyTorch saves outputs of relus where the kernels save masks of a sixteenth of the size."
+        )
     if not result.rows:
         raise UserError(f"nothing was counted: {result.notes[0]}")
     options.finish(result, arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fused_resnet
 
-from .. import network_ways, networks
+from .. import emulator, network_ways, networks
 from ..saved_activations import saved_bytes, saved_bytes_by_module
 
 
@@ -55,7 +55,7 @@ def count(name: str, way: str, conditions: Conditions, by_block: bool) -> Saved:
         Exception: whatever torch.compile raises.
     """
     torch._dynamo.reset()
-    with FakeTensorMode(), torch.device(conditions.device), conditions.precision():
+    with FakeTensorMode(), torch.device(conditions.device), conditions.precision(), kernels(conditions.device):
         network = networks.make(name).train()
         images = conditions.images(name)
         tails = fused_resnet.fuse(network, dry_run=True)
@@ -65,6 +65,12 @@ def count(name: str, way: str, conditions: Conditions, by_block: bool) -> Saved:
         blocks = saved_bytes_by_module(network, images, wanted) if wanted else {}
     fused = len(tails.fused) if network_ways.fuses(way) else 0
     return Saved(total, blocks, fused, len(tails.refused) if network_ways.fuses(way) else 0)
+
+
+def kernels(device: torch.device) -> AbstractContextManager[object]:
+    """Where the CUDA kernels decide what is saved, or, on a CPU, the same ones for the emulator, if these are built."""
+    emulated = device.type == "cpu" and emulator.missing() is None
+    return fused_resnet.use_backend("emulated") if emulated else nullcontext()
 
 
 def _without_code(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Any:

@@ -141,7 +141,7 @@ def _chosen(at: _Setting, strategy: StrategyChoice) -> DescribedTail:
 
 def _of_kernels(tail: DescribedTail, at: _Setting) -> Counted:
     needs = every_gradient(tail)
-    directions = [traffic.forward(tail)]
+    directions = [traffic.forward(tail, keep=at.mode.backward)]
     names: list[str | None] = [launches.forward_kernel(tail)]
     if at.mode.backward:
         directions.append(traffic.backward(tail, needs))

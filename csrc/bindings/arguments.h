@@ -27,6 +27,7 @@ struct TailArguments {
   BranchArguments main;
   std::optional<BranchArguments> shortcut;
   at::Tensor y;
+  OptionalTensor mask;  // of the relu, where backward follows
   bool relu;
   bool tf32;
 };
@@ -50,6 +51,10 @@ class TailChecks {
     check_dense("y", y);
     channels_ = y.size(1);
     written_.emplace_back("y", y);
+    if (!tail_.mask) return;
+    require(tail_.relu, "mask", "given", "None where relu is False");
+    check_mask("mask", *tail_.mask, y);
+    written_.emplace_back("mask", *tail_.mask);
   }
 
   std::int64_t rows() const { return tail_.y.size(0) * tail_.y.size(2) * tail_.y.size(3); }

@@ -84,14 +84,13 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     const at::Tensor& dy = arguments_.dy;
     Tail& tail = gradient_.tail;
     set_pixels(tail, dy);
-    tail.relu = arguments_.y.has_value();
+    tail.relu = arguments_.relu;
     gradient_.dy = activations(dy, 1, dy.size(2), dy.size(3));
     use("dy", gradient_.dy.data, dy, Step::input);
-    const Arguments& main = arguments_.main;
-    gradient_.masks_input = tail.relu && !arguments_.shortcut && main.source == "direct" && main.norm;
-    if (!tail.relu || gradient_.masks_input) return;
-    tail.y = activations(*arguments_.y, 1, dy.size(2), dy.size(3));
-    use("y", tail.y.data, *arguments_.y, Step::input);
+    gradient_.masks_input = arguments_.masks_input();
+    if (!arguments_.mask) return;
+    tail.mask = mask(*arguments_.mask);
+    use("mask", tail.mask.bytes, *arguments_.mask, Step::input);
   }
 
   void fill_inputs(const Name& name, const Arguments& from, Branch& to, BranchGradient& own) {
@@ -210,10 +209,18 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     if (vectors) use("sum", gradient_.sum, allocate({gradient_.tail.channels}), Step::vectors);
   }
 
+  // Where it is an identity's gradient, for what computes p again, and where several columns of tiles of dx would have
+  // to mask it.
   bool needs_masked_gradient() const {
-    const auto needs = [](const Arguments& branch) { return branch.dx || (branch.recomputed() && branch.dweight); };
-    return gradient_.tail.relu && !gradient_.masks_input &&
-           (needs(arguments_.main) || (arguments_.shortcut && needs(*arguments_.shortcut)));
+    if (!gradient_.tail.relu || gradient_.masks_input) return false;
+    const auto reads_often = [](const Arguments& branch) {
+      return branch.source == "projection" && branch.dx && branch.x->size(1) > tile_columns;
+    };
+    const auto needs = [&](const Arguments& branch) {
+      return (branch.recomputed() && branch.inner()) || reads_often(branch);
+    };
+    return identity_gradient() != nullptr || needs(arguments_.main) ||
+           (arguments_.shortcut && needs(*arguments_.shortcut));
   }
 
   // Where an identity's gradient is asked for, it is g.
@@ -225,13 +232,13 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
 
   void fill_masked_gradient() {
     const Tail& tail = gradient_.tail;
-    const Activations& masking = gradient_.masks_input ? tail.branches[0].x : tail.y;
-    gradient_.vectorised = gradient_.dy.vectorised && (!tail.relu || masking.vectorised);
-    if (!tail.relu || gradient_.masks_input) {
+    gradient_.vectorised = gradient_.dy.vectorised && (!gradient_.masks_input || tail.branches[0].x.vectorised);
+    gradient_.writes_g = needs_masked_gradient();
+    if (!gradient_.writes_g) {
       gradient_.g = gradient_.dy;
       use("dy", gradient_.g.data, arguments_.dy, Step::input);
+      return;
     }
-    if (!needs_masked_gradient()) return;
     if (const at::Tensor* dx = identity_gradient()) {
       gradient_.g = activations(*dx, 1, tail.height, tail.width);
       use("g", gradient_.g.data, *dx, Step::reduce);

@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include <bindings/layout.h>
 #include <bindings/text.h>
 #include <device/launch.h>
 
@@ -60,6 +61,15 @@ inline void check_sizes(const Name& name, const at::Tensor& t, at::IntArrayRef s
 
 inline void check_contiguous(const Name& name, const at::Tensor& t) {
   require(t.is_contiguous(), name, Strides{t.strides()}, "contiguous");
+}
+
+// The mask of the relu of y, or of a tensor like it: (N, H, W, bytes a pixel).
+inline void check_mask(const Name& name, const at::Tensor& t, const at::Tensor& y) {
+  check_tensor(name, t, y.device(), c10::kByte);
+  check_sizes(name, t, {y.size(0), y.size(2), y.size(3), mask_pitch(y)});
+  check_contiguous(name, t);
+  const auto address = reinterpret_cast<std::uintptr_t>(t.const_data_ptr());
+  require(address % 4 == 0, name + "'s address", static_cast<std::int64_t>(address), "a multiple of 4");
 }
 
 inline c10::ScalarType vector_type(const at::Tensor& vector, c10::ScalarType activations) {

@@ -85,6 +85,9 @@ class ForwardCall : Call<Tail, ForwardStep> {
     tail_.relu = arguments_.relu;
     tail_.y = activations(y, 1, y.size(2), y.size(3));
     use("y", tail_.y.data, y, Step::apply);
+    if (!arguments_.mask) return;
+    tail_.mask = mask(*arguments_.mask);
+    use("mask", tail_.mask.bytes, *arguments_.mask, Step::apply);
   }
 
   void fill_branch(const Name& name, const BranchArguments& from, int index, NormStatistics& statistics) {

@@ -39,8 +39,12 @@ struct GradientArguments {
   BranchGradientArguments main;
   std::optional<BranchGradientArguments> shortcut;
   at::Tensor dy;
-  OptionalTensor y;  // of a relu
+  OptionalTensor mask;  // of the relu, unless the source masks
+  bool relu;
   bool tf32;
+
+  // Whether the relu is of one direct source's norm alone (`TailGradient::masks_input`).
+  bool masks_input() const { return relu && !shortcut && main.source == "direct" && main.norm; }
 };
 
 class GradientChecks {
@@ -65,10 +69,12 @@ class GradientChecks {
     check_activations("dy", dy, device_, type_);
     channels_ = dy.size(1);
     read("dy", dy);
-    if (!tail_.y) return;
-    check_tensor("y", *tail_.y, device_, type_);
-    check_sizes("y", *tail_.y, dy.sizes());
-    read("y", *tail_.y);
+    const bool wanted = tail_.relu && !tail_.masks_input();
+    require(tail_.mask.has_value() == wanted, "mask", tail_.mask ? "given" : "None",
+            wanted ? "a tensor" : "None without a relu, or where main's norm is all that the relu is of");
+    if (!wanted) return;
+    check_mask("mask", *tail_.mask, dy);
+    read("mask", *tail_.mask);
   }
 
   void read(const Name& name, const at::Tensor& t) { read_.emplace_back(name, t); }
@@ -117,7 +123,7 @@ class GradientChecks {
     constexpr std::int64_t most = (1ll << 31) - 1;
     require(dx.size(2) <= most && dx.size(3) <= most, name + ".dx", Shape{dx.sizes()},
             "of at most 2^31 - 1 lines and columns");
-    require(!branch.plain() || tail_.y, name + ".dx", "given", "None: without a relu it is dy");
+    require(!branch.plain() || tail_.relu, name + ".dx", "given", "None: without a relu it is dy");
     write(name + ".dx", dx);
   }
 

@@ -45,6 +45,16 @@ inline void set_pixels(Tail& tail, const at::Tensor& y) {
   tail.channels = static_cast<int>(y.size(1));
 }
 
+// Bytes of a pixel in the mask of y's relu (`Mask`).
+inline std::int64_t mask_pitch(const at::Tensor& y) {
+  const std::int64_t vector = 16 / static_cast<std::int64_t>(y.element_size());
+  const std::int64_t bytes = (y.size(1) + vector - 1) / vector;
+  return (bytes + 3) / 4 * 4;
+}
+
+// A mask of shape (N, H, W, pitch); its memory is filled in by who knows it.
+inline Mask mask(const at::Tensor& bytes) { return {nullptr, static_cast<int>(bytes.size(3))}; }
+
 // Every `stride`-th pixel of x (N, C, H, W), `height` x `width` of them.
 inline Activations activations(const at::Tensor& x, std::int64_t stride, std::int64_t height, std::int64_t width) {
   const std::int64_t n = x.size(0), channels = x.size(1);

@@ -48,7 +48,7 @@ class ForwardPlan {
   // Nothing to replay: the tail is not computed by a launch of its own. `by_library`: nor are these projections.
   explicit ForwardPlan(std::array<bool, branches> by_library) : by_library(by_library) {}
 
-  // `given` are the call's inputs, y and statistics; `saved` those of them that backward needs.
+  // `given` are the call's inputs, y, statistics and mask; `saved` those of them that backward needs.
   ForwardPlan(const ForwardCall& call, const std::vector<at::Tensor>& given, const std::vector<at::Tensor>& saved,
               py::object settings, std::int64_t choices)
       : replay(call.replay(given)), choices(choices) {
@@ -63,7 +63,7 @@ class ForwardPlan {
 
   bool is_complete() const { return replay && replay->is_complete(); }
 
-  // Inputs, y and statistics, after the launch.
+  // Inputs, y, statistics and mask, after the launch.
   std::vector<at::Tensor> run(std::vector<at::Tensor> given) const {
     const at::Tensor like = given[0];
     for (const std::optional<Made>& made : made_) given.push_back(made ? made->make(like) : at::Tensor());
@@ -109,7 +109,7 @@ class ForwardPlan {
     throw std::runtime_error("saved holds a tensor that is not among those given");
   }
 
-  std::vector<std::optional<Made>> made_;  // y and statistics
+  std::vector<std::optional<Made>> made_;  // y, statistics and mask
   std::vector<Saved> saved_;
   std::size_t saved_size_ = 0;
 };

@@ -11,7 +11,7 @@ namespace fused_resnet::bindings {
 // A tail's inputs in the order of a plan's.
 inline std::vector<at::Tensor> inputs_of(const TailValues& tail) {
   std::vector<at::Tensor> all;
-  all.reserve(inputs + 1 + branches * statistics_a_branch);
+  all.reserve(inputs + 2 + branches * statistics_a_branch);
   for (const BranchValues& branch : tail.branches) all.insert(all.end(), branch.tensors, std::end(branch.tensors));
   return all;
 }

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from ..operation.relu_mask import mask_bytes
+
 Strategy: TypeAlias = Literal["moments", "materialise", "library"]
 
 Source: TypeAlias = Literal["direct", "projection", "zero_pad"]
@@ -74,7 +76,7 @@ class Machine:
 def kernel_forward(problem: TailProblem, ways: tuple[Way, ...]) -> Amounts:
     """What the launch does that writes y; ``"library"`` stands for a branch that a convolution has written."""
     of = _Sizes(problem)
-    amounts = _amounts({"launch": 1, "apply bytes": of.y})
+    amounts = _amounts({"launch": 1, "apply bytes": of.y + of.mask * problem.backward})
     products = sum(_is_product(*each) for each in zip(problem.branches, ways, strict=True))
     for branch, way in zip(problem.branches, ways, strict=True):
         product = of.product(branch)
@@ -97,21 +99,23 @@ def kernel_forward(problem: TailProblem, ways: tuple[Way, ...]) -> Amounts:
 def kernel_backward(problem: TailProblem, ways: tuple[Way, ...]) -> Amounts:
     """What the launch does that writes all gradients; nothing of a convolution's."""
     of = _Sizes(problem)
-    amounts = _amounts({"launch": 1, "reduce bytes": 3 * of.y})
+    writes = any(_needs_gradient_of_sum(*each) for each in zip(problem.branches, ways, strict=True))
+    amounts = _amounts({"launch": 1, "reduce bytes": of.y + of.mask + of.y * writes})
+    incoming = of.y if writes else of.y + of.mask  # what the last phase reads for g
     for branch, way in zip(problem.branches, ways, strict=True):
         product = of.product(branch)
         if branch.source == "zero_pad":
-            amounts["apply bytes"] += of.x(branch) + of.dx(branch)
+            amounts["apply bytes"] += of.x(branch) * incoming / of.y + of.dx(branch)
         elif branch.source == "direct" or way == "library":
             amounts["reduce bytes"] += of.y if branch.norm != "none" else 0
-            amounts["apply bytes"] += 3 * of.y if branch.norm != "none" else 0
+            amounts["apply bytes"] += incoming + 2 * of.y if branch.norm != "none" else 0
         elif way == "materialise" and branch.norm == "training":
             amounts["recomputed bytes"] += 3 * of.y + 3 * of.x(branch) + of.dx(branch)
             amounts["recomputed operations"] += 4 * product
         else:
             amounts["reduce bytes"] += of.x(branch)
             amounts["reduce operations"] += product
-            amounts["apply bytes"] += of.y + of.x(branch) + of.dx(branch)
+            amounts["apply bytes"] += incoming + of.x(branch) + of.dx(branch)
             amounts["apply operations"] += product
             if branch.norm == "training":
                 amounts["finish operations"] += 1.5 * of.matrices(branch)  # W Cov, and the half of Q
@@ -219,16 +223,26 @@ def _is_product(branch: BranchProblem, way: Way) -> bool:
     return branch.source == "projection" and way != "library" and not materialised
 
 
+def _needs_gradient_of_sum(branch: BranchProblem, way: Way) -> bool:
+    """Whether g is written for it (`backends.kernels.phases.BranchGradient.needs_masked`)."""
+    if branch.source == "direct":
+        return branch.norm == "none"
+    if branch.source == "zero_pad" or way == "library":
+        return False
+    return branch.in_channels > _TILE or (way == "materialise" and branch.norm == "training")
+
+
 def _tiled(channels: int) -> int:
     return _NARROW_TILE if channels <= _NARROW_TILE else -(-channels // _TILE) * _TILE
 
 
 class _Sizes:
-    """Bytes of y, and of a branch's x and dx; operations of its products."""
+    """Bytes of y, of its relu's mask, and of a branch's x and dx; operations of its products."""
 
     def __init__(self, problem: TailProblem) -> None:
         self._problem = problem
         self.y = problem.rows * problem.channels * problem.element_size
+        self.mask = problem.rows * mask_bytes(problem.channels, problem.element_size)
         self.slower, self._parts = _SLOWER[problem.math], _PARTS[problem.math]
 
     def x(self, branch: BranchProblem) -> int:

@@ -1,7 +1,7 @@
 """Bytes and operations of a tail as the kernels have them: the formulas of ``docs/design.md``, section 5.
 
-Bytes are those of activations, each tensor read or written whole and once a phase; weights, vectors and partial sums
-are left out. A multiply-add is two operations. What is done to each element by itself is left out.
+Bytes are those of activations and masks, each tensor read or written whole and once a phase; weights, vectors and
+partial sums are left out. A multiply-add is two operations. What is done to each element by itself is left out.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ..backends.kernels.phases import BranchGradient, gradient_of, statistics_of
-from ..operation.branches import Branch, Direct, Projection, output_shape
+from ..backends.kernels.phases import BranchGradient, gradient_of, masks_input, statistics_of
+from ..operation.branches import Branch, Direct, Projection, ZeroPad, output_shape
 from ..operation.computation import Needs, StrategyChoice, Tail
+from ..operation.relu_mask import mask_bytes
 
 
 class Traffic(NamedTuple):
@@ -33,11 +34,31 @@ class _Size:
         self.matrices = 2 * c * k * k
 
 
-def forward(tail: Tail) -> Traffic:
-    """What the launch that writes y moves and multiplies."""
+def forward(tail: Tail, *, keep: bool) -> Traffic:
+    """What the launch that writes y moves and multiplies; `keep`: it leaves what backward needs."""
     each = list(zip(tail.branches, tail.strategies, strict=True))
     elements = sum(_forward_elements(*of) for of in each) + _Size(tail.branches[0]).y
-    return Traffic(elements * tail.branches[0].x.element_size(), sum(_forward_operations(*of) for of in each))
+    mask = _mask(tail) if keep and tail.relu and not masks_input(tail) else 0
+    return Traffic(elements * tail.branches[0].x.element_size() + mask, sum(_forward_operations(*of) for of in each))
+
+
+def _mask(tail: Tail) -> int:
+    """Bytes of the packed mask that are read and written; what pads a pixel's is not."""
+    n, c, h, w = output_shape(tail.branches[0])
+    return n * h * w * mask_bytes(c, tail.branches[0].x.element_size())
+
+
+def _applied_mask(own: BranchGradient) -> int:
+    """Bytes of the packed mask that the last phase reads to make a branch's g."""
+    if not own.applies:
+        return 0
+    n, c, h, w = output_shape(own.branch)
+    first, end = 0, c
+    if isinstance(own.branch, ZeroPad):
+        first, _ = own.branch.padding
+        end = first + own.branch.x.shape[1]
+    size = own.branch.x.element_size()
+    return n * h * w * (mask_bytes(end, size) - first * size // 16)
 
 
 def _forward_elements(branch: Branch, strategy: StrategyChoice) -> int:
@@ -59,13 +80,15 @@ def backward(tail: Tail, needs: Sequence[Needs]) -> Traffic:
     """What the launch that writes the gradients moves and multiplies; `needs` names these, a `Needs` a branch."""
     gradient = gradient_of(tail, needs)
     y = _Size(tail.branches[0]).y
-    elements = 0
+    elements = mask = 0
     if gradient.reduces:
-        elements += y * (1 + (gradient.relu and not gradient.masks_input) + gradient.writes_masked)
+        elements += y * (1 + gradient.writes_masked)
+        mask = _mask(tail) if gradient.relu and not gradient.masks_input else 0
     elements += max(map(_applied_incoming, gradient.branches))  # where both read g, these are the same bytes
+    mask += max(map(_applied_mask, gradient.branches)) if gradient.masks_again else 0
     elements += sum(_backward_elements(own, gradient.masks_input) for own in gradient.branches)
     operations = sum(count for own in gradient.branches for count in _backward_operations(own))
-    return Traffic(elements * tail.branches[0].x.element_size(), operations)
+    return Traffic(elements * tail.branches[0].x.element_size() + mask, operations)
 
 
 def _applied_incoming(own: BranchGradient) -> int:

@@ -55,18 +55,25 @@ def describe(
         backend="reference" if plain[0] else chosen,
         main=each[0],
         shortcut=each[1] if len(each) > 1 else None,
-        forward=PassExplanation(PLAIN if plain[0] else launches.forward_kernel(tail), *traffic.forward(tail)),
+        forward=PassExplanation(
+            PLAIN if plain[0] else launches.forward_kernel(tail), *traffic.forward(tail, keep=gradients)
+        ),
         backward=_backward(tail, plain[1]) if gradients else None,
     )
 
 
-def with_copied_gradient(explanation: TailExplanation, y: Tensor) -> TailExplanation:
+def with_copied_gradient(explanation: TailExplanation, dy: Tensor) -> TailExplanation:
     """The same where the output's gradient comes in a layout that it is copied from before the kernel reads it."""
     backward = explanation.backward
     if backward is None or backward.kernel in (None, PLAIN):
         return explanation
-    copied = replace(backward, kernel=f"{backward.kernel} + copy", bytes=backward.bytes + 2 * y.nbytes)
+    copied = replace(backward, kernel=f"{backward.kernel} + copy", bytes=backward.bytes + 2 * dy.nbytes)
     return replace(explanation, backward=copied)
+
+
+def _forward(tail: Tail, plain: bool, gradients: bool) -> PassExplanation:
+    kernel = PLAIN if plain else launches.forward_kernel(tail)
+    return PassExplanation(kernel, *traffic.forward(tail, keep=gradients))
 
 
 def _backward(tail: Tail, plain: bool) -> PassExplanation:

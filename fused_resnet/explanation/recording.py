@@ -20,7 +20,7 @@ from ..fusion.block import FusedBlock, refusal
 from ..fusion.generators import generator_states, restore_generators
 from ..nn import ResidualBlock
 from ..operation.branches import Branch
-from ..operation.layouts import is_copied
+from ..operation.layouts import is_copied, memory_format
 from .describe import describe, with_copied_gradient
 from .result import TailExplanation
 
@@ -89,7 +89,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.found: list[TailExplanation] = []
         self._blocks: list[str] = []
         self._convolved: Sequence[Branch | None] = ()  # of the next tail
-        self._places: dict[int, int] = {}  # in `found`, by the storages of outputs
+        # By the storages of outputs and masks: the place in `found`, and the output's format.
+        self._places: dict[int, tuple[int, torch.memory_format]] = {}
 
     @property
     def _block(self) -> str | None:
@@ -104,16 +105,18 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note_incoming(*args[:2])
             return result
         gradients = "forward" in name
-        self._places[_storage_of(result[0] if gradients else result)] = len(self.found)
+        y, *others = result if gradients else (result,)
+        for t in (y, *others[:1]):
+            self._places[_storage_of(t)] = len(self.found), memory_format(y)
         self.found.append(describe(self._block, args, gradients, self._convolved, self._values))
         self._convolved = ()
         return result
 
-    def _note_incoming(self, dy: Tensor, y: Tensor | None) -> None:
-        """Notes the dy of a tail that reads the relu's mask from y; the memory of y tells which tail that is."""
-        place = None if y is None else self._places.get(_storage_of(y))
-        if y is not None and place is not None and is_copied(dy, y):
-            self.found[place] = with_copied_gradient(self.found[place], y)
+    def _note_incoming(self, dy: Tensor, mask: Tensor | None) -> None:
+        """Notes the dy of a tail with a relu; the memory of its mask, packed or y, tells which tail that is."""
+        known = None if mask is None else self._places.get(_storage_of(mask))
+        if known is not None and is_copied(dy, known[1]):
+            self.found[known[0]] = with_copied_gradient(self.found[known[0]], dy)
 
     def enter(self, name: str, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._blocks.append(name)

@@ -65,14 +65,21 @@ class Computation(Protocol):
         """What suits a projection with a norm; `backward` says whether gradients will be asked for."""
         ...
 
-    def forward(self, tail: Tail, keep: bool) -> tuple[Tensor, list[Statistics]]:
-        """The output and, if they are to be kept, the statistics of each branch."""
+    def packs_mask(self, tail: Tail) -> bool:
+        """Whether backward is better off with the packed mask of the tail's relu than with its output."""
+        ...
+
+    def forward(self, tail: Tail, keep: bool, mask: Tensor | None = None) -> tuple[Tensor, list[Statistics]]:
+        """The output and, if they are to be kept, the statistics of each branch.
+
+        `mask` is memory for the packed mask of a relu (`relu_mask`), None where it is not to be kept.
+        """
         ...
 
     def backward(
-        self, tail: Tail, dy: Tensor, y: Tensor | None, statistics: Sequence[Statistics], needs: Sequence[Needs]
+        self, tail: Tail, dy: Tensor, mask: Tensor | None, statistics: Sequence[Statistics], needs: Sequence[Needs]
     ) -> list[Gradients]:
-        """The gradients from the output's; `y` is the output of a relu, None without one."""
+        """The gradients from the output's; `mask` is a relu's, packed or its output (`relu_mask`), None without one."""
         ...
 
 

@@ -52,12 +52,19 @@ def accumulation_dtype(x: Tensor) -> torch.dtype:
 def empty_output(branches: Sequence[Branch]) -> Tensor:
     """Memory for the output, laid out as the sum of the branches' addends would be."""
     x, shape = branches[0].x, output_shape(branches[0])
+    return torch.empty_strided(shape, _output_strides(branches), dtype=x.dtype, device=x.device)
+
+
+def output_format(branches: Sequence[Branch]) -> torch.memory_format:
+    """The memory format of the output."""
+    return _format_of(output_shape(branches[0]), _output_strides(branches))
+
+
+def _output_strides(branches: Sequence[Branch]) -> Strides:
+    shape = output_shape(branches[0])
     each = [_addend_strides(branch, shape) for branch in branches]
-    strides = each[0]
-    usual = any(strides == _strides(shape, chosen) for chosen in (torch.channels_last, torch.contiguous_format))
-    if not usual or each[-1] != strides:
-        strides = _strides_of_sum(shape, each)
-    return torch.empty_strided(shape, strides, dtype=x.dtype, device=x.device)
+    usual = any(each[0] == _strides(shape, chosen) for chosen in (torch.channels_last, torch.contiguous_format))
+    return each[0] if usual and each[-1] == each[0] else _strides_of_sum(shape, each)
 
 
 def _strides_of_sum(shape: Shape, each: Sequence[Strides]) -> Strides:
@@ -91,18 +98,18 @@ def _strides(shape: Shape, chosen: torch.memory_format) -> Strides:
     return (c * h * w, 1, w * c, c) if chosen == torch.channels_last else (c * h * w, h * w, w, 1)
 
 
-def readable(dy: Tensor, like: Tensor) -> Tensor:
-    """dy, or where `like` has its channels side by side and dy has not, a copy that has.
+def readable(dy: Tensor, output: torch.memory_format) -> Tensor:
+    """dy, or where the output has its channels side by side and dy has not, a copy that has.
 
     Such a dy comes from the average pool behind a network's last block. The kernels read 16 bytes at once: element by
     element, it would cost several times the copy's two passes.
     """
-    return dy.contiguous(memory_format=torch.channels_last) if is_copied(dy, like) else dy
+    return dy.contiguous(memory_format=torch.channels_last) if is_copied(dy, output) else dy
 
 
-def is_copied(dy: Tensor, like: Tensor) -> bool:
+def is_copied(dy: Tensor, output: torch.memory_format) -> bool:
     """Whether `readable` copies."""
-    return dy.stride(1) != 1 and dy.shape[1] > 1 and is_channels_last(like)
+    return dy.stride(1) != 1 and dy.shape[1] > 1 and output == torch.channels_last
 
 
 def is_channels_last(x: Tensor) -> bool:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..operation.computation import Gradients, Needs
-from .implementations import settled, statistics_of
-from .signature import SAVED, BackwardArguments, ForwardArguments, by_branch, flat, saved_arguments, split
+from .implementations import packs_mask, settled, statistics_of, tail_of
+from .signature import REVISION, SAVED, BackwardArguments, ForwardArguments, by_branch, flat, saved_arguments, split
 
 # Where the tensors that gradients flow to stand among the forward operators' arguments, a list a branch.
 _OPERANDS = [
@@ -59,9 +59,10 @@ class _Tail(torch.autograd.Function):
     def forward(ctx: Any, operator: Any, keys: Any, *arguments: Any) -> Tensor:
         values, relu = split(arguments)
         each = settled(by_branch(ForwardArguments, values), backward=True)
-        y, *results = _below_autograd(operator, keys, (*flat(each), relu))
+        packs = packs_mask(tail_of((*flat(each), relu), backward=True))
+        y, mask, *results = _below_autograd(operator, keys, (*flat(each), relu, REVISION, packs))
         saved = saved_arguments(each, statistics_of(results), relu)
-        ctx.save_for_backward(*(t for own in saved for t in own[:SAVED]), y if relu else None)
+        ctx.save_for_backward(*(t for own in saved for t in own[:SAVED]), mask if packs else y if relu else None)
         ctx.settings = [own[SAVED:] for own in saved]
         ctx.set_materialize_grads(False)
         return y  # type: ignore[no-any-return]
@@ -86,15 +87,15 @@ class Asked(NamedTuple):
     passed: list[bool]  # an identity's without a relu
 
     def operator_arguments(self) -> list[Any]:
-        """The arguments of the backward operator that follow dy and y."""
+        """The arguments of the backward operator that follow dy and the mask."""
         return flat([own._replace(needs=asked) for own, asked in zip(self.each, self.computed, strict=True)])
 
 
 def asked(saved: Sequence[Any], settings: Sequence[Any], needs: Sequence[Needs]) -> Asked:
-    """The backward of what was saved, `SAVED` tensors a branch and y, which is None without a relu."""
-    *tensors, y = saved
+    """The backward of what was saved, `SAVED` tensors a branch and the mask, which is None without a relu."""
+    *tensors, mask = saved
     each = [BackwardArguments(*tensors[i * SAVED : (i + 1) * SAVED], *own) for i, own in enumerate(settings)]
-    passed = [y is None and own.is_identity and wanted.x for own, wanted in zip(each, needs, strict=True)]
+    passed = [mask is None and own.is_identity and wanted.x for own, wanted in zip(each, needs, strict=True)]
     computed = [wanted._replace(x=wanted.x and not passes) for wanted, passes in zip(needs, passed, strict=True)]
     return Asked(each, computed, passed)
 

@@ -10,10 +10,20 @@ from torch import Tensor
 from .. import backend
 from ..operation.computation import Gradients, Needs, Statistics, StrategyChoice, Tail, strategy_for
 from ..operation.layouts import empty_gradients, empty_output, empty_statistics
-from .signature import BRANCHES, BackwardArguments, ForwardArguments, backward_branch, by_branch, forward_branch, split
+from ..operation.relu_mask import empty_mask
+from .signature import (
+    BRANCHES,
+    BackwardArguments,
+    ForwardArguments,
+    backward_branch,
+    by_branch,
+    forward_branch,
+    packs,
+    split,
+)
 
-# y and the statistics of both branches.
-RESULTS = 1 + len(BRANCHES) * len(Statistics._fields)
+# y, the packed mask of its relu and the statistics of both branches.
+RESULTS = 2 + len(BRANCHES) * len(Statistics._fields)
 
 
 def output(*arguments: Any) -> Tensor:
@@ -28,17 +38,23 @@ def fake_output(*arguments: Any) -> Tensor:
 
 
 def forward(*arguments: Any) -> tuple[Tensor, ...]:
-    """y, and mean, var, mu and cov of main and of shortcut; empty tensors for those that are not there."""
+    """y, the mask, and the statistics of main and of shortcut; empty tensors for those that are not there."""
     tail = tail_of(arguments, backward=True)
-    y, statistics = backend.computation(tail.branches[0].x.device).forward(tail, keep=True)
-    return y, *_in_a_row(statistics, y)
+    mask = empty_mask(tail.branches) if packs(arguments) else None
+    y, statistics = backend.computation(tail.branches[0].x.device).forward(tail, keep=True, mask=mask)
+    return _results(y, mask, statistics)
 
 
 def fake_forward(*arguments: Any) -> tuple[Tensor, ...]:
     """Tensors like those of `forward`."""
     tail = tail_of(arguments, backward=True)
-    y = empty_output(tail.branches)
-    return y, *_in_a_row([empty_statistics(*of) for of in zip(tail.branches, tail.strategies, strict=True)], y)
+    mask = empty_mask(tail.branches) if packs(arguments) else None
+    statistics = [empty_statistics(*of) for of in zip(tail.branches, tail.strategies, strict=True)]
+    return _results(empty_output(tail.branches), mask, statistics)
+
+
+def _results(y: Tensor, mask: Tensor | None, statistics: Sequence[Statistics]) -> tuple[Tensor, ...]:
+    return y, y.new_empty(0) if mask is None else mask, *_in_a_row(statistics, y)
 
 
 def tail_of(arguments: Sequence[Any], backward: bool) -> Tail:
@@ -58,8 +74,13 @@ def _strategy(own: ForwardArguments, backward: bool) -> StrategyChoice:
     return strategy_for(backend.computation(branch.x.device), branch, "auto", backward)
 
 
+def packs_mask(tail: Tail) -> bool:
+    """Whether the forward of a tail is to pack its relu's mask, by what computes it now."""
+    return backend.computation(tail.branches[0].x.device).packs_mask(tail)
+
+
 def statistics_of(results: Sequence[Tensor]) -> list[Statistics]:
-    """The statistics of main and shortcut, from all but the first result of `forward`."""
+    """The statistics of main and shortcut, from all but the first two results of `forward`."""
     size = len(Statistics._fields)
     present = [t if t.numel() else None for t in results]
     return [Statistics(*present[i : i + size]) for i in range(0, len(present), size)]
@@ -74,7 +95,7 @@ def _in_a_row(each: Sequence[Statistics], like: Tensor) -> list[Tensor]:
 class _Incoming(NamedTuple):
     tail: Tail
     dy: Tensor
-    y: Tensor | None
+    mask: Tensor | None
     statistics: tuple[Statistics, ...]
     needs: tuple[Needs, ...]
 
@@ -93,10 +114,10 @@ def fake_backward(*arguments: Any) -> list[Tensor]:
 
 
 def _incoming(arguments: Sequence[Any]) -> _Incoming:
-    dy, y, *values = arguments
+    dy, mask, *values = arguments
     each = by_branch(BackwardArguments, values)
     branches, statistics, needs = zip(*(backward_branch(own, dy) for own in each), strict=True)
-    return _Incoming(Tail(branches, tuple(own.strategy for own in each), y is not None), dy, y, statistics, needs)
+    return _Incoming(Tail(branches, tuple(own.strategy for own in each), mask is not None), dy, mask, statistics, needs)
 
 
 def _present(each: Sequence[Gradients]) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 =============================  =======================================================================================
 residual_tail                  y; running statistics are read at most
-residual_tail_forward          y and the statistics that backward needs: what runs where gradients will be asked for
+residual_tail_forward          y, the relu's mask and the statistics: what runs where gradients will be asked for
 residual_tail_tracked,         the same two, which update the running statistics of training norms in place
 residual_tail_forward_tracked
 residual_tail_backward         the gradients that are asked for, as a list
@@ -98,7 +98,7 @@ def _wrap(name: str, autograd: Callable[..., Any], autocast: Callable[..., Any])
 
 
 def _define_forward(suffix: str = "", *, writes: bool = False) -> Any:
-    arguments = f"{schema(ForwardArguments, writes=writes)}, bool relu, int revision=1"
+    arguments = f"{schema(ForwardArguments, writes=writes)}, bool relu, int revision=1, bool packs=False"
     results = ", ".join(["Tensor"] * implementations.RESULTS)
     name, signature = f"residual_tail{suffix}", f"residual_tail_forward{suffix}({arguments}) -> ({results})"
     forward = _define(signature, implementations.forward, implementations.fake_forward)
@@ -109,7 +109,7 @@ def _define_forward(suffix: str = "", *, writes: bool = False) -> Any:
 
 def _define_backward() -> None:
     name = "residual_tail_backward"
-    signature = f"{name}(Tensor dy, Tensor? y, {schema(BackwardArguments)}) -> Tensor[]"
+    signature = f"{name}(Tensor dy, Tensor? mask, {schema(BackwardArguments)}) -> Tensor[]"
     operator = _define(signature, implementations.backward, implementations.fake_backward)
     _wrap(name, differentiable_once(operator), _backward_under_autocast(operator))
 

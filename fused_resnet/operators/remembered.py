@@ -31,6 +31,7 @@ from ..backends.kernels.computation import (
 from ..operation.branches import Activation, Branch, Direct, Norm, Projection, ZeroPad, with_tensors
 from ..operation.computation import Needs, StrategyChoice, Tail, operands_of, shares_statistics, strategy_for
 from ..operation.layouts import empty_gradients, empty_output
+from ..operation.relu_mask import empty_mask
 from .autograd import asked, gradients
 from .signature import INPUTS, SAVED, backward_branch, forward_arguments, saved_arguments
 
@@ -89,14 +90,15 @@ def _describe(
     if any(map(shares_statistics, tail.branches)) or is_empty(tail) or forward_refusal(tail) is not None:
         return None
     y = empty_output(tail.branches)
-    call = forward_call(module, tail, y, keep)
+    mask = empty_mask(tail.branches) if keep and computation.packs_mask(tail) else None
+    call = forward_call(module, tail, y, keep, mask)
     statistics = [kept(branch, call.statistics(i)) for i, branch in enumerate(tail.branches)]
     each = [forward_arguments(*of) for of in zip(tail.branches, tail.strategies, strict=True)]
     saved = saved_arguments(each, statistics, relu)
     return {
         "call": call,
-        "given": [*_both([own[:INPUTS] for own in each]), y, *_both([own[:_LAUNCHED] for own in statistics])],
-        "saved": [*(t for own in saved for t in own[:SAVED]), y if relu else None],
+        "given": [*_both([own[:INPUTS] for own in each]), y, *_both([own[:_LAUNCHED] for own in statistics]), mask],
+        "saved": [*(t for own in saved for t in own[:SAVED]), mask if mask is not None else y if relu else None],
         "settings": [own[SAVED:] for own in saved],
     }
 
@@ -136,7 +138,7 @@ def _describe_backward(
     if refusal(tail) is not None:
         return None
     into = [empty_gradients(branch, needs, dy) for branch, _, needs in each]
-    read = readable_gradient(tail, dy, saved[-1])
+    read = readable_gradient(tail, dy)
     call = backward_call(module, tail, read, saved[-1], [statistics for _, statistics, _ in each], into)
     found = [own._replace(x=dy) if passes else own for own, passes in zip(into, of.passed, strict=True)]
     return call, read, _both(found)

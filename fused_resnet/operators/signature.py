@@ -42,10 +42,11 @@ class ForwardArguments(NamedTuple):
     process_group: str | None = None
 
 
+_OF_BRANCHES = len(BRANCHES) * len(ForwardArguments._fields)
 INPUTS = 8  # the first fields of `ForwardArguments`, which are tensors
 # Of what backward takes, which compilers' caches keep, by the forward that they have seen. A call says it, so that what
 # was compiled for another one is not found. Programs that were exported without it are of the first.
-REVISION = 2
+REVISION = 3
 
 
 class BackwardArguments(NamedTuple):
@@ -125,8 +126,12 @@ def by_branch(arguments: type[Arguments], values: Sequence[Any]) -> list[Argumen
 
 def split(arguments: Sequence[Any]) -> tuple[Sequence[Any], bool]:
     """The branches' part of a forward operator's arguments, and whether there is a relu."""
-    of_branches = len(BRANCHES) * len(ForwardArguments._fields)
-    return arguments[:of_branches], arguments[of_branches]
+    return arguments[:_OF_BRANCHES], arguments[_OF_BRANCHES]
+
+
+def packs(arguments: Sequence[Any]) -> bool:
+    """Whether a forward operator is to give the packed mask of its relu; the dispatcher leaves defaults out."""
+    return any(arguments[_OF_BRANCHES + 2 :])
 
 
 def forward_arguments(branch: Branch, strategy: StrategyChoice = "auto") -> ForwardArguments:

@@ -18,27 +18,30 @@ for dependency in EXTRA:
     pytest.importorskip(dependency)
 
 
-from benchmarks import memory, networks  # noqa: E402
-from benchmarks.memory.cases import Conditions, count  # noqa: E402
+from benchmarks import emulator, memory, networks  # noqa: E402
+from benchmarks.memory.cases import Conditions, count, kernels  # noqa: E402
 from benchmarks.memory.shown import REST, WHOLE  # noqa: E402
 from benchmarks.network_ways import COMPILE, EAGER, FUSED, FUSED_COMPILE  # noqa: E402
 from benchmarks.result import Result, read  # noqa: E402
 from benchmarks.saved_activations import saved_bytes  # noqa: E402
 
+needs_emulator = pytest.mark.skipif(emulator.missing() is not None, reason="the emulator was not built")
 FLOAT = 4
 FULL = Conditions(torch.device("cpu"), torch.float32, batch=16, size=None)
 SMALL = Conditions(torch.device("cpu"), torch.float32, batch=2, size=64)
 
 
+@needs_emulator
 def test_a_fused_resnet50_saves_two_thirds() -> None:
     eager, fused = (count("resnet50", way, FULL, by_block=True) for way in (EAGER, FUSED))
-    assert round(fused.total / eager.total, 3) == 0.675
+    assert round(fused.total / eager.total, 2) == 0.69
     assert (eager.fused_tails, fused.fused_tails, fused.refused_tails) == (0, 16, 0)
     assert len(eager.blocks) == len(fused.blocks) == 16
     outside = {way.total - sum(way.blocks.values()) for way in (eager, fused)}
     assert len(outside) == 1
 
 
+@needs_emulator
 @pytest.mark.parametrize(("block", "size", "channels"), [("layer1.1", 56, 64), ("layer3.2", 14, 256)])
 def test_an_identity_block_saves_what_a_hand_counts(block: str, size: int, channels: int) -> None:
     eager, fused = (count("resnet50", way, FULL, by_block=True).blocks[block] for way in (EAGER, FUSED))
@@ -47,9 +50,10 @@ def test_an_identity_block_saves_what_a_hand_counts(block: str, size: int, chann
     # of each norm, a mean and a deviation a channel.
     statistics = 2 * (channels + channels + wide)
     assert eager == (pixels * (4 * channels + 2 * wide) + statistics) * FLOAT
-    # In place of conv3's output and of its norm's statistics: the moments of conv3's input, and a deviation a channel.
-    moments = channels**2 + channels + wide
-    assert eager - fused == (pixels * wide + 2 * wide - moments) * FLOAT
+    # In place of conv3's output and of its norm's statistics: the moments of conv3's input, a deviation a channel, and
+    # a mask of a sixteenth of the block's output, which the next block's convolution saves.
+    moments, mask = channels**2 + channels + wide, pixels * wide // 16
+    assert eager - fused == (pixels * wide + 2 * wide - moments - mask) * FLOAT
 
 
 @pytest.mark.parametrize("way", [EAGER, FUSED])
@@ -57,7 +61,8 @@ def test_tensors_without_data_count_as_real_ones(way: str) -> None:
     network = networks.make("tiny").train()
     if way == FUSED:
         fused_resnet.fuse(network)
-    real = saved_bytes(network, torch.randn(2, 3, 64, 64))
+    with kernels(SMALL.device):
+        real = saved_bytes(network, torch.randn(2, 3, 64, 64))
     assert count("tiny", way, SMALL, by_block=False).total == real
 
 

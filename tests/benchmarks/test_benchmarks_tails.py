@@ -92,16 +92,18 @@ def test_counted_bytes_of_both_directions_add_those_of_backward() -> None:
         forward, both = (counted_bytes(shape, training, strategies, 2, backward=b) for b in (False, True))
         return (both - forward) // (2 * 4 * 4 * 2)
 
-    # dy, y and both x are read, g is written; g is read, both dx are written, the strided one at four times the pixels.
+    # Ten channels have two bytes of the mask, which is as much as one element. It is written, and read with dy.
+    # dy and both x are read; dy again, both dx are written, the strided one at four times the pixels.
     shape = TailShape("net", "layer1.0", 1, 4, inner=3, channels=10, before=5, stride=2, batch=2)
-    frozen = 3 * 10 + 3 + 5 + 10 + 3 + 4 * 5
+    frozen = 1 + (10 + 1) + 3 + 5 + (10 + 1) + 3 + 4 * 5
     assert backward(shape, False) == frozen
     assert backward(shape, True, "moments", "moments") == frozen + 3 + 5  # x once more
-    assert backward(shape, True, "materialise", "moments") == frozen + 2 * (3 + 10) + 5  # twice, and dp
+    # x twice; dp is written and read, as is g, in the place of dy and the mask.
+    assert backward(shape, True, "materialise", "moments") == frozen + 2 * (3 + 10) + 5 + (10 - 1)
     # The norm's input is read with g, in training once more; dz is written, and the identity's gradient is g.
     direct = TailShape("net", "layer1.0", 1, 4, inner=None, channels=10, batch=2)
-    assert backward(direct, False) == 6 * 10
-    assert backward(direct, True) == 7 * 10
+    assert backward(direct, False) == 1 + (10 + 1) + 4 * 10
+    assert backward(direct, True) == 1 + (10 + 1) + 5 * 10
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -117,8 +117,8 @@ def test_tail_is_told_with_its_sizes():
     )
     assert (shortcut.in_channels, shortcut.stride) == (6, 2)
     assert (tail.forward.kernel, tail.backward.kernel) == ("plain PyTorch", "plain PyTorch")
-    # Each x twice, y once; x W^T, x^T x and W Cov W^T.
-    assert tail.forward.bytes == 4 * rows * (2 * 8 + 2 * 6 + 8)
+    # Each x twice, y and its mask once; x W^T, x^T x and W Cov W^T.
+    assert tail.forward.bytes == 4 * rows * (2 * 8 + 2 * 6 + 8) + rows * 2
     assert tail.forward.operations == 2 * sum(rows * k * 8 + rows * k * k + 8 * k * k for k in (8, 6))
 
 
@@ -295,9 +295,9 @@ def test_a_gradient_that_comes_in_another_layout_is_told_with_its_copy(layout, b
     explanation = explain(model, torch.randn(2, 3, 64, 64).to(memory_format=layout))
     kernels = [tail.backward.kernel for tail in explanation.tails]
     assert [name.endswith(" + copy") for name in kernels] == [False] * 7 + [layout == torch.channels_last]
-    # dy, y and g in the first phase, g, z and dz in the last, z for the sums; a copy reads and writes once more.
+    # dy, the mask and g in the first phase, g, z and dz in the last, z for the sums; a copy reads and writes once more.
     y = 2 * 512 * 2 * 2 * 4
-    assert explanation.tails[-1].backward.bytes == (9 if layout == torch.channels_last else 7) * y
+    assert explanation.tails[-1].backward.bytes == (8 if layout == torch.channels_last else 6) * y + y // 16
 
 
 @pytest.mark.parametrize(("own", "told"), [(1.0, False), (0.1, True)])

@@ -29,13 +29,14 @@ def argument(call, path):
 
 @on_kernels
 @each_result
-@pytest.mark.parametrize("other", ["dy", "y"])
-def test_backward_refuses_a_result_in_the_memory_of_the_incoming_gradient(call, path, other):
+@pytest.mark.parametrize("other", ["dy", "mask"])
+def test_backward_refuses_a_result_in_the_memory_of_what_it_reads(call, path, other):
     """inplace_abn issue 155: a backward in place corrupts a gradient, or an output, that somebody else reads too."""
     memory = call.filled(143 + 2 * 7 * 6 * 7)
-    setattr(call, other, memory[:144].view(2, 6, 3, 4))
-    like = argument(call, path)
-    call.put(path, lambda t: memory[143 : 143 + like.numel()].view(like.shape))
+    read, like = getattr(call, other), argument(call, path)
+    floats = read.nbytes // 4
+    setattr(call, other, memory[:floats].view(read.dtype).view(read.shape))
+    call.put(path, lambda t: memory[floats - 1 : floats - 1 + like.numel()].view(like.shape))
     assert refusal(call) == f"{path} is in the memory of {other}, expected {OWN}"
 
 
@@ -85,7 +86,7 @@ def test_backward_refuses_an_expanded_result(call, path):
 @on_kernels
 def test_backward_refuses_memory_for_an_identity_without_relu(call):
     call.plain("direct", call.filled(2, 6, 3, 4))
-    call.y = None
+    call.mask, call.relu = None, False
     assert refusal(call) == "shortcut.dx is given, expected None: without a relu it is dy"
 
 
@@ -119,7 +120,6 @@ def test_backward_takes_neighbours_in_memory(call):
 
 @on_kernels
 def test_backward_takes_shared_tensors_that_it_only_reads(call):
-    call.y = call.dy
     call.shortcut["norm"] |= {name: call.main["norm"][name] for name in ("weight", "var")}
     call.shortcut["norm"]["mean"] = call.main["norm"]["var"]
     before = [call.dy.clone(), call.main["norm"]["var"].clone()]

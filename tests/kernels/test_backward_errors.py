@@ -46,8 +46,8 @@ def test_backward_refuses_a_gradient_of_an_unknown_type(call, dtype):
     ("path", "shape", "message"),
     [
         ("dy", (6, 3, 4), "dy is of shape [6, 3, 4], expected of four dimensions"),
-        ("dy", (2, 8, 3, 4), "y is of shape [2, 6, 3, 4], expected of shape [2, 8, 3, 4]"),
-        ("y", (2, 6, 4, 3), "y is of shape [2, 6, 4, 3], expected of shape [2, 6, 3, 4]"),
+        ("dy", (2, 6, 3, 5), "mask is of shape [2, 3, 4, 4], expected of shape [2, 3, 5, 4]"),
+        ("dy", (2, 8, 3, 4), "main.weight is of shape [6, 5, 1, 1], expected of shape [8, 5, 1, 1]"),
         ("main.x", (5, 3, 4), "main.x is of shape [5, 3, 4], expected of four dimensions"),
         ("main.x", (3, 5, 3, 4), f"main.x is of shape [3, 5, 3, 4], {SAME_PIXELS}"),
         ("main.x", (2, 9, 3, 4), "main.dx is of shape [2, 5, 3, 4], expected of shape [2, 9, 3, 4]"),
@@ -78,7 +78,7 @@ def test_backward_refuses_a_projection_of_no_channels(call):
 @only_emulated
 def test_backward_refuses_lines_longer_than_it_can_index(backend, device):
     call = BackwardCall(backend, device, torch.bfloat16)
-    call.shortcut, call.y, call.dy = None, None, call.filled(1, 6, 1, 1)
+    call.shortcut, call.mask, call.relu, call.dy = None, None, False, call.filled(1, 6, 1, 1)
     call.main = call.branch(call.filled(1, 1, 1, 1), 2**31)
     wide = torch.empty(1, 1, 1, 2**31, dtype=torch.bfloat16)  # memory that nobody touches
     call.main |= {"x": wide[..., :1].expand(wide.shape), "dx": wide}
@@ -166,10 +166,40 @@ def test_backward_refuses_statistics_in_half_precision(backend, device, path):
     assert refusal(call) == f"{path}.dtype is BFloat16, expected Float"
 
 
+MISSING = "expected None without a relu, or where main's norm is all that the relu is of"
+
+
+@on_kernels
+def test_backward_of_a_relu_needs_its_mask(call):
+    call.mask = None
+    assert refusal(call) == "mask is None, expected a tensor"
+
+
+@on_kernels
+def test_backward_refuses_a_mask_without_a_relu(call):
+    call.relu = False
+    assert refusal(call) == f"mask is given, {MISSING}"
+
+
+@on_kernels
+def test_backward_refuses_a_mask_of_a_norm_by_itself(call):
+    call.shortcut = None
+    call.main |= {"source": "direct", "x": call.filled(2, 6, 3, 4), "dx": call.filled(2, 6, 3, 4)}
+    call.main |= dict.fromkeys(("weight", "dweight", "dbias"))
+    call.main["norm"] |= {"mean": call.floats(6), "mu": None, "cov": None}
+    assert refusal(call) == f"mask is given, {MISSING}"
+
+
+@on_kernels
+def test_backward_refuses_a_mask_with_gaps(call):
+    call.mask = torch.cat([call.mask, call.mask], 3)[..., ::2]
+    assert refusal(call) == "mask is strided [96, 32, 8, 2], expected contiguous"
+
+
 @on_kernels
 @pytest.mark.parametrize("stride", [10, 2**32 + 1, 2**40, 2**62])
 def test_backward_of_a_stride_beyond_the_input_fills_all_of_the_gradient(call, stride):
-    call.shortcut, call.y = None, None
+    call.shortcut, call.mask, call.relu = None, None, False
     call.dy, call.main = call.filled(2, 6, 1, 1), call.branch(torch.randn(2, 5, 3, 4).to(call.device), stride)
     call.made().run()
     found = call.main["dx"]

@@ -33,6 +33,7 @@ def test_forward_with_valid_arguments_runs(call):
     ("path", "shape", "message"),
     [
         ("y", (6, 3, 4), "y is of shape [6, 3, 4], expected of four dimensions"),
+        ("y", (2, 6, 3, 5), "mask is of shape [2, 3, 4, 4], expected of shape [2, 3, 5, 4]"),
         ("y", (2, 8, 3, 4), "main.weight is of shape [6, 5, 1, 1], expected of shape [8, 5, 1, 1]"),
         ("main.x", (5, 3, 4), "main.x is of shape [5, 3, 4], expected of four dimensions"),
         ("main.x", (3, 5, 3, 4), "main.x is of shape [3, 5, 3, 4], expected of shape [2, 5, 3, 4]"),
@@ -89,7 +90,7 @@ def test_forward_refuses_evaluation_without_running_statistics(call):
 
 @on_kernels
 def test_forward_refuses_one_value_a_channel_in_training(call):
-    call.y = call.filled(1, 6, 1, 1)
+    call.y, call.mask = call.filled(1, 6, 1, 1), None
     call.main = call.branch(call.filled(1, 5, 1, 1), 1)
     expected = "main.norm is given one value per channel, expected more than 1 value per channel when training"
     assert refusal(call) == expected
@@ -156,9 +157,15 @@ def test_forward_has_statistics_of_two_branches(call):
 
 
 @on_kernels
+def test_forward_refuses_a_mask_without_a_relu(call):
+    call.relu = False
+    assert refusal(call) == "mask is given, expected None where relu is False"
+
+
+@on_kernels
 @pytest.mark.parametrize("stride", [10, 2**40, 2**62])
 def test_forward_of_a_stride_beyond_the_input_reads_the_first_pixels(call, stride):
-    call.shortcut = None
+    call.shortcut = call.mask = None
     call.y, call.main = call.filled(2, 6, 1, 1), call.branch(torch.randn(2, 5, 3, 4).to(call.device), stride)
     call.made().run()
     found = call.y.clone()

@@ -63,7 +63,7 @@ def fused_bytes(activation):
     channels = torch.empty(activation.channels, device="meta")
     tail = Tail((Direct(activation.tensor(), Norm(channels, channels, channels, channels)),), ("auto",), relu=True)
     needs = [Needs(x=True, weight=False, bias=False, gamma=True, beta=True)]
-    both = traffic.forward(tail), traffic.backward(tail, needs)
+    both = traffic.forward(tail, keep=True), traffic.backward(tail, needs)
     return sum(of.bytes for of in both) * activation.times
 
 
@@ -93,7 +93,7 @@ def test_a_whole_step_moves_less_than_half():
     }
     assert {name: round(total / 1e9, 1) for name, total in steps.items()} == {
         "PyTorch's operations": 92.9,
-        "tails fused": 48.9,
-        "all norms fused": 38.4,
-        "norms recomputed": 44.7,
+        "tails fused": 46.0,
+        "all norms fused": 35.6,
+        "norms recomputed": 41.8,
     }

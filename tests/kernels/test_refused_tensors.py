@@ -21,7 +21,7 @@ PARTS = {
 # Arguments by call. The output's gradient decides on the device and type of all others.
 IN_BRANCHES = {kind: [f"{branch}.{part}" for branch in BRANCHES for part in parts] for kind, parts in PARTS.items()}
 COUNTERS = [f"{branch}.norm.num_batches_tracked" for branch in BRANCHES]
-FLOATS = {"forward": IN_BRANCHES["forward"], "backward": ["y", *IN_BRANCHES["backward"], *STATISTICS]}
+FLOATS = {"forward": IN_BRANCHES["forward"], "backward": [*IN_BRANCHES["backward"], *STATISTICS]}
 # Whichever argument it is, the same check refuses it.
 pytestmark = pytest.mark.covers("kind", "backend")
 
@@ -33,8 +33,12 @@ def each(chosen):
     return pytest.mark.parametrize(("kind", "path"), cases)
 
 
-each_but_the_first = each(FLOATS | {"forward": [*FLOATS["forward"], *COUNTERS]})
-each_tensor = each({"forward": [*FLOATS["forward"], *COUNTERS], "backward": ["dy", *FLOATS["backward"]]})
+each_but_the_first = each(
+    {"forward": ["mask", *FLOATS["forward"], *COUNTERS], "backward": ["mask", *FLOATS["backward"]]}
+)
+each_tensor = each(
+    {"forward": ["mask", *FLOATS["forward"], *COUNTERS], "backward": ["dy", "mask", *FLOATS["backward"]]}
+)
 each_float = each(FLOATS | {"backward": ["dy", *FLOATS["backward"]]})
 each_vector = each({kind: [path for path in paths if path.endswith(OF_CHANNELS)] for kind, paths in FLOATS.items()})
 
@@ -47,7 +51,7 @@ def call(kind, backend, device):
 @on_kernels
 @each_but_the_first
 def test_call_refuses_a_tensor_elsewhere(call, path):
-    expected = call.y.device
+    expected = (call.y if isinstance(call, ForwardCall) else call.dy).device
     call.put(path, lambda t: t.to("meta"))
     assert refusal(call) == f"{path}.device is meta, expected {expected}"
 
@@ -55,7 +59,7 @@ def test_call_refuses_a_tensor_elsewhere(call, path):
 @on_kernels
 @each_but_the_first
 def test_call_refuses_a_tensor_of_another_type(call, path):
-    expected = "Long" if path.endswith("tracked") else "Float"
+    expected = "Byte" if path == "mask" else "Long" if path.endswith("tracked") else "Float"
     call.put(path, lambda t: t.to(torch.float64))
     assert refusal(call) == f"{path}.dtype is Double, expected {expected}"
 
@@ -82,7 +86,8 @@ def test_call_refuses_an_address_within_an_element(call, path):
         return torch.frombuffer(memory, dtype=t.dtype, offset=1).view(t.shape)
 
     call.put(path, one_byte_further)
-    assert re.fullmatch(rf"{path}'s address is \d+, expected a multiple of its element size", refusal(call))
+    expected = "4" if path == "mask" else "its element size"
+    assert re.fullmatch(rf"{path}'s address is \d+, expected a multiple of {expected}", refusal(call))
 
 
 @on_kernels

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compare import fused, unfused
+from emulated import on_kernels
 from samples import FUSED, SAMPLES, Branch, Sample, build
 
 from fused_resnet.functional import Direct, Norm, Projection, residual_tail
@@ -166,9 +167,28 @@ def test_output_may_be_changed_in_place_where_backward_does_not_need_it(device):
         torch.testing.assert_close(x.grad, expected[name], msg=name)
 
 
-def test_output_changed_in_place_where_backward_needs_it_is_noticed(device):
+def test_input_changed_in_place_where_backward_needs_it_is_noticed(device):
+    tail, inputs, dy = build(SAMPLES["bottleneck projection"], device)
+    y = tail.fused(inputs)
+    inputs["main.x"].detach().add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward(dy)
+
+
+@pytest.mark.parametrize("backend", ["reference"], indirect=True)
+def test_output_changed_in_place_where_backward_needs_it_is_noticed(backend, device):
     tail, inputs, dy = build(SAMPLES["bottleneck projection"], device)
     y = tail.fused(inputs)
     y.detach().add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.backward(dy)
+
+
+@on_kernels
+def test_output_of_the_kernels_may_change_in_place(backend, device):
+    """They keep the relu's mask as bits."""
+    tail, inputs, dy = build(SAMPLES["bottleneck projection"], device)
+    expected = torch.autograd.grad(tail.fused(inputs), [*inputs.values()], dy)
+    y = tail.fused(inputs)
+    y.detach().add_(1)
+    assert all(map(torch.equal, torch.autograd.grad(y, [*inputs.values()], dy), expected))

@@ -17,12 +17,14 @@ from torch._subclasses.fake_tensor import FakeTensor
 from ...operation.branches import Branch, Norm, Projection, named_tensors, output_shape, with_tensors
 from ...operation.checks import HALF_DTYPES
 from ...operation.computation import Gradients, Needs, Statistics, Strategy, Tail, shares_statistics
-from ...operation.layouts import empty_gradients, empty_output, readable
+from ...operation.layouts import empty_gradients, empty_output, output_format, readable
+from ...operation.relu_mask import is_packed, pack
 from ...operation.requirement import require_kernels
 from ...operation.synchronisation import add_up, combine_statistics, exchanges_sums
 from ...strategy import FLOAT32_OPERATIONS_PER_BYTE, decide, problem_of
 from ..pytorch.computation import ReferenceComputation
 from .branch_arguments import describe, describe_gradient, kept
+from .phases import masks_input
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # What the kernels index with 32 bits.
@@ -40,28 +42,31 @@ class KernelComputation:
             return ReferenceComputation().strategy(branch, backward)
         return decide(problem_of(branch, backward), _operations_per_byte(branch.x.dtype))
 
-    def forward(self, tail: Tail, keep: bool) -> tuple[Tensor, list[Statistics]]:
+    def packs_mask(self, tail: Tail) -> bool:
+        return tail.relu and not masks_input(tail) and tail.branches[0].x.dtype in _DTYPES
+
+    def forward(self, tail: Tail, keep: bool, mask: Tensor | None = None) -> tuple[Tensor, list[Statistics]]:
         reason = forward_refusal(tail)
         if reason is not None:
             require_kernels(reason)
         if reason is not None or is_empty(tail):
-            return ReferenceComputation().forward(tail, keep)
+            return ReferenceComputation().forward(tail, keep, mask)
         tail = _resolved(tail)
         y = empty_output(tail.branches)
-        call = forward_call(self.module, tail, y, keep)
+        call = forward_call(self.module, tail, y, keep, mask)
         if any(map(shares_statistics, tail.branches)):
             return y, _forward_by_processes(call, tail)
         call.run()
         return y, [kept(branch, call.statistics(i)) for i, branch in enumerate(tail.branches)]
 
     def backward(
-        self, tail: Tail, dy: Tensor, y: Tensor | None, statistics: Sequence[Statistics], needs: Sequence[Needs]
+        self, tail: Tail, dy: Tensor, mask: Tensor | None, statistics: Sequence[Statistics], needs: Sequence[Needs]
     ) -> list[Gradients]:
         if refusal(tail) or is_empty(tail):
-            return ReferenceComputation().backward(tail, dy, y, statistics, needs)
+            return ReferenceComputation().backward(tail, dy, mask, statistics, needs)
         tail = _resolved(tail)
         into = [empty_gradients(branch, asked, dy) for branch, asked in zip(tail.branches, needs, strict=True)]
-        call = backward_call(self.module, tail, readable_gradient(tail, dy.resolve_neg(), y), y, statistics, into)
+        call = backward_call(self.module, tail, readable_gradient(tail, dy.resolve_neg()), mask, statistics, into)
         if any(map(shares_statistics, tail.branches)):
             _backward_by_processes(call, tail, needs)
         else:
@@ -99,31 +104,34 @@ def _backward_by_processes(call: Any, tail: Tail, needs: Sequence[Needs]) -> Non
     call.complete()
 
 
-def forward_call(module: Any, tail: Tail, y: Tensor, keep: bool) -> Any:
-    """The module's call that writes y, not yet run."""
+def forward_call(module: Any, tail: Tail, y: Tensor, keep: bool, mask: Tensor | None = None) -> Any:
+    """The module's call that writes y and, where there is one, the packed mask of its relu, not yet run."""
     each = zip(tail.branches, tail.strategies, strict=True)
     main, shortcut, *_ = *[describe(module, *of, keep) for of in each], None
     allow_tf32 = torch.backends.cudnn.allow_tf32
-    return module.Forward(main=main, shortcut=shortcut, y=y, relu=tail.relu, tf32=allow_tf32)
+    return module.Forward(main=main, shortcut=shortcut, y=y, mask=mask, relu=tail.relu, tf32=allow_tf32)
 
 
 def backward_call(
     module: Any,
     tail: Tail,
     dy: Tensor,
-    y: Tensor | None,
+    mask: Tensor | None,
     statistics: Sequence[Statistics],
     into: Sequence[Gradients],
 ) -> Any:
     """The module's call that writes the gradients, not yet run."""
+    if mask is not None and not is_packed(mask):  # another backend's forward kept y
+        mask = None if masks_input(tail) else pack(mask.resolve_neg())
     each = zip(tail.branches, statistics, into, strict=True)
     main, shortcut, *_ = *[describe_gradient(module, *of) for of in each], None
-    return module.Backward(main=main, shortcut=shortcut, dy=dy, y=y, tf32=torch.backends.cudnn.allow_tf32)
+    allow_tf32 = torch.backends.cudnn.allow_tf32
+    return module.Backward(main=main, shortcut=shortcut, dy=dy, mask=mask, relu=tail.relu, tf32=allow_tf32)
 
 
-def readable_gradient(tail: Tail, dy: Tensor, y: Tensor | None) -> Tensor:
+def readable_gradient(tail: Tail, dy: Tensor) -> Tensor:
     """dy as the kernels read it best, a copy where that is dearer than copying."""
-    return readable(dy, tail.branches[0].x if y is None else y)
+    return readable(dy, output_format(tail.branches))
 
 
 def refusal(tail: Tail) -> str | None:

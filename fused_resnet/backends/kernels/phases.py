@@ -11,6 +11,7 @@ from ...operation.computation import Needs, StrategyChoice, Tail, is_identity, t
 
 # Where a training norm's statistics come from: columns of a `Direct` source, x^T x, or p = x W^T, which is written.
 Statistics: TypeAlias = Literal["columns", "gram", "product"]
+TILE_COLUMNS = 128  # of the kernels' tiles (csrc/partition.h)
 # What backward sums over the rows before anything else is known, beside g: g z, g^T x, or g p with p computed again.
 Reduction: TypeAlias = Literal["dot", "product", "recomputed"]
 
@@ -68,6 +69,13 @@ class BranchGradient:
         return self.is_recomputed or (self.needs.x and not is_identity(self.branch))
 
     @property
+    def needs_masked(self) -> bool:
+        """Whether g is an identity's gradient, p is computed again, or several columns of tiles of dx read g."""
+        of = self.branch
+        reads_often = isinstance(of, Projection) and of.x.shape[1] > TILE_COLUMNS
+        return self.is_recomputed or (self.needs.x and (is_identity(of) or reads_often))
+
+    @property
     def has_gram(self) -> bool:
         """Whether it follows moments."""
         return statistics_of(self.branch, self.strategy) == "gram"
@@ -91,14 +99,30 @@ class TailGradient:
 
     @property
     def writes_masked(self) -> bool:
-        """Whether g = dy [y > 0] is written, for later phases to read."""
-        return self.relu and not self.masks_input and any(own.needs.x or own.is_recomputed for own in self.branches)
+        """Whether g = dy [y > 0] is written, and not made once more by those who read it."""
+        return self._masks and any(own.needs_masked for own in self.branches)
+
+    @property
+    def masks_again(self) -> bool:
+        """Whether the last phase makes g of dy and the mask once more."""
+        return self._masks and not self.writes_masked
+
+    @property
+    def _masks(self) -> bool:
+        return self.relu and not self.masks_input
 
     @property
     def masks_input(self) -> bool:
-        """Whether the relu's mask comes from a normed source, which is read anyway, and not from y."""
-        first = self.branches[0].branch
-        return self.relu and len(self.branches) == 1 and isinstance(first, Direct) and first.norm is not None
+        return self.relu and _is_norm_alone([own.branch for own in self.branches])
+
+
+def masks_input(tail: Tail) -> bool:
+    """Whether backward takes the relu's mask from a normed source, which it reads anyway."""
+    return tail.relu and _is_norm_alone(tail.branches)
+
+
+def _is_norm_alone(branches: Sequence[Branch]) -> bool:
+    return len(branches) == 1 and isinstance(branches[0], Direct) and branches[0].norm is not None
 
 
 def gradient_of(tail: Tail, needs: Sequence[Needs]) -> TailGradient:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...operation import relu_mask
 from ...operation.autocast import autocast_off
 from ...operation.branches import Branch, Direct, Projection, ZeroPad
 from ...operation.checks import HALF_DTYPES
@@ -35,19 +36,25 @@ class ReferenceComputation:
                 return "moments"
         return decide(problem_of(branch, backward), _OPERATIONS_PER_BYTE.get(branch.x.device.type, 64.0))
 
-    def forward(self, tail: Tail, keep: bool) -> tuple[Tensor, list[Statistics]]:
+    def packs_mask(self, tail: Tail) -> bool:
+        return False
+
+    def forward(self, tail: Tail, keep: bool, mask: Tensor | None = None) -> tuple[Tensor, list[Statistics]]:
         with autocast_off(tail.branches[0].x):
             paths = _paths(tail)
             shared = combine_statistics(tail, [_summary(path) for path in paths])
             results = [_forward(*of) for of in zip(paths, shared, strict=True)]
             y = _sum([addend for addend, _ in results], [path.owns_addend for path in paths])
-            return y.relu_() if tail.relu else y, [statistics for _, statistics in results]
+            y = y.relu_() if tail.relu else y
+            if mask is not None:
+                mask.copy_(relu_mask.pack(y))
+            return y, [statistics for _, statistics in results]
 
     def backward(
-        self, tail: Tail, dy: Tensor, y: Tensor | None, statistics: Sequence[Statistics], needs: Sequence[Needs]
+        self, tail: Tail, dy: Tensor, mask: Tensor | None, statistics: Sequence[Statistics], needs: Sequence[Needs]
     ) -> list[Gradients]:
         with autocast_off(dy):
-            g = dy if y is None else torch.ops.aten.threshold_backward(dy, y, 0)
+            g = dy if mask is None else relu_mask.masked(dy, mask)
             paths = _paths(tail)
             sums = [_sums(*of, g) for of in zip(paths, statistics, strict=True)]
             each = zip(paths, statistics, needs, sums, add_up(tail, needs, sums), strict=True)
