@@ -32,7 +32,7 @@ from .timing import Spread
 
 RESULT = Path(__file__).parent / "results" / "phases-h100.json"
 MODELLED = RESULT.with_name("model-h100.json")
-# Of results that do not say it themselves. From NVIDIA's data sheet of the H100 SXM5.
+# For results that do not say it themselves; from NVIDIA's data sheet of the H100 SXM5.
 _MACHINES = {"NVIDIA H100 80GB HBM3": Machine(132, 1.98e9, 3.35e12)}
 
 

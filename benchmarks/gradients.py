@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Of the sum's root mean square: several times what rounding to bfloat16 on the way moves it by.
+# A share of the sum's root mean square: several times what rounding to bfloat16 on the way moves it by.
 _KINK = 0.125
 
 

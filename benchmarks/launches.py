@@ -20,7 +20,7 @@ from fused_resnet.strategy import use_strategy
 from .tails import every_gradient
 
 FORWARD, BACKWARD = "forward", "backward"
-# By the names of the module's methods.
+# The names of the module's methods.
 FORWARD_PHASES, BACKWARD_PHASES = ("moments", "finish", "apply"), ("reduce", "finish", "apply")
 PHASES = (*(f"{FORWARD} {phase}" for phase in FORWARD_PHASES), *(f"{BACKWARD} {phase}" for phase in BACKWARD_PHASES))
 

@@ -30,7 +30,7 @@ OWN: dict[str, Maker] = {
         for shortcut in ("A", "B")
     },
 }
-# Of smoke runs: a block of each kind.
+# For smoke runs: a block of each kind.
 TINY = "tiny"
 OWN[TINY] = partial(models.ResNet, Bottleneck, (1, 1, 1, 1), width=16, num_classes=10, fused=False)
 EXPECTED = f"{', '.join(OWN)}, or one of {' or '.join(f'{library}:NAME' for library in _LIBRARIES)}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".svg", ".png", ".pdf")
-# Of Okabe and Ito's palette: told apart by every kind of colour vision. All of it shows on white and on near-black.
+# Okabe and Ito's palette, which every kind of colour vision tells apart. All of it shows on white and on near-black.
 COLOURS = {
     "orange": "#E69F00",
     "sky": "#56B4E9",
@@ -27,7 +27,7 @@ COLOURS = {
     "pink": "#CC79A7",
     "grey": "#8A8F98",
 }
-# Of text, axes and whatever else must stand out from the page, and of what must not: for a picture's own elements, too.
+# Colours of text, axes and whatever else must stand out from the page, and of what must not.
 INK, FAINT = "#1B1F24", "#D9DDE2"
 _NAMES = {INK: "ink", FAINT: "faint"}
 _DARK = {INK: "#E6E9ED", FAINT: "#3A4049"}

@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from .clocks import Call
 
 _LONGEST, _NAME_LENGTH = 10, 90
-# What the driver does by other means than a kernel, or in the place of a small one.
+# Work that the driver does without a kernel, or in the place of a small one.
 _NO_KERNELS = ("Memcpy", "Memset")
 
 

@@ -64,7 +64,7 @@ struct Affines {
     device::shared_store(offset(index, 2, column), a.shift);
   }
 
-  // Of neighbouring columns, from a multiple of their number on.
+  // Loads those of neighbouring columns; `column` is a multiple of their number.
   template <int count>
   DEVICE static void load(int index, int column, Affine (&affines)[count]) {
     struct alignas(4 * count) Floats {

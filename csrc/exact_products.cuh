@@ -25,7 +25,7 @@ struct SharedRows {
   DEVICE SharedOffset at(int row, int bytes) const { return first + row * pitch + bytes; }
 };
 
-// What a fragment of a float operand, or of a weight, is the sum of; the largest part first.
+// The parts whose sum is a fragment of floats, or of weights; the largest part first.
 template <int count, int registers>
 struct Parts {
   std::uint32_t of[count][registers];
@@ -64,7 +64,7 @@ DEVICE Parts<count, registers> bfloat16_parts(Float2 (&floats)[registers]) {
   return parts;
 }
 
-// Of weights as they are in memory.
+// How many parts weights have, as they are in memory.
 template <class Element>
 constexpr int weight_parts = 1;
 template <>

@@ -12,8 +12,8 @@ namespace fused_resnet {
 // Threads that share a sum over the ranges: so many that each has about as many loads as are under way together.
 DEVICE int range_sharers(int ranges) { return ranges > 128 ? 32 : ranges > 32 ? 16 : ranges > 8 ? 4 : 1; }
 
-// Of sums over the ranges, `add(range, sums)` for each; given by the first of the threads that share them, which lie
-// block_threads / sharers apart. Called by all threads; fixes the order.
+// Sums over the ranges, by `add(range, sums)` for each, in a fixed order. Threads that share a sum lie block_threads /
+// sharers apart, and the first of them has the result. Called by all threads.
 template <int count, class Add>
 DEVICE void sum_over_ranges(int ranges, int sharers, bool active, double (&sums)[count], Add add) {
   const int apart = block_threads / sharers;

@@ -47,8 +47,8 @@ DEVICE void zero_tiles(const Tail& tail, const BranchGradient& own, TileColumn t
   });
 }
 
-// What becomes of the normed tensor (0) and of g (1) in the gradient of the former. Where the former also masks, g's
-// has the norm's shift, which is not added.
+// The affines of the normed tensor (0) and of g (1), whose sum is the gradient of the former. Where the former also
+// masks, g's affine has the norm's shift, which is not added.
 DEVICE Affine norm_gradient(const TailGradient& gradient, int index, int of, int channel, bool masks) {
   const Branch& branch = gradient.tail.branches[index];
   const float scale = norm_scale(branch, channel);
@@ -89,7 +89,7 @@ template <class Element>
 struct RowMasks {
   using Traits = TileTraits<Element>;
   static_assert(Traits::row_chunks == 4, "neighbours' chunks");
-  static_assert(tile_rows * tile_depth_bytes + StageMask<Element>::bytes <= operand_bytes);
+  static_assert(tile_rows * tile_depth_bytes + stage_mask_bytes <= operand_bytes);
 
   const Tail& tail;
   const Activations& g;

@@ -109,8 +109,8 @@ DEVICE void sum_of_inputs(const TailGradient& gradient, int index, const SharedC
     for (int i = 0; i < 4; ++i) sums[i] += device::shared_load<double>(place(device::warp_index() + sharer, i));
 }
 
-// What sums of products become in G and in dW, for a lane's four inputs; adds to what dgamma is made of. Norms that are
-// not trained have dW = diag(a) g^T x, which is stored at once.
+// Makes elements of G, for a lane's four inputs, of sums of products, and adds to the sum that dgamma is made of. Norms
+// that are not trained have dW = diag(a) g^T x, which is stored at once.
 template <class Products>
 DEVICE void finish_inputs(const TailGradient& gradient, int index, int channel, int input, double sum,
                           const double (&products)[4], double& dot) {

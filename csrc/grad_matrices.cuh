@@ -154,7 +154,7 @@ DEVICE void store_factor(const Factor& to, int first, int rows, int depth, Value
   }
 }
 
-// Of an output channel's row of W, the group of inputs from `first` on; zeros where there are none.
+// Loads a group of inputs, from `first` on, of an output channel's row of W; zeros where there are none.
 template <class Products>
 DEVICE void load_weights(const Branch& branch, int channel, int first, float (&weights)[channel_group]) {
   using Element = typename Products::Element;
@@ -177,8 +177,8 @@ DEVICE void load_weights(const Branch& branch, int channel, int first, float (&w
   }
 }
 
-// What a group of dx's channels is multiplied from. The offset takes the means out of both products, from the rounded
-// elements that these are made of: -(S / M) folded - mu quadratic.
+// Computes the factors of a group of dx's channels. The offset takes the means out of both products, and is made of the
+// rounded elements that these take: -(S / M) folded - mu quadratic.
 template <class Products>
 DEVICE void fold_weight(const TailGradient& gradient, int index, int group) {
   const Tail& tail = gradient.tail;
@@ -229,7 +229,7 @@ DEVICE void for_each_tile(int& item, Tiles tiles, Run run) {
   }
 }
 
-// Of training norms: Q and dW. In two loops: in one, each would take the other's registers.
+// Computes Q and dW of training norms, in two loops: in one, each would take the other's registers.
 template <class Products>
 DEVICE void finish_matrices(const TailGradient& gradient) {
   const Tail& tail = gradient.tail;

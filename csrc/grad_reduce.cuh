@@ -14,7 +14,7 @@
 namespace fused_resnet {
 
 // A stage holds g, what it is multiplied with, and g's mask.
-using GradientRing = RingOf<4, 2 * operand_bytes + 2 * block_threads>;
+using GradientRing = RingOf<4, 2 * operand_bytes + stage_mask_bytes>;
 constexpr SharedOffset gradient_shifts = GradientRing::stages * GradientRing::bytes;
 // Two sums for each column of each warp (`RecomputedSums`) lie behind the stages and slabs.
 constexpr int recomputed_sums_bytes = block_threads / device::warp_size * warp_columns * 2 * sizeof(float);
@@ -109,7 +109,7 @@ DEVICE Affine forward_affine(const Branch& branch, int channel) {
           vector_element(branch.norm.bias, branch.norm.type, channel, 0.0f)};
 }
 
-// Of a pass of a tile's columns, the tile beginning at channel `first`.
+// Sums a pass of the columns of the tile that begins at channel `first`.
 template <class Element, int V, bool vectorised>
 DEVICE void dot_pass(const TailGradient& gradient, int index, int range, int first, int pass,
                      const Share<V, vectorised>& share, bool masks) {

@@ -51,7 +51,7 @@ struct BranchGradient {
 
   int input_tiles, product_tiles;  // of K, and of g^T x
 
-  // Of a training norm whose statistics several processes share (docs/design.md, "Several processes"), null otherwise.
+  // For a training norm whose statistics several processes share (docs/design.md, "Several processes"); else null.
   const float* own_mean;  // (C), mean of this process's p where `mean` is that of all
   float* shared_sum;      // (C): sum of all processes' g times this one's share of the rows, as in `dot`
 

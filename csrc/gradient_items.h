@@ -85,7 +85,7 @@ HOST_DEVICE int vector_items(const Tail& tail, const BranchGradient& own) {
   return own.has_vectors ? tiles_of(tail.channels, channel_group / channel_sharers(tail, own)) : 0;
 }
 
-// Of the finish phase's vectors.
+// Items of the finish phase's vectors.
 inline int vector_items(const TailGradient& gradient) {
   return vector_items(gradient.tail, gradient.branches[0]) + vector_items(gradient.tail, gradient.branches[1]);
 }

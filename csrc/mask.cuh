@@ -14,7 +14,7 @@ DEVICE std::uint8_t mask_byte(const Element (&values)[V]) {
   return static_cast<std::uint8_t>(bits);
 }
 
-// The byte of a row's vector that begins at `channel`, or that has this channel.
+// The byte of the vector of a row that has this channel.
 template <class Element>
 DEVICE std::uint8_t* mask_place(const Mask& mask, int row, int channel) {
   constexpr unsigned vector = TileTraits<Element>::vector;
@@ -29,22 +29,19 @@ DEVICE Element masked(Element dy, unsigned bits, int i) {
 
 // The masks of a stage of g on their way to it: a byte for each of a thread's two chunks of 16 bytes. Four neighbours'
 // chunks lie side by side in a row, and so do their bytes.
+constexpr int stage_mask_bytes = 2 * block_threads;
 template <class Element>
 struct StageMask {
-  static constexpr int bytes = 2 * block_threads;
-
   const Tail& tail;
   SharedOffset first;
 
   // Starts the copy that goes with the thread's chunk `number`, if it is the first of four.
   DEVICE void copy(int number, int row, int end, int channel) const {
     if (device::thread_index() % 4 != 0) return;
-    const int left = row < end ? (tail.channels - channel) / TileTraits<Element>::vector : 0;
-    const bool any = left > 0;
-    device::copy_async_4(place(number), any ? mask_place<Element>(tail.mask, row, channel) : tail.mask.bytes,
-                         left > 4 ? 4
-                         : any    ? left
-                                  : 0);
+    const bool inside = row < end && channel < tail.channels;
+    const int left = inside ? (tail.channels - channel) / TileTraits<Element>::vector : 0;
+    device::copy_async_4(place(number), inside ? mask_place<Element>(tail.mask, row, channel) : tail.mask.bytes,
+                         left < 4 ? left : 4);
   }
 
   // Masks a chunk of the thread's, which lies there. The warp has waited for its copies, and has met.

@@ -22,7 +22,7 @@ DEVICE void store_partial(const Tail& tail, const Branch& branch, int range, int
   device::global_store(branch.partial_m2 + to, m2 < 0.0f ? 0.0f : m2);
 }
 
-// Of a pass of a tile's columns, the tile beginning at channel `first`; shifts are in scratch memory.
+// Sums a pass of the columns of the tile that begins at channel `first`; shifts are in scratch memory.
 template <class Element, int V, bool vectorised>
 DEVICE void columns_pass(const Tail& tail, const Branch& branch, int range, int first, int pass,
                          const Share<V, vectorised>& share) {

@@ -15,13 +15,13 @@ namespace fused_resnet {
 
 constexpr int tile_rows = 128;
 constexpr int tile_columns = 128;
-// Of each operand's rows, at a time.
+// Bytes of each operand's rows that are multiplied at a time.
 constexpr int tile_depth_bytes = 64;
 // Channels that a block works on together in the phases between the large ones.
 constexpr int channel_group = 8;
-// Of a large GPU, at the same time.
+// Blocks that a large GPU runs at the same time.
 constexpr int resident_blocks = 264;
-// Of matrices that are multiplied there, of weights and covariances.
+// Rows and columns of a tile of weights and covariances, where these are multiplied.
 constexpr int matrix_tile = 64;
 
 HOST_DEVICE int tiles_of(int size, int tile) { return (size - 1) / tile + 1; }
@@ -65,7 +65,7 @@ HOST_DEVICE bool has_statistics_parts(const Tail& tail) {
   return statistics_parts(tail.branches[0]) > 1 || statistics_parts(tail.branches[1]) > 1;
 }
 
-// Of both branches.
+// Tiles of both branches.
 inline int moments_tiles(const Tail& tail) {
   int tiles = 0;
   for (const Branch& branch : tail.branches) tiles += is_training(branch) ? moments_tiles(tail, branch) : 0;

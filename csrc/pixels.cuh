@@ -103,14 +103,14 @@ DEVICE void copy_rows(const RowLayout& layout, const Element* any, int k, Shared
   }
 }
 
-// Of rows [row, row + 128) of an activation.
+// The same for rows [row, row + 128) of an activation.
 template <class Element>
 DEVICE void copy_pixel_rows(const Tail& tail, const Activations& x, int row, int k, SharedOffset to) {
   copy_rows<Element>({tail.rows - row, x.channels, x.stride_c, x.vectorised}, static_cast<const Element*>(x.data), k,
                      to, [&](int i) { return row_pointer<Element>(tail, x, row + i); });
 }
 
-// Of rows [first, first + 128) of a (rows, depth) matrix.
+// The same for rows [first, first + 128) of a (rows, depth) matrix.
 template <class Element>
 DEVICE void copy_matrix_rows(const Matrix& matrix, int rows, int depth, int first, int k, SharedOffset to) {
   const auto* data = static_cast<const Element*>(matrix.data);

@@ -45,8 +45,8 @@ struct LaneColumns {
   }
 };
 
-// What a lane gives to load_matrices for the 16 rows x 2 chunks of an operand from (row, chunk) on, in the order of the
-// A fragment's matrices. `row` is a multiple of 32.
+// The address that a lane gives to load_matrices for the 16 rows x 2 chunks of an operand from (row, chunk) on, in the
+// order of the A fragment's matrices. `row` is a multiple of 32.
 DEVICE SharedOffset a_piece(SharedOffset operand, int row, int chunk) {
   const int lane = device::lane_index();
   return operand + row_chunk(row + lane % 16, chunk + lane / 16);

@@ -58,7 +58,7 @@ constexpr int slab_pitch = warp_columns + 4;
 constexpr int slab_bytes = warp_rows * slab_pitch * sizeof(float);
 constexpr int slabs_bytes = block_threads / device::warp_size * slab_bytes;
 static_assert(slabs_bytes <= ring_bytes);
-// Of sums of warps and of threads on their way to one of them, when the stages are free.
+// Room for sums of warps and of threads on their way to one of them, when the stages are free.
 constexpr int joined_bytes = 48 * 1024;
 constexpr SharedOffset joined_columns = joined_bytes;
 // Norms of the tile's channels; behind the stages.
@@ -152,20 +152,20 @@ DEVICE void pipeline(ToLoad to_load, Load load, Prepare prepare, ToCompute to_co
   device::block_sync();
 }
 
-// Of so many steps.
+// The same for a known number of steps.
 template <class Ring, class Load, class Prepare, class Compute>
 DEVICE void pipeline(int steps, Load load, Prepare prepare, Compute compute) {
   const auto exists = [steps](int step) { return step < steps; };
   pipeline<Ring>(exists, load, prepare, exists, compute);
 }
 
-// So many stages of so many bytes each.
+// A ring of `count` stages, `size` bytes each.
 template <int count, int size>
 struct RingOf {
   static constexpr int stages = count, bytes = size;
 };
 
-// Of what needs no preparation.
+// The same where nothing has to be prepared.
 template <class Ring, class Load, class Compute>
 DEVICE void pipeline(int steps, Load load, Compute compute) {
   pipeline<Ring>(steps, load, [](int, SharedOffset) {}, compute);

@@ -30,8 +30,8 @@ struct MatrixShare {
   }
 };
 
-// What follows from the thread's number is computed where it is used: registers of all that is short here are those of
-// the accumulators.
+// The thread's number, from which nothing is computed ahead of its use: the registers would be missed by the
+// accumulators.
 DEVICE int thread_unforeseen() { return static_cast<int>(device::unforeseen(device::thread_index())); }
 
 // Copies a tile of a matrix of (rows, columns) from (row, column) on to `to`, rows `pitch` bytes apart. What does not
@@ -113,9 +113,9 @@ struct CovarianceProduct {
         });
   }
 
-  // Of the warp's sums and those of the warp that has the rest of the summed dimension, half of the rows each: 16 of
-  // them, the warp's own from row 16 * part on. Whole sums, before anything is multiplied with them: what cancels in
-  // them would not cancel later as exactly. By way of the stage that comes next. Called by all threads.
+  // Adds the warp's sums to those of the warp that has the rest of the summed dimension; each warp gets half of the
+  // rows, 16 of them from row 16 * part on. The sums must be whole before anything is multiplied with them: what
+  // cancels in them would not cancel later as exactly. Uses the stage that comes next. Called by all threads.
   DEVICE void join(const MatrixSums& sum, float (&own)[matrix_columns][4]) const {
     static_assert(MatrixShare::parts == 2 && fragment_rows == 2);
     const SharedOffset stage = steps() % Ring::stages * Ring::bytes;
@@ -139,7 +139,7 @@ struct CovarianceProduct {
             (first ? sum.values[0][n][i] : sum.values[1][n][i]) + device::shared_load<float>(place(other, n, i));
   }
 
-  // Of the weights that the last product left: those of a row for two neighbouring columns, as they are multiplied.
+  // The weights of a row for two neighbouring columns, which the last product left, as they are multiplied.
   DEVICE Float2 weights_left(int row, int column) const {
     struct alignas(2 * sizeof(Element)) Pair {
       Element at[2];

@@ -18,7 +18,7 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 UNCHANGED: tuple[Verdict, ...] = ("same", "within the spread")
 _NAMED_ROWS = 3
 _MACHINE = ("device", "cpu", "cores", "threads", "system")
-# Where a run wrote to makes no difference to what it found.
+# The file that a run wrote makes no difference to what it found.
 _LEFT_OUT = ("argument json", "argument plot")
 
 

@@ -62,7 +62,7 @@ def expected(case: Case, dtype: torch.dtype) -> tuple[Expected, Expected]:
             return 0
         return operations // 2 + more if _fills_tiles(case.shape) else None
 
-    # Of matrices, several products for one: of W Cov, and of Q's tiles on and below the diagonal.
+    # Matrices take several products for one: W Cov, and Q's tiles on and below the diagonal.
     forward_more = (parts - 1) * matrices - halved
     backward_more = (parts - 1) * matrices + parts * quadratic - matrices
     return (

@@ -19,7 +19,7 @@ from .record import Record
 RESULTS = ROOT / "benchmarks" / "results"
 # Ignored by git.
 REHEARSAL_RESULTS = ROOT / "build" / "rehearsal"
-# Of a whole run: its last parts get what those before them have left. A rehearsal has few cores, and no GPU of its own.
+# Limits of a whole run: its last parts get what those before them leave. A rehearsal has few cores and no GPU.
 LIMIT_S, REHEARSAL_LIMIT_S = 480.0, 600.0
 _TEXT_LENGTH = 100
 

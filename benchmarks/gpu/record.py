@@ -68,7 +68,7 @@ class Record:
         self.items.append(item)
         self._append(json.dumps(item))
         if "problem" in item:
-            # What it belongs to stands in the item's other short texts.
+            # The item's other short texts say what the problem belongs to.
             where = ", ".join(v for k, v in item.items() if k != "problem" and isinstance(v, str) and len(v) < 60)
             self.problem(f"{where}: {item['problem']}" if where else str(item["problem"]))
         self._write()

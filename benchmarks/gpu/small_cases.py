@@ -29,13 +29,13 @@ from ..accuracy import relative_error, tf32
 from ..gradients import incoming_gradient
 from ..launches import BACKWARD_PHASES, FORWARD_PHASES, Launches
 
-# Of the norm of the difference from float64: about four times what one rounding of every operand gives.
+# Limits for the norm of the difference from float64: about four times what one rounding of every operand gives.
 TOLERANCES = {"float32": 1e-5, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 1.5e-2}
 # The parent counts them.
 CASE = "case "
-# What a branch's tensors are called that no gradient flows to.
+# Names of a branch's tensors that no gradient flows to.
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-# Of a branch's tensors that gradients flow to, in the order of `Gradients`.
+# Names of a branch's tensors that gradients flow to, in the order of `Gradients`.
 NAMES = ("x", "weight", "bias", "norm.weight", "norm.bias")
 T = TypeVar("T", Branch, Norm)
 

@@ -13,7 +13,7 @@ from ..pictures import FAINT, INK, style
 from ..result import Result, Row, number
 
 WHOLE, REST = "(whole)", "(stem and head)"
-# Of the many networks, those of the small table.
+# The networks of the small table.
 _FIRST = ("resnet18", "resnet50", "resnet152", "wide_resnet50_2", "resnet56-A", "resnet56-B", "timm:resnet50d")
 
 

@@ -17,10 +17,10 @@ from ..progress import progress
 from ..tail_shapes import RESNET18, RESNET50, TailShape
 from .counting import Amounts, Counter
 
-# By tail, way and phase, as `benchmarks phases` names them.
+# Keys are tail, way and phase, as `benchmarks phases` names them.
 Counts: TypeAlias = Mapping[tuple[str, str, str], Amounts]
 
-# Of commit 82e7ce2, which results/phases-h100.json is of.
+# The counts of commit 82e7ce2, whose times are in results/phases-h100.json.
 THEN = Path(__file__).with_name("counts-82e7ce2.json")
 NOW = Path(__file__).with_name("counts.json")
 _MULTIPROCESSORS = 132

@@ -38,7 +38,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "store": (1.0, 14.0),
     "scattered": (0.1, 1.0),
 }
-# Of constants.
+# How many sets of constants compete.
 _SETS = 120
 _CLOSE = np.log(1.25)
 

@@ -19,7 +19,7 @@ from ..tails import Tail
 from .columns import CONVOLUTION, DIRECT, LIBRARY, MATERIALISE, MOMENTS
 
 Calls = dict[str, Callable[[], object]]
-# Of the projections that a way leaves to the kernels.
+# The strategy of the projections that a way leaves to the kernels.
 _STRATEGIES: dict[str, StrategyChoice] = {
     MOMENTS: "moments",
     MATERIALISE: "materialise",

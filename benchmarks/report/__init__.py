@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader
 from .. import collection, pictures
 from ..result import Column, Result, provenance_line, text
 
-# Of files that the reader does not have.
+# These name files that the reader does not have.
 _ARGUMENTS_LEFT_OUT = ("json", "plot")
 
 

@@ -132,7 +132,7 @@ def _compiled(tail: Tail, inputs: Inputs) -> Forward:
     try:
         compiled(*inputs)
     except Exception as error:
-        # Of the machine's compiler more often than of the tail.
+        # More often it is the machine's compiler that fails than the tail.
         raise UserError(f"--compile: torch.compile fails with {type(error).__name__}: {str(error)[:200]}") from error
     return compiled
 

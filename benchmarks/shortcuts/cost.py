@@ -16,7 +16,7 @@ from .settings import Settings
 from .task import Task
 from .training import Trainer, new_network
 
-# By whether tails are fused.
+# The ways' names; the key says whether tails are fused.
 WAYS = {False: "eager", True: "fused"}
 _BUSY_MS = 200.0  # longer than Python takes to queue a step of the deepest network
 _RUNS, _WARM_UP = 9, 2

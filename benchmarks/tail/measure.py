@@ -23,8 +23,7 @@ from .counts import Counted, counted
 from .rotation import Case, Rotation, copies_for
 from .ways import EAGER, WAYS, Forward, ImpossibleError
 
-# Of the relative error of what a way computes, against what eager operations do in the same dtype; float32 on a GPU may
-# be tf32.
+# Limits for the relative error of a way against eager operations in the same dtype; float32 on a GPU may be tf32.
 TOLERANCE = {torch.float32: 2e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
 # What is computed, by name.
 Values = Mapping[str, Tensor]

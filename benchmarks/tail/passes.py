@@ -17,7 +17,7 @@ Arguments = Sequence[Any]
 # Elements that are read or written, and operations, from the operator's arguments and its result.
 Count = Callable[[Arguments, Any], tuple[int, int]]
 
-# What allocates memory, looks at it in another way or counts a batch.
+# Operators that allocate memory, look at it in another way or count a batch.
 _QUIET = frozenset({"empty", "empty_like", "new_empty", "detach", "slice", "view", "as_strided", "alias"})
 
 

@@ -16,7 +16,7 @@ from ..result import Result, Row, number
 from .rows import work_of
 from .work import Ceilings
 
-# Of whose times the fused tail's are a share of, in the small table.
+# The small table gives the fused tail's time as a share of these ways' times.
 _RIVALS = ("eager", "compile", "compile-max-autotune", "cudnn-fused")
 _ByWay = dict[str, Row]
 

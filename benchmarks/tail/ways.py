@@ -19,7 +19,7 @@ from ..tails import Tail
 Forward = Callable[[Tensor, Tensor], Tensor]
 
 
-# What is added to what is timed, turn by turn, and the seconds that must be left for a tail in a mode to be begun.
+# What joins the timed ways, turn by turn, and the seconds that must be left for a tail in a mode to be begun.
 TURNS = (("anything", 0.0), ("torch.compile", 45.0), ("torch.compile's max-autotune", 120.0))
 
 

@@ -107,7 +107,7 @@ def compulsory(shape: TailShape, mode: Mode, element_size: int) -> Work:
     weights = sum(k * shape.channels for k in shape.projections)
     elements = sum(inputs) + weights + y
     if mode.backward:
-        # Of a strided shortcut all pixels have a gradient.
+        # All pixels of a strided shortcut's input have a gradient.
         elements += y + inputs[0] + inputs[1] * shape.stride**2 + weights
     return Work(elements * element_size, _operations(shape, mode, y))
 

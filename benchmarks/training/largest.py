@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-# Of the batch: finer is not searched.
+# The batch is searched in steps of this size.
 _RESOLUTION = 16
 
 

@@ -13,7 +13,7 @@ from .job import Job
 from .side import ERROR
 
 Item = dict[str, Any]
-# Of the time that is left: a process that hangs leaves the rest to the ways that have done nothing wrong.
+# A process gets this share of the time that is left: if it hangs, the other ways still have the rest.
 _SHARE = 0.6
 _LEAST_S = 30.0
 

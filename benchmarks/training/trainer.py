@@ -21,7 +21,7 @@ _CLASSES = 10
 # Small enough that a few steps on one batch of noise lead to the same loss whatever the rounding.
 _LEARNING_RATE = 0.01
 _FIRST_STEPS = 3
-# Of the first step's loss, relative; and of what the eager network learns in its first steps.
+# How far the first step's loss may be off: relative, and as a share of what eager learns in its first steps.
 _TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 1e-2}
 _LEARNING_TOLERANCE = 0.1
 

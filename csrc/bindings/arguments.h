@@ -124,7 +124,7 @@ class TailChecks {
   }
 
   void check_training(const Name& name, const NormArguments& norm) {
-    // Such statistics are right where other processes have more, but have no unbiased variance.
+    // One value is right where other processes have more, but it has no unbiased variance.
     require(rows() != 1 || !norm.running_mean, name, "given one value per channel",
             "more than 1 value per channel when training");
     const OptionalTensor& batches = norm.num_batches_tracked;

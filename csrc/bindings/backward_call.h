@@ -166,7 +166,7 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
   void fill_factors(const Name& name, const Arguments& from, Branch& to, BranchGradient& own) {
     const int inputs = to.x.channels;
     const bool rounds = math(arguments_.tf32) != Math::float32;
-    // Of many sums of few inputs, all that follows the norm's input is small in dx: rounding would show.
+    // With many outputs and few inputs, what follows the norm's input is small in dx, and rounding would show.
     const bool many = gradient_.tail.channels >= 8 * inputs;
     use_factor(name + ".folded", own.folded, inputs, gradient_.tail.channels, rounds && many && from.gram());
     use(name + ".offset", own.offset, allocate({inputs}), Step::operands);

@@ -100,7 +100,7 @@ class GradientChecks {
     check_vectors(name, branch);
   }
 
-  // Such that the strided pixels are those of dy.
+  // Its strided pixels have to be those of dy.
   void check_input(const Name& name, const at::Tensor& x, const BranchGradientArguments& branch) {
     const at::Tensor& dy = tail_.dy;
     const std::int64_t s = branch.stride;

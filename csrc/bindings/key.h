@@ -1,4 +1,4 @@
-// What a call is remembered by: everything about its tensors and settings that anything is decided by, as numbers.
+// The key that a call is remembered by: everything about its tensors and settings that decides anything, as numbers.
 #pragma once
 
 #include <ATen/core/Tensor.h>

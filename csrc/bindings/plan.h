@@ -150,7 +150,7 @@ class Plans {
 
   // What `fused_resnet.use_backend` and `use_strategy` have chosen, as a number.
   std::atomic<std::int64_t> choices{0};
-  // Of `fused_resnet.operators.remembered`: describe a backward, or compute it by the operators.
+  // Functions of `fused_resnet.operators.remembered` that describe a backward, or compute it by the operators.
   PyObject* describe_backward = nullptr;
   PyObject* call_backward = nullptr;
 

@@ -47,7 +47,7 @@ struct RecordedUse {
 template <class Parameters>
 class Replay {
  public:
-  // What is used and not among those `given` is memory of the call's own; undefined tensors stand for none.
+  // Tensors that are used and not among those `given` are the call's own memory; undefined ones stand for none.
   Replay(const Parameters& parameters, Math math, const std::vector<RecordedUse>& uses,
          const std::vector<at::Tensor>& given)
       : parameters_(parameters), math_(math) {

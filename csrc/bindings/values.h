@@ -13,7 +13,7 @@
 
 namespace fused_resnet::bindings {
 
-// Of one branch. The first five are those that gradients flow to.
+// The tensors of one branch. Gradients flow to the first five.
 constexpr int tensors_a_branch = 8, operands_a_branch = 5;
 enum BranchTensor { x, weight, bias, gamma, beta, running_mean, running_var, num_batches_tracked };
 
@@ -56,7 +56,7 @@ inline bool read(PyObject* object, bool& flag) {
   return PyBool_Check(object);
 }
 
-// What is borrowed lives as long as the description that it is an attribute of.
+// A borrowed object lives as long as the description that has it as an attribute.
 inline bool read(PyObject* object, PyObject*& borrowed) {
   borrowed = object;
   return true;
@@ -184,7 +184,7 @@ class BranchValues {
 
 #undef ATTRIBUTE
 
-// Of a whole tail, an absent shortcut left empty.
+// The values of a whole tail; those of an absent shortcut are empty.
 class TailValues {
  public:
   bool read_from(PyObject* main, PyObject* shortcut, bool relu) {

@@ -18,7 +18,7 @@
 
 namespace fused_resnet::device {
 
-// Of `blocks` a multiprocessor, those that its shared memory lets in: registers need not be left for more. (CUDA C++
+// How many of `blocks` a multiprocessor's shared memory lets in: registers need not be left for more. (CUDA C++
 // Programming Guide, "Technical Specifications per Compute Capability"; 1 KiB a block is the system's.)
 #if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
 constexpr int multiprocessor_shared_bytes = 100 * 1024;

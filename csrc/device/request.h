@@ -5,7 +5,7 @@
 
 namespace fused_resnet::device {
 
-// What something is called, in a few parts that are literals. Text is made of it only where somebody is to read it: a
+// A name in a few parts that are literals. Text is made of it only where somebody is to read it: a
 // valid call makes none.
 struct Name {
   static constexpr int most_parts = 6;

@@ -151,8 +151,8 @@ def frozen_refusal(norm: nn.Module, x: Tensor, behind_convolution: bool) -> str 
     return None
 
 
-# Of PyTorch's own classes, tensors are taken from where they are: to look them up takes a microsecond each. Those of a
-# replica are attributes like others.
+# PyTorch's own classes keep tensors in dictionaries, and these are read directly: looking an attribute up takes a
+# microsecond. A replica's tensors are attributes like others.
 
 
 def _parameters_of(module: nn.Module) -> tuple[Any, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-# What is allowed beside twice the error of PyTorch's own operations, relative to the result's norm: these are now and
-# then right by luck.
+# Error that is allowed beside twice that of PyTorch's own operations, relative to the result's norm: now and then these
+# are right by luck.
 FLOORS = {
     # PyTorch's operations are the reference here: this is all there is for sums in another order, cancellation
     # included. A wrong formula is wrong by far more.

@@ -89,7 +89,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.found: list[TailExplanation] = []
         self._blocks: list[str] = []
         self._convolved: Sequence[Branch | None] = ()  # of the next tail
-        # By the storages of outputs and masks: the place in `found`, and the output's format.
+        # For the storage of each output and mask: the place in `found`, and the output's format.
         self._places: dict[int, tuple[int, torch.memory_format]] = {}
 
     @property

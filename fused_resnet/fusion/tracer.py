@@ -134,7 +134,8 @@ class BlockTracer(fx.Tracer):
         """Raises where a module computes that is none of the block's: nobody would notice that it changes."""
         while frame is not None and frame.f_code is not BlockTracer.run.__code__:
             if frame.f_code is _CALL and frame.f_locals["self"] not in self._paths:
-                raise UntraceableError(f"its forward calls a {type(frame.f_locals['self']).__name__} outside of it")
+                kind = type(frame.f_locals["self"]).__name__
+                raise UntraceableError(f"its forward calls a {kind} that is not part of it")
             frame = frame.f_back
 
 

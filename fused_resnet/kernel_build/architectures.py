@@ -80,7 +80,7 @@ def for_gpus(capabilities: Iterable[tuple[int, int]], nvcc: Nvcc) -> list[str]:
             names.append(f"{shown(earlier[-1])}{ptx}")
     if not names:
         given = ", ".join(map(shown, capabilities))
-        raise CannotBuildError(f"the kernels need a GPU of architecture {shown(OLDEST)} or later; here are: {given}")
+        raise CannotBuildError(f"the kernels need a GPU of architecture {shown(OLDEST)} or later; found: {given}")
     return list(dict.fromkeys(names))
 
 

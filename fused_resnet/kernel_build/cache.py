@@ -70,7 +70,7 @@ def built_modules(cache: Path) -> Iterator[tuple[Path, Record]]:
     """Folder and record of every module for this kind of Python, the newest first."""
     files = sorted(cache.glob("*/_C.json"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
     for file in files:
-        # What something else has left there is none of ours.
+        # Files of somebody else's are left alone.
         with contextlib.suppress(OSError, ValueError):
             if (file.parent / file_name("_C")).exists():
                 yield file.parent, json.loads(file.read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ rule link
   command = {link} $in {libraries} -o $out
   description = link $out
 """
-# What compilers and linkers write ahead of what went wrong, also where the system has killed one of them.
+# Words by which compilers and linkers begin to say what went wrong, also where the system has killed one of them.
 _ERROR = re.compile(r"\berror\b|undefined reference|cannot find|\bkilled\b|not found", re.IGNORECASE)
 _MOST_CHARACTERS = 200
 
@@ -84,7 +84,7 @@ def compile_module(
         file.write_text(text)
     said = _run([ninja, "-C", folder, "-j", str(jobs)], log, on_step)
     if said is not None:
-        raise CompilationError(f"{_first_error(said)} (all that was said: {log})")
+        raise CompilationError(f"{_first_error(said)} (full output: {log})")
     log.unlink()
     return folder / module
 

@@ -58,7 +58,7 @@ def cuda_recipe(root: Path, tools: CudaTools) -> Recipe:
     locales, and the first number that is written to a stream may end the process.
     """
     nvcc = [str(tools.nvcc.path), "-ccbin", str(tools.compiler), "-Xcompiler", ",".join(HOST_FLAGS)]
-    # Where products and sums are one operation is written in the kernels: the same rounding everywhere.
+    # The kernels themselves say where a product and a sum are one operation, so rounding is the same everywhere.
     flags = [f"-std={STANDARD}", "-O3", "-fmad=false", *code_flags(tools.architectures), "-I", str(root / KERNELS)]
     facts: dict[str, str | bool] = {
         "torch": tools.torch.version,

@@ -96,7 +96,7 @@ def find_nvcc(environ: Mapping[str, str], usual: Path = Path("/usr/local/cuda"))
 def _asked(path: Path) -> Nvcc:
     found = re.search(r"release (\d+\.\d+)", text := _output(path, "--version"))
     if not found:
-        raise CannotBuildError(f"`{path} --version` names no release: {text!r}")
+        raise CannotBuildError(f"`{path} --version` prints no release: {text!r}")
     version = found.group(1)
     if release(version) < OLDEST_NVCC:
         raise CannotBuildError(

@@ -130,7 +130,7 @@ def _update_running_statistics(branch: Branch, mean: Tensor, var: Tensor, count:
     unbiased = var * (count / (count - 1)).to(var.dtype)
     for running, new in ((norm.running_mean, mean), (norm.running_var, unbiased)):
         weight: Tensor | float = norm.momentum if norm.momentum is not None else _cumulative(norm, running)
-        # By way of `data`: see `moments.MomentsPath`.
+        # Through `data`: see `moments.MomentsPath`.
         running.data.lerp_(new.to(running.dtype), weight)
 
 

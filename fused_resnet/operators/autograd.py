@@ -109,7 +109,7 @@ def gradients(
     if any(map(any, of.computed)):
         results = iter(torch.ops.fused_resnet.residual_tail_backward(dy, saved[-1], *of.operator_arguments()))
     found = [Gradients(*(next(results) if wanted else None for wanted in own)) for own in of.computed]
-    # What is dy itself, an operator must not return.
+    # An operator must not return dy itself.
     return [
         own._replace(x=dy.contiguous(memory_format=of.x_format)) if passes else own
         for own, of, passes in zip(found, of.each, of.passed, strict=True)

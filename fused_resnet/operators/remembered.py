@@ -150,7 +150,7 @@ def _call_backward(
     return _both(gradients(saved, settings, dy, _needs(wanted, len(settings))))
 
 
-# By the tensors' device, -1 for none of the GPUs, for the current choices. Looked for at a call: that initialises CUDA.
+# The module for each device (-1: no GPU) by the current choices. It is looked for at a call: that initialises CUDA.
 _modules: dict[int, Any] = {}
 _connected: list[Any] = []
 

@@ -44,8 +44,8 @@ class ForwardArguments(NamedTuple):
 
 _OF_BRANCHES = len(BRANCHES) * len(ForwardArguments._fields)
 INPUTS = 8  # the first fields of `ForwardArguments`, which are tensors
-# Of what backward takes, which compilers' caches keep, by the forward that they have seen. A call says it, so that what
-# was compiled for another one is not found. Programs that were exported without it are of the first.
+# The revision of the backward operator's arguments. Compilers' caches keep a backward under the forward that they have
+# seen; forward says the revision, so that a backward of another one is not found. Programs without it have the first.
 REVISION = 3
 
 

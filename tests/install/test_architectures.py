@@ -72,5 +72,5 @@ def test_architectures_of_the_gpus_that_are_there(capabilities, names):
 
 
 def test_gpus_that_are_all_too_old_are_named():
-    with pytest.raises(CannotBuildError, match=r"architecture 8\.0 or later; here are: 7\.0, 7\.5"):
+    with pytest.raises(CannotBuildError, match=r"architecture 8\.0 or later; found: 7\.0, 7\.5"):
         for_gpus([(7, 5), (7, 0)], nvcc())

@@ -51,7 +51,7 @@ class MomentsPath:
         norm, factor = self._norm, self._norm.count_batch()
         if norm.running_mean is None or norm.running_var is None:
             return
-        # By way of `data`, as F.batch_norm does it: an earlier batch norm on the same buffers may be waiting for its
+        # Through `data`, as F.batch_norm does it: an earlier batch norm on the same buffers may be waiting for its
         # backward, which is not affected, and must not be refused for their version.
         norm.running_mean.data.mul_(1 - factor).add_(mean, alpha=factor)
         norm.running_var.data.mul_(1 - factor).add_(var, alpha=factor * rows / (rows - 1))
