@@ -122,7 +122,8 @@ DEVICE void dot_pass(const TailGradient& gradient, int index, int range, int fir
   constexpr int part = 4;
   const RowRange rows(tail, gradient.partition, range);
   const int channel = first + pass + share.column();
-  const StreamedColumn<Element, V, vectorised> dy(gradient.dy, true, channel), z(branch.x, dots || masks, channel);
+  const StreamedColumn<Element, V, vectorised> dy(gradient.dy, true, channel, tail.channels),
+      z(branch.x, dots || masks, channel, tail.channels);
   Element* g = nullptr;
   if (leads && gradient.writes_g) g = static_cast<Element*>(gradient.g.data) + channel * gradient.g.stride_c;
   float means[V], sums[2][V] = {};

@@ -29,7 +29,7 @@ DEVICE void columns_pass(const Tail& tail, const Branch& branch, int range, int 
   constexpr int batch = vectorised ? 8 : 2;
   const RowRange rows(tail, branch.partition, range);
   const int column = pass + share.column();
-  const StreamedColumn<Element, V, vectorised> x(branch.x, true, first + column);
+  const StreamedColumn<Element, V, vectorised> x(branch.x, true, first + column, tail.channels);
   float shifts[V], sums[2][V] = {};
 #pragma unroll
   for (int i = 0; i < V; ++i) shifts[i] = device::shared_load<float>(scratch(column + i));

@@ -43,14 +43,14 @@ template <class Element, int V, bool vectorised>
 struct StreamedColumn {
   using Values = Channels<Element, V>;
   const Activations& x;
-  int first;               // of the source's channels
+  int first, end;          // of the source's channels that are read
   bool masks;              // by y's relu
   const Element* channel;  // of row 0, null where the source has none of the thread's
 
-  DEVICE StreamedColumn(const Activations& source, bool exists, int channels_from, bool masked = false)
-      : x(source), first(channels_from), masks(masked), channel(nullptr) {
+  DEVICE StreamedColumn(const Activations& source, bool exists, int from, int to, bool masked = false)
+      : x(source), first(from), end(to < x.channels ? to : x.channels), masks(masked), channel(nullptr) {
     const int last = vectorised ? first : first + V - 1;
-    if (exists && last >= 0 && first < x.channels) channel = static_cast<const Element*>(x.data) + first * x.stride_c;
+    if (exists && last >= 0 && first < end) channel = static_cast<const Element*>(x.data) + first * x.stride_c;
   }
 
   DEVICE Values load(const Tail& tail, int row) const {
@@ -70,7 +70,7 @@ struct StreamedColumn {
   }
 
  private:
-  DEVICE bool has(int i) const { return first + i >= 0 && first + i < x.channels; }
+  DEVICE bool has(int i) const { return first + i >= 0 && first + i < end; }
 
   DEVICE void mask(const Tail& tail, int row, Values& values) const {
     const int own = static_cast<int>(device::unforeseen(first));  // registers of the mask's own would be missed
@@ -122,8 +122,11 @@ DEVICE void stream_pass(const Tail& tail, const Activations& to, const StreamedA
   constexpr int part = 4, count = streamed_rows<vectorised>;
   const int column = pass + share.column(), channel = tile.channel() + column;
   if (channel >= to.channels) return;
-  const StreamedColumn<Element, V, vectorised> sources[2] = {{a.x, a.exists, channel - a.channels_before, a.masked},
-                                                             {b.x, b.exists, channel - b.channels_before, b.masked}};
+  const auto source = [&](const StreamedAddend& of) {
+    const int before = of.channels_before;
+    return StreamedColumn<Element, V, vectorised>(of.x, of.exists, channel - before, to.channels - before, of.masked);
+  };
+  const StreamedColumn<Element, V, vectorised> sources[2] = {source(a), source(b)};
   auto* out = static_cast<Element*>(to.data) + channel * to.stride_c;
   const int batch = share.rows() * count, batches = tiles_of(tail.rows, batch);
 #pragma unroll 1
