@@ -1,8 +1,8 @@
 """Where a relu lets gradients pass: its output y, or one bit for each of y's elements.
 
 Packed, a mask is uint8 of shape (N, H, W, bytes): a byte for each 16 bytes of a pixel's channels, whose lowest bit is
-the first channel's, and zeros up to a multiple of four bytes (``Mask`` in ``csrc/tail.h``). So it has a sixteenth of
-y's bytes. NaN passes, as in PyTorch.
+the first channel's; a pixel's bytes are padded to a multiple of four (``Mask`` in ``csrc/tail.h``). So a mask has a
+sixteenth of y's bytes. NaN passes, as in PyTorch.
 """
 
 from __future__ import annotations
