@@ -28,6 +28,7 @@ def argument(call, path):
 
 
 @on_kernels
+@pytest.mark.covers("other")  # whichever result it is, the same check refuses it
 @each_result
 @pytest.mark.parametrize("other", ["dy", "mask"])
 def test_backward_refuses_a_result_in_the_memory_of_what_it_reads(call, path, other):

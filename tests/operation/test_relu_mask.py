@@ -22,6 +22,7 @@ def saved_mask(sample, device):
 
 
 @on_kernels
+@pytest.mark.covers("strategy", "dtype")  # gradients of all samples depend on their masks
 @pytest.mark.parametrize("strategy", ["moments", "materialise"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("sample", FUSED.values(), ids=FUSED)
@@ -37,6 +38,7 @@ def test_kernels_keep_a_bit_for_each_element_of_a_relu(sample, dtype, strategy, 
     assert torch.equal(masked(ones, mask), masked(ones, y))
 
 
+@pytest.mark.covers("channels")
 @pytest.mark.parametrize("channels", [1, 8, 31, 64])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_packed_mask_lets_the_same_gradients_pass(dtype, channels):
