@@ -29,14 +29,29 @@ def run(*command: object) -> str:
     return done.stdout
 
 
+def train_in_two_processes(folder, attempts=2):
+    """The checkpoint after one epoch, and what is printed.
+
+    Once in hundreds of runs a process whose work is done aborts while gloo ends (PyTorch issue 190489 is alike): then
+    it is all done again.
+    """
+    path = folder / f"checkpoint-{attempts}.pt"
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    try:
+        return path, run(*launch, "examples/train.py", *TINY, "--epochs", 1, "--checkpoint", path)
+    except AssertionError as error:
+        if attempts == 1 or "terminate called without an active exception" not in str(error):
+            raise
+        return train_in_two_processes(folder, attempts - 1)
+
+
 def losses(output):
     return [(int(epoch), float(loss)) for epoch, loss in re.findall(r"epoch (\d+): loss ([\d.]+), accuracy", output)]
 
 
 def test_two_processes_train_and_one_goes_on_without_fused_tails_and_under_autocast(tmp_path):
-    checkpoint = ["--checkpoint", tmp_path / "checkpoint.pt"]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
-    first = run(*launch, "examples/train.py", *TINY, "--epochs", 1, *checkpoint)
+    path, first = train_in_two_processes(tmp_path)
+    checkpoint = ["--checkpoint", path]
     assert "2 processes" in first
     assert "synthetic" in first
     assert first.count("bn2 + downsample + relu") == 9
@@ -48,7 +63,7 @@ def test_two_processes_train_and_one_goes_on_without_fused_tails_and_under_autoc
     assert (one, two) == (1, 2)
     assert 0 < after < 3
     assert 0 < before < 3
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state = torch.load(path, weights_only=True)
     assert state["epoch"] == 2
     assert state["model"]["layer3.2.bn2.num_batches_tracked"] == 4
 
