@@ -55,9 +55,7 @@ def describe(
         backend="reference" if plain[0] else chosen,
         main=each[0],
         shortcut=each[1] if len(each) > 1 else None,
-        forward=PassExplanation(
-            PLAIN if plain[0] else launches.forward_kernel(tail), *traffic.forward(tail, keep=gradients)
-        ),
+        forward=_forward(tail, plain[0], gradients),
         backward=_backward(tail, plain[1]) if gradients else None,
     )
 

@@ -112,11 +112,6 @@ def is_copied(dy: Tensor, output: torch.memory_format) -> bool:
     return dy.stride(1) != 1 and dy.shape[1] > 1 and output == torch.channels_last
 
 
-def is_channels_last(x: Tensor) -> bool:
-    """Whether PyTorch's convolutions see that format in x."""
-    return memory_format(x) == torch.channels_last
-
-
 def empty_statistics(branch: Branch, strategy: StrategyChoice) -> Statistics:
     """Memory for the statistics that backward needs."""
     if branch.norm is None:

@@ -11,7 +11,7 @@ from ...operation.computation import Needs, StrategyChoice, Tail, is_identity, t
 
 # Where a training norm's statistics come from: columns of a `Direct` source, x^T x, or p = x W^T, which is written.
 Statistics: TypeAlias = Literal["columns", "gram", "product"]
-TILE_COLUMNS = 128  # of the kernels' tiles (csrc/partition.h)
+_TILE_COLUMNS = 128  # of the kernels' tiles (csrc/partition.h)
 # What backward sums over the rows before anything else is known, beside g: g z, g^T x, or g p with p computed again.
 Reduction: TypeAlias = Literal["dot", "product", "recomputed"]
 
@@ -72,7 +72,7 @@ class BranchGradient:
     def needs_masked(self) -> bool:
         """Whether g is an identity's gradient, p is computed again, or several columns of tiles of dx read g."""
         of = self.branch
-        reads_often = isinstance(of, Projection) and of.x.shape[1] > TILE_COLUMNS
+        reads_often = isinstance(of, Projection) and of.x.shape[1] > _TILE_COLUMNS
         return self.is_recomputed or (self.needs.x and (is_identity(of) or reads_often))
 
     @property
