@@ -24,7 +24,7 @@ from fused_resnet.cost.cost_model import Amounts, BranchProblem, Machine, Rates,
 from .errors import UserError
 from .launches import BACKWARD, FORWARD
 from .model import gpu_time
-from .phases.columns import CONVOLUTION, DIRECT, EAGER, LIBRARY, MATERIALISE, MOMENTS, NCHW
+from .phases.columns import CONVOLUTION, DIRECT, EAGER, LIBRARY, MOMENTS, NCHW
 from .result import Result, number, read
 from .table import table
 from .tail_shapes import NETWORKS, TailShape
@@ -32,6 +32,7 @@ from .timing import Spread
 
 RESULT = Path(__file__).parent / "results" / "phases-h100.json"
 MODELLED = RESULT.with_name("model-h100.json")
+_WAYS = (EAGER, MOMENTS, LIBRARY, DIRECT)
 # For results that do not say it themselves; from NVIDIA's data sheet of the H100 SXM5.
 _MACHINES = {"NVIDIA H100 80GB HBM3": Machine(132, 1.98e9, 3.35e12)}
 
@@ -101,8 +102,8 @@ class Measurements:
         return bool(self._kernels)
 
     def ways(self, tail: str) -> list[str]:
-        """Those that were measured."""
-        return [way for name, way in self._rows if name == tail]
+        """Those that were measured and that there still are."""
+        return [way for name, way in self._rows if name == tail and way in _WAYS]
 
     def seconds(self, tail: str, way: str, column: str) -> float:
         """A column's median."""
@@ -153,7 +154,6 @@ def ways_of_row(problem: TailProblem, way: str) -> tuple[Way, ...]:
         LIBRARY: ["library", "moments"],
         DIRECT: [None, None],
         MOMENTS: ["moments"] * 2,
-        MATERIALISE: ["materialise"] * 2,
     }
     return tuple(own if b.source == "projection" else None for b, own in zip(problem.branches, each[way], strict=True))
 

@@ -16,7 +16,7 @@ from .pictures import COLOURS, style
 # Of ResNet-50's Bottlenecks with an identity shortcut, by stage: channels of the last convolution's input.
 STAGES = {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
 ROWS = np.geomspace(1e3, 1e6, 61)
-WAYS: Mapping[Way, str] = {"moments": "blue", "materialise": "pink", "library": "orange"}
+WAYS: Mapping[Way, str] = {"moments": "blue", "library": "orange"}
 
 
 def tail(inner: int, rows: int) -> TailProblem:

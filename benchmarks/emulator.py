@@ -116,4 +116,4 @@ def _name(names: str) -> str:
 
 def is_activation(buffer: str) -> bool:
     """Whether the buffer is as large as the rows are many: no weight, vector or partial sum."""
-    return buffer in ("dy", "y", "mask", "g") or buffer.endswith((".x", ".materialised", ".dx", ".dp"))
+    return buffer in ("dy", "y", "mask", "g") or buffer.endswith((".x", ".dx"))

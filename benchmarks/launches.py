@@ -9,13 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from fused_resnet.backends.kernels.branch_arguments import kept
-from fused_resnet.backends.kernels.computation import KernelComputation, backward_call, forward_call, readable_gradient
+from fused_resnet.backends.kernels.computation import backward_call, forward_call, readable_gradient
 from fused_resnet.cost import traffic
 from fused_resnet.operation.branches import Branch
-from fused_resnet.operation.computation import Gradients, StrategyChoice, settle
+from fused_resnet.operation.computation import Gradients, Tail
 from fused_resnet.operation.layouts import empty_gradients, empty_output
 from fused_resnet.operation.relu_mask import empty_mask
-from fused_resnet.strategy import use_strategy
 
 from .tails import every_gradient
 
@@ -29,16 +28,15 @@ class Launches:
     """The launches of a tail's training step, which asks for all gradients.
 
     Attributes:
-        tail: with the strategies that were chosen.
+        tail: its branches.
         y: the output, which forward writes.
         mask: of its relu, packed, which forward writes, too.
         forward: the module's call. `backward` reads what it keeps: forward runs ahead of that.
     """
 
-    def __init__(self, module: Any, branches: Sequence[Branch], dy: Tensor, strategy: StrategyChoice) -> None:
+    def __init__(self, module: Any, branches: Sequence[Branch], dy: Tensor) -> None:
         self._module, self._dy = module, dy
-        with use_strategy(strategy):
-            self.tail = settle(KernelComputation(module), branches, relu=True, backward=True)
+        self.tail = Tail(tuple(branches), relu=True)
         self.y = empty_output(self.tail.branches)
         self.mask = empty_mask(self.tail.branches)
         self.forward = forward_call(module, self.tail, self.y, keep=True, mask=self.mask)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,8 +9,8 @@ from torch import Tensor, nn
 from fused_resnet import residual_tail
 from fused_resnet.conversion.modules import branch_of
 from fused_resnet.cost import traffic
-from fused_resnet.operation.branches import Branch, Direct, Projection, ZeroPad
-from fused_resnet.operation.computation import Needs, Strategy, StrategyChoice, operands_of
+from fused_resnet.operation.branches import Branch, ZeroPad
+from fused_resnet.operation.computation import Needs, operands_of
 from fused_resnet.operation.computation import Tail as DescribedTail
 
 from .tail_shapes import RESNET18, RESNET50, TailShape
@@ -20,32 +18,22 @@ from .tail_shapes import RESNET18, RESNET50, TailShape
 __all__ = ["RESNET18", "RESNET50", "Tail", "TailShape", "counted_bytes", "described", "every_gradient"]
 
 
-def counted_bytes(
-    shape: TailShape, training: bool, strategies: Sequence[Strategy], element_size: int, backward: bool = False
-) -> int:
+def counted_bytes(shape: TailShape, training: bool, element_size: int, backward: bool = False) -> int:
     """Bytes that the kernels must move, each tensor read or written whole.
 
-    Weights, vectors and partial sums are left out.
-
-    `strategies` are those of `shape.projections`; in evaluation they make no difference. With `backward`, what both
-    directions move, where all gradients are asked for.
+    Weights, vectors and partial sums are left out. With `backward`, what both directions move, where all gradients are
+    asked for.
     """
-    tail = described(shape, training, strategies, {2: torch.bfloat16, 4: torch.float32}[element_size])
+    tail = described(shape, training, {2: torch.bfloat16, 4: torch.float32}[element_size])
     forward = traffic.forward(tail, keep=backward).bytes
     return forward + (traffic.backward(tail, every_gradient(tail)).bytes if backward else 0)
 
 
-def described(shape: TailShape, training: bool, strategies: Sequence[Strategy], dtype: torch.dtype) -> DescribedTail:
-    """The tail as the package's own formulas take it; its tensors have sizes alone. For `strategies`, see above."""
+def described(shape: TailShape, training: bool, dtype: torch.dtype) -> DescribedTail:
+    """The tail as the package's own formulas take it; its tensors have sizes alone."""
     with torch.device("meta"):
         tail = Tail(shape, dtype).train(training)
-    branches = tail.branches(*tail.inputs("meta", dtype))
-    each: list[StrategyChoice] = ["auto"] * len(branches)
-    if training:
-        projections = [i for i, branch in enumerate(branches) if isinstance(branch, Projection)]
-        for i, strategy in zip(projections, strategies, strict=True):
-            each[i] = strategy
-    return DescribedTail(branches, tuple(each), relu=True)
+    return DescribedTail(tail.branches(*tail.inputs("meta", dtype)), relu=True)
 
 
 def every_gradient(tail: DescribedTail) -> list[Needs]:
@@ -93,12 +81,6 @@ class Tail(nn.Module):
     def branches(self, x: Tensor, before: Tensor) -> tuple[Branch, Branch]:
         """What `fused` computes."""
         return branch_of(x, self.conv, self.norm), self._shortcut_branch(before)
-
-    def fused_behind_conv(self, x: Tensor, before: Tensor) -> Tensor:
-        """The main branch's projection as a convolution of its own, the rest as one operation."""
-        assert self.conv is not None
-        main = Direct(self.conv(x), branch_of(x, None, self.norm).norm)
-        return residual_tail(main, self._shortcut_branch(before))
 
     def _shortcut_branch(self, before: Tensor) -> Branch:
         if self.shape.shortcut == "padding":

@@ -51,17 +51,15 @@ DEVICE void prepare_affines(const Tail& tail, TileColumn column) {
   });
 }
 
-DEVICE const Activations& added(const Branch& branch) {
-  return branch.statistics == Statistics::product ? branch.materialised : branch.x;
-}
-
-// affine 0 of a product + affine 1 of an addend, where `has_addend`, through a relu or not.
+// One product, and what the other branch adds to it.
 template <class Products>
-DEVICE void product_tiles(const Tail& tail, TileColumn column, const ProductOperands& product,
-                          const Addend<typename Products::Element>& addend, bool has_addend, const Activations& to,
-                          bool relu) {
+DEVICE void apply_product(const Tail& tail, TileColumn column) {
   using Element = typename Products::Element;
-  const int products = product.steps<Element>(), steps = products + (has_addend ? addend.steps : 0);
+  const Branch& other = tail.branches[1];
+  const auto product = weight_product(tail, tail.branches[0]);
+  const Addend<Element> addend{other.x, other.channels_before};
+  const int products = product.steps<Element>();
+  const int steps = products + (other.source != Source::none ? addend.steps : 0);
   Accumulators sum;
   run_tiles(
       tail, column, steps,
@@ -76,16 +74,8 @@ DEVICE void product_tiles(const Tail& tail, TileColumn column, const ProductOper
         if (step < products) multiply_stage<Products>(sum, stage);
         if (step == products - 1) apply_affine<Element, false>(sum, 0, sum);
         if (step >= products) addend.add(step - products, 1, column.channel(), stage, sum);
-        if (step == steps - 1) store_tile<Element>(tail, to, sum, place, relu);
+        if (step == steps - 1) store_tile<Element>(tail, tail.y, sum, place, tail.relu);
       });
-}
-
-// One product, and what the other branch adds to it.
-template <class Products>
-DEVICE void apply_product(const Tail& tail, TileColumn column) {
-  const Branch& other = tail.branches[1];
-  product_tiles<Products>(tail, column, weight_product(tail, tail.branches[0]), {added(other), other.channels_before},
-                          other.source != Source::none, tail.y, tail.relu);
 }
 
 // The sum of two products.
@@ -117,7 +107,7 @@ DEVICE void apply_products(const Tail& tail, TileColumn column) {
 template <class Element>
 DEVICE void apply_sources(const Tail& tail, TileColumn column) {
   const auto streamed = [&](const Branch& branch) {
-    return StreamedAddend{added(branch), branch.source != Source::none, branch.channels_before};
+    return StreamedAddend{branch.x, branch.source != Source::none, branch.channels_before};
   };
   stream_tiles<Element>(tail, tail.y, streamed(tail.branches[0]), streamed(tail.branches[1]), tail.vectorised,
                         tail.relu, column);

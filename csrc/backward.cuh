@@ -45,8 +45,7 @@ void BackwardLauncher<Products, projections>::launch(GradientPhase phase, const 
   const int reduce = gradient.reduce.items, finish = finish_items(gradient), apply = gradient.apply.items;
   const int vectors = vector_items(gradient);
   const auto start = [&](const char* name, int items, BackwardWork work) {
-    const bool barriers =
-        work.operands || work.reduce + work.vectors + work.apply > 1 || (work.apply && any_recomputed(gradient));
+    const bool barriers = work.operands || work.reduce + work.vectors + work.apply > 1;
     const device::Launch how{name, block_threads, gradient_shared_bytes, 0, barriers};
     if (items > 0) launch_persistent(backward_kernel<Products, projections>, how, items, work, buffers, stream);
   };
@@ -63,7 +62,7 @@ void BackwardLauncher<Products, projections>::launch(GradientPhase phase, const 
       if (vectors == 0) return reduce_alone();
       return start("grad_summarise", std::max(reduce, vectors), {gradient, true, true, false, false});
     case GradientPhase::complete:
-      if (!has_matrices(gradient) && factor_items(gradient) == 0) return apply_alone();
+      if (!has_matrices(gradient) && gradient.factors.items == 0) return apply_alone();
       return start("grad_complete", std::max(finish, apply), {gradient, false, false, true, true});
     case GradientPhase::all:
       // One phase that has work needs no barrier.

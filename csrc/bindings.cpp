@@ -29,9 +29,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   py::class_<BranchArguments>(module, "Branch", py::module_local(),
                               "A branch whose source is direct, zero_pad or projection.")
       .def(py::init<std::string, at::Tensor, std::int64_t, std::int64_t, OptionalTensor, OptionalTensor,
-                    std::optional<NormArguments>, bool>(),
+                    std::optional<NormArguments>>(),
            py::kw_only(), py::arg("source"), py::arg("x"), py::arg("stride"), py::arg("channels_before"),
-           py::arg("weight"), py::arg("bias"), py::arg("norm"), py::arg("materialise"));
+           py::arg("weight"), py::arg("bias"), py::arg("norm"));
 
   py::class_<NormStatistics>(module, "NormStatistics", py::module_local(), "What a branch's statistics were.")
       .def_readonly("mean", &NormStatistics::mean, "(C) float32, of the branch without the projection's bias")

@@ -151,18 +151,4 @@ DEVICE void store_tile(const Tail& tail, const Activations& to, const Accumulato
   });
 }
 
-DEVICE SharedOffset warp_slab() { return device::warp_index() * slab_bytes; }
-
-// Puts the warp's accumulators into its slab, row by row, for sums over rows. The stages must be free.
-template <class Element>
-DEVICE void fill_slab(const Accumulators& sum, SharedOffset slab) {
-  using Columns = LaneColumns<Element>;
-  const int warp_row = warp_tile().row;
-  for_each_vector<Element>(sum, [&](int row, int group, auto value) {
-    const SharedOffset to = slab + 4 * ((row - warp_row) * slab_pitch + Columns::first(group));
-#pragma unroll
-    for (int i = 0; i < Columns::vector; i += 2) device::shared_store(to + 4 * i, Float2{value(i), value(i + 1)});
-  });
-}
-
 }  // namespace fused_resnet

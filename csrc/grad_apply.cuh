@@ -4,9 +4,7 @@
 //   zero padding                the channels of g that x's went to
 //   projection                  dx = g folded^T + x quadratic^T + offset        (grad_matrices.cuh)
 //
-// Where a projection's pre-norm tensor is computed again, its gradient dp takes dz's formula with p = x W^T from the
-// accumulators; it is written, and behind a barrier dW = dp^T x and dx = dp W follow. Pixels of dx that a strided
-// source does not read are written as zeros.
+// Pixels of dx that a strided source does not read are written as zeros.
 #pragma once
 
 #include <grad_matrices.cuh>
@@ -140,27 +138,27 @@ DEVICE void copy_factor(const Tail& tail, const Activations& x, const Factor& fa
   ProductOperands{x, factor.remainder, columns}.copy<Element>(tail, row, column, step - steps, stage);
 }
 
-// dx of a projection, from g; or from dp, which leaves nothing to correct.
-template <class Products, bool recomputed>
+// dx of a projection.
+template <class Products>
 DEVICE void projection_tiles(const TailGradient& gradient, int index, TileColumn column) {
   using Element = typename Products::Element;
   const Tail& tail = gradient.tail;
   const BranchGradient& own = gradient.branches[index];
   const int inputs = own.dx.channels, channel = column.channel();
-  const bool quadratic = !recomputed && has_quadratic(own);
+  const bool quadratic = has_quadratic(own);
   Affines::prepare(channel, inputs, [&](int of, int input) -> Affine {
     const float scale = device::global_load(own.folded.scale + input);
     if (of == 1) return {0.0f, scale, device::global_load(own.offset + input)};
     // In units of the second product, which is added to the first.
     return {0.0f, quadratic ? device::global_load(own.quadratic.scale + input) / scale : 0.0f, 0.0f};
   });  // the pipeline has a barrier ahead of who reads them
-  const Activations &x = tail.branches[index].x, &g = recomputed ? own.dp : gradient.g;
+  const Activations &x = tail.branches[index].x, &g = gradient.g;
   // The steps of a factor's remainder follow those of its matrix.
   const int of_x = tiles_of(x.channels, TileTraits<Element>::depth),
             of_g = tiles_of(g.channels, TileTraits<Element>::depth);
   const int firsts = quadratic ? factor_steps<Products>(own.quadratic, of_x) : 0;
   const int steps = firsts + factor_steps<Products>(own.folded, of_g);
-  const bool masks = !recomputed && masks_g(gradient);
+  const bool masks = masks_g(gradient);
   const RowMasks<Element> row_masks{tail, g};
   const auto channel_of_g = [&](int step) { return (step - firsts) % of_g * TileTraits<Element>::depth; };
   Accumulators sum;
@@ -186,17 +184,6 @@ DEVICE void projection_tiles(const TailGradient& gradient, int index, TileColumn
       });
 }
 
-// The gradient of a pre-norm tensor that is computed again.
-template <class Products>
-DEVICE void recomputed_tiles(const TailGradient& gradient, int index, TileColumn column) {
-  const Tail& tail = gradient.tail;
-  Affines::prepare(column.channel(), tail.channels,
-                   [&](int of, int c) { return norm_gradient(gradient, index, of, c, false); });
-  // The pipeline has a barrier ahead of who reads them.
-  product_tiles<Products>(tail, column, weight_product(tail, tail.branches[index]), {gradient.g, 0}, true,
-                          gradient.branches[index].dp, false);
-}
-
 // A branch's columns of tiles.
 DEVICE TileColumns columns_of(const Work& work, int index) {
   return index == 0 ? TileColumns{0, work.tiles_before, work.tiles}
@@ -215,97 +202,28 @@ DEVICE void for_each_column(const Work& work, Has has, Run run) {
   }
 }
 
-// The pixels of dx that a stride passes by; `recomputed`: of the branches whose dx is made of dp, or of the others.
+// The pixels of dx that a stride passes by.
 template <class Element>
-DEVICE void apply_zeros(const TailGradient& gradient, const Work& work, bool recomputed) {
+DEVICE void apply_zeros(const TailGradient& gradient) {
   for_each_column(
-      work,
-      [&](int index) {
-        const BranchGradient& own = gradient.branches[index];
-        return own.cell.stride > 1 && is_recomputed(own) == recomputed;
-      },
+      gradient.apply, [&](int index) { return gradient.branches[index].cell.stride > 1; },
       [&](int index, TileColumn column) { zero_tiles<Element>(gradient.tail, gradient.branches[index], column); });
 }
 
 template <class Products, bool projections>
-DEVICE void apply_gradient(const TailGradient& gradient) {
+DEVICE void grad_apply(const TailGradient& gradient) {
   using Element = typename Products::Element;
-  const auto of = [&](Source source, bool recomputed) {
-    return [&gradient, source, recomputed](int index) {
-      return gradient.tail.branches[index].source == source && is_recomputed(gradient.branches[index]) == recomputed;
-    };
+  const auto of = [&](Source source) {
+    return [&gradient, source](int index) { return gradient.tail.branches[index].source == source; };
   };
-  for_each_column(gradient.apply, of(Source::direct, false),
+  apply_zeros<Element>(gradient);
+  for_each_column(gradient.apply, of(Source::direct),
                   [&](int index, TileColumn column) { direct_tiles<Element, projections>(gradient, index, column); });
-  for_each_column(gradient.apply, of(Source::zero_pad, false),
+  for_each_column(gradient.apply, of(Source::zero_pad),
                   [&](int index, TileColumn column) { zero_pad_tiles<Element>(gradient, index, column); });
   if constexpr (projections) {
-    for_each_column(gradient.apply, of(Source::projection, false),
-                    [&](int index, TileColumn column) { projection_tiles<Products, false>(gradient, index, column); });
-    for_each_column(gradient.apply, of(Source::projection, true),
-                    [&](int index, TileColumn column) { recomputed_tiles<Products>(gradient, index, column); });
-  }
-}
-
-// dp^T (x - shift): where dp's columns sum to zero, the same as dp^T x.
-template <class Products>
-DEVICE void reduce_recomputed(const TailGradient& gradient) {
-  using Element = typename Products::Element;
-  for_each_item(gradient.recomputed_products, [&](int index, int range, int tile) {
-    const Activations& dp = gradient.branches[index].dp;
-    const Incoming<Element, false> incoming{gradient, dp, false};
-    product_item<Products>(gradient, incoming, false, index, RowRange(gradient.tail, gradient.product_partition, range),
-                           range, tile);
-  });
-}
-
-// The sum of an element of the partial products.
-DEVICE double sum_of_products(const TailGradient& gradient, int index, const Partition& partition, int channel,
-                              int input) {
-  const int tile = channel / tile_rows * gradient.branches[index].input_tiles + input / tile_columns;
-  const int element = channel % tile_rows * tile_columns + input % tile_columns;
-  double sum = 0.0;
-#pragma unroll 8
-  for (int range = 0; range < partition.ranges; ++range)
-    sum += device::global_load(product_tile(gradient, index, range, tile) + element);
-  return sum;
-}
-
-template <class Products>
-DEVICE void finish_recomputed(const TailGradient& gradient) {
-  const int groups = tiles_of(gradient.tail.channels, channel_group);
-#pragma unroll 1
-  for (int item = device::block_index(); item < 2 * groups; item += device::grid_size()) {
-    const int index = item / groups, channel = (item - index * groups) * channel_group + device::warp_index();
-    const Branch& branch = gradient.tail.branches[index];
-    const BranchGradient& own = gradient.branches[index];
-    if (!is_recomputed(own) || own.dweight.data == nullptr || channel >= gradient.tail.channels) continue;
-    // Over all processes, dp's columns sum to zero, but not over this one's rows.
-    const bool shared = own.own_mean != nullptr;
-    const double sum = shared ? norm_scale(branch, channel) * surplus(gradient, index, channel) : 0.0;
-#pragma unroll 1
-    for (int input = device::lane_index(); input < branch.x.channels; input += device::warp_size) {
-      double product = sum_of_products(gradient, index, gradient.product_partition, channel, input);
-      if (shared) product += sum * device::global_load(own.shift + input);
-      store_element<typename Products::Element>(own.dweight, channel, input, static_cast<float>(product));
-    }
-  }
-}
-
-template <class Products, bool projections>
-DEVICE void grad_apply(const TailGradient& gradient) {
-  apply_zeros<typename Products::Element>(gradient, gradient.apply, false);
-  apply_gradient<Products, projections>(gradient);
-  if constexpr (projections) {
-    if (!is_recomputed(gradient.branches[0]) && !is_recomputed(gradient.branches[1])) return;
-    device::grid_sync();
-    reduce_recomputed<Products>(gradient);
-    apply_zeros<typename Products::Element>(gradient, gradient.recomputed_inputs, true);
-    for_each_column(
-        gradient.recomputed_inputs, [](int) { return true; },
-        [&](int index, TileColumn column) { projection_tiles<Products, true>(gradient, index, column); });
-    device::grid_sync();
-    finish_recomputed<Products>(gradient);
+    for_each_column(gradient.apply, of(Source::projection),
+                    [&](int index, TileColumn column) { projection_tiles<Products>(gradient, index, column); });
   }
 }
 

@@ -185,14 +185,14 @@ DEVICE void fold_weight(const TailGradient& gradient, int index, int group) {
   const Branch& branch = tail.branches[index];
   const BranchGradient& own = gradient.branches[index];
   const int first = group * channel_group, inputs = branch.x.channels;
-  const bool gram = branch.statistics == Statistics::gram, scaled = !is_recomputed(own);
+  const bool gram = branch.statistics == Statistics::gram;
   const float per_row = -1.0f / static_cast<float>(tail.rows);
   float offsets[channel_group] = {};
   store_factor<Products>(
       own.folded, first, inputs, tail.channels,
       [&](int c, float (&rows)[channel_group]) {
         load_weights<Products>(branch, c, first, rows);
-        const float scale = scaled ? norm_scale(branch, c) : 1.0f;
+        const float scale = norm_scale(branch, c);
 #pragma unroll
         for (float& weight : rows) weight *= scale;
       },
@@ -215,50 +215,36 @@ DEVICE void fold_weight(const TailGradient& gradient, int index, int group) {
     if (device::thread_index() == i && first + i < inputs) device::global_store(own.offset + first + i, offsets[i]);
 }
 
-// Calls `run(index, tile)` for those of the branches' tiles that the block works on, of `tiles(index)` each; items of
-// other kinds come first, which `item` is counted from.
-template <class Tiles, class Run>
-DEVICE void for_each_tile(int& item, Tiles tiles, Run run) {
+// Calls `run(index, tile)` for those of the work's tiles that are the block's; items of other kinds come first, which
+// `item` is counted from. With an index that is a constant, tensors are found without registers.
+template <class Run>
+DEVICE void for_each_tile(int& item, const Work& work, Run run) {
 #pragma unroll 1
-  for (int index = 0; index < 2; ++index) {
-    const int items = tiles(index);
-#pragma unroll 1
-    for (; item < items; item += device::grid_size())
-      run(static_cast<int>(device::unforeseen(index)), static_cast<int>(device::unforeseen(item)));
-    item -= items;
+  for (; item < work.tiles; item += device::grid_size()) {
+    const int number = static_cast<int>(device::unforeseen(item));
+    if (number < work.tiles_before) {
+      run(0, number);
+    } else {
+      run(1, number - work.tiles_before);
+    }
   }
+  item -= work.tiles;
 }
 
 // Computes Q and dW of training norms, in two loops: in one, each would take the other's registers.
 template <class Products>
 DEVICE void finish_matrices(const TailGradient& gradient) {
-  const Tail& tail = gradient.tail;
   int item = device::block_index();
-  for_each_tile(
-      item,
-      [&](int index) {
-        return has_quadratic(gradient.branches[index]) ? matrix_pairs(tail.branches[index].x.channels) : 0;
-      },
-      [&](int index, int tile) { multiply_quadratic<Products>(gradient, index, tile); });
-  for_each_tile(
-      item,
-      [&](int index) {
-        return is_corrected(tail.branches[index], gradient.branches[index]) ? matrix_tiles(tail, tail.branches[index])
-                                                                            : 0;
-      },
-      [&](int index, int tile) { correct_weight_gradient<Products>(gradient, index, tile); });
+  for_each_tile(item, gradient.quadratics,
+                [&](int index, int tile) { multiply_quadratic<Products>(gradient, index, tile); });
+  for_each_tile(item, gradient.corrections,
+                [&](int index, int tile) { correct_weight_gradient<Products>(gradient, index, tile); });
 }
 
 template <class Products>
 DEVICE void finish_factors(const TailGradient& gradient) {
   int item = device::block_index();
-  for_each_tile(
-      item,
-      [&](int index) {
-        return is_folded(gradient.branches[index]) ? tiles_of(gradient.tail.branches[index].x.channels, channel_group)
-                                                   : 0;
-      },
-      [&](int index, int group) { fold_weight<Products>(gradient, index, group); });
+  for_each_tile(item, gradient.factors, [&](int index, int group) { fold_weight<Products>(gradient, index, group); });
 }
 
 // What follows from the vectors, of a tail with projections.

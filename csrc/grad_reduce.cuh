@@ -1,8 +1,7 @@
 // The backward's first phase: sums over the rows, one partial result for each range of them.
 //
-//   dot         sum g, sum g (z - mean) of a direct source's channels
-//   product     g^T (x - shift) of a projection, 128 x 128 channels an item
-//   recomputed  p = x W^T once more, tile by tile and not written, for sum g, sum g (p - mean)
+//   dot      sum g, sum g (z - mean) of a direct source's channels
+//   product  g^T (x - shift) of a projection, 128 x 128 channels an item
 //
 // g = dy where y > 0 is made by the mask on the way from memory to the sums. One branch leads: its items, those of the
 // first input channels where there are several for the same g, also write g for the phases to come, and sum it.
@@ -16,35 +15,29 @@ namespace fused_resnet {
 // A stage holds g, what it is multiplied with, and g's mask.
 using GradientRing = RingOf<4, 2 * operand_bytes + stage_mask_bytes>;
 constexpr SharedOffset gradient_shifts = GradientRing::stages * GradientRing::bytes;
-// Two sums for each column of each warp (`RecomputedSums`) lie behind the stages and slabs.
-constexpr int recomputed_sums_bytes = block_threads / device::warp_size * warp_columns * 2 * sizeof(float);
-constexpr int gradient_shared_bytes = slabs_bytes + recomputed_sums_bytes;
-static_assert(gradient_shared_bytes >= gradient_shifts + 4 * tile_columns);
-static_assert(gradient_shared_bytes >= shared_bytes, "the other phases find their memory");
+constexpr int gradient_sums_bytes = gradient_shifts + 4 * tile_columns;
+constexpr int gradient_shared_bytes = gradient_sums_bytes < shared_bytes ? shared_bytes : gradient_sums_bytes;
 // Two blocks of 82,944 bytes fit a multiprocessor of sm_80, with what the system keeps of it.
 static_assert(gradient_shared_bytes + 1024 <= 82 * 1024);
 
-// The gradient of a sum of branches, made from dy (`masks`), or of a pre-norm tensor, as it lies in memory.
-template <class Element, bool masks>
+// The gradient of a sum of branches, made from dy on its way from memory.
+template <class Element>
 struct Incoming {
   using Vector = Vector16<Element>;
   using Traits = PixelTraits<Element, wide>;
 
   const TailGradient& gradient;
-  const Activations& from;
   bool writes;  // g
-
-  DEVICE bool relu() const { return masks && gradient.tail.relu; }
-  DEVICE bool vectorised() const { return masks ? gradient.vectorised : from.vectorised; }
 
   // A pixel's channels one by one.
   DEVICE auto at(int row) const {
     const Tail& tail = gradient.tail;
+    const Activations& from = gradient.dy;
     const Element* dy = row_pointer<Element>(tail, from, row);
-    const std::uint8_t* mask = relu() ? mask_place<Element>(tail.mask, row, 0) : nullptr;
+    const std::uint8_t* mask = tail.relu ? mask_place<Element>(tail.mask, row, 0) : nullptr;
     Element* g = writes ? const_cast<Element*>(row_pointer<Element>(tail, gradient.g, row)) : nullptr;
     return [this, dy, mask, g](int c) {
-      Element value = device::global_load(dy + c * from.stride_c);
+      Element value = device::global_load(dy + c * gradient.dy.stride_c);
       if (mask != nullptr) value = masked(value, device::global_load(mask + c / Vector::size), c % Vector::size);
       if (g != nullptr) device::global_store(g + c * gradient.g.stride_c, value);
       return value;
@@ -54,12 +47,13 @@ struct Incoming {
   // For `pipeline`: the pixels from `row` on come to the stage's first operand.
   DEVICE void load(int row, int end, int channel, SharedOffset stage) const {
     const Tail& tail = gradient.tail;
-    if (!vectorised()) {
+    if (!gradient.vectorised) {
       const auto locate = [this](int pixel) { return at(pixel); };
-      return copy_pixel_elements<Element, Traits>(from.stride_c != 1, row, end, channel, tail.channels, locate, stage);
+      return copy_pixel_elements<Element, Traits>(gradient.dy.stride_c != 1, row, end, channel, tail.channels, locate,
+                                                  stage);
     }
-    copy_pixels<Element, Traits>(tail, from, row, end, channel, stage);
-    if (!relu()) return;
+    copy_pixels<Element, Traits>(tail, gradient.dy, row, end, channel, stage);
+    if (!tail.relu) return;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const PixelChunk<Traits> chunk(i);
@@ -69,7 +63,7 @@ struct Incoming {
 
   // Masks what this thread has copied.
   DEVICE void prepare(int row, int end, int channel, SharedOffset stage) const {
-    if (!vectorised() || !relu()) return;
+    if (!gradient.vectorised || !gradient.tail.relu) return;
     device::warp_sync();
 #pragma unroll 1
     for (int i = 0; i < 2; ++i) {
@@ -85,12 +79,6 @@ struct Incoming {
  private:
   DEVICE StageMask<Element> mask_of(SharedOffset stage) const { return {gradient.tail, stage + 2 * operand_bytes}; }
 };
-
-// dy, on its way to become g; `leads`: these items are the ones that write and sum it.
-template <class Element>
-DEVICE Incoming<Element, true> incoming_output(const TailGradient& gradient, bool leads) {
-  return {gradient, gradient.dy, leads && gradient.writes_g};
-}
 
 // Whether the only source masks; a projection never does, and its kernels need not know.
 template <bool projections>
@@ -202,10 +190,9 @@ DEVICE float* product_tile(const TailGradient& gradient, int index, int range, i
          (range * static_cast<std::int64_t>(own.product_tiles) + tile) * (tile_rows * tile_columns);
 }
 
-// Tile `tile` of incoming^T (x - shift) over the rows; `sums`: of the incoming gradient are kept. `width`: of x's tile.
-template <class Products, int width, bool masks>
-DEVICE void product_item(const TailGradient& gradient, const Incoming<typename Products::Element, masks>& incoming,
-                         bool sums, int index, RowRange rows, int range, int tile) {
+// Tile `tile` of g^T (x - shift) over a range of rows. `width`: of x's tile.
+template <class Products, int width>
+DEVICE void product_item(const TailGradient& gradient, int index, int range, int tile) {
   using Element = typename Products::Element;
   using Traits = PixelTraits<Element, wide>;
   using Warps = WarpShare<tile_rows, width>;
@@ -214,6 +201,10 @@ DEVICE void product_item(const TailGradient& gradient, const Incoming<typename P
   const Activations& x = tail.branches[index].x;
   const int tiles = gradient.branches[index].input_tiles;
   const int first = tile / tiles * tile_rows, input = (tile - tile / tiles * tiles) * tile_columns;
+  // These items write and sum g.
+  const bool leads = index == gradient.leader && input == 0;
+  const Incoming<Element> incoming{gradient, leads && gradient.writes_g};
+  const RowRange rows(tail, gradient.partition, range);
   if (const int column = device::thread_index(); column < tile_columns) {
     const float shift = input + column < x.channels ? channel_shift<Products>(tail, x, input + column) : 0.0f;
     device::shared_store(gradient_shifts + 4 * column, shift);
@@ -236,7 +227,7 @@ DEVICE void product_item(const TailGradient& gradient, const Incoming<typename P
       [&](int step, SharedOffset stage) {
         const SharedOffset other = stage + operand_bytes;
         // Pixels that do not exist are zeros.
-        if (sums) columns.add(stage, depth, [](float value, int) { return value; });
+        if (leads) columns.add(stage, depth, [](float value, int) { return value; });
         if constexpr (Products::shifted_in_place) {
           prepare_pixels<Products, Traits>(other, rows.end - rows.begin - step * depth, gradient_shifts);
           device::block_sync();
@@ -249,117 +240,26 @@ DEVICE void product_item(const TailGradient& gradient, const Incoming<typename P
   if (work && Warps::part() == 0)
     store_partial_product(sum, warp, 0, tail.channels - first, x.channels - input,
                           product_tile(gradient, index, range, tile));
-  if (!sums) return;
+  if (!leads) return;
   const float total = columns.join(joined_columns);
   const int channel = first + device::thread_index();
   if (device::thread_index() < tile_rows && channel < tail.channels)
     device::global_store(of_range(gradient.partial_sum, range, tail.channels) + channel, total);
 }
 
-template <class Products, bool masks>
-DEVICE void product_item(const TailGradient& gradient, const Incoming<typename Products::Element, masks>& incoming,
-                         bool sums, int index, RowRange rows, int range, int tile) {
-  if (gradient.tail.branches[index].x.channels <= narrow)
-    return product_item<Products, narrow>(gradient, incoming, sums, index, rows, range, tile);
-  product_item<Products, wide>(gradient, incoming, sums, index, rows, range, tile);
-}
-
-// Sums of the recomputed tiles so far, for each column of a warp: a lane has two, 32 apart. In memory that stages and
-// slabs leave free: in registers they would cost the products theirs.
-struct alignas(8) RecomputedSums {
-  float of_g, of_dots;
-
-  DEVICE static SharedOffset offset(int warp, int column) {
-    return slabs_bytes + (warp * warp_columns + column) * static_cast<int>(sizeof(RecomputedSums));
-  }
-};
-static_assert(slabs_bytes == ring_bytes);
-static_assert(block_threads / device::warp_size * warp_columns * sizeof(RecomputedSums) == recomputed_sums_bytes);
-static_assert(warp_columns == 2 * device::warp_size);
-
-// Adds the warp's rows of the tile in its slab.
-template <class Element>
-DEVICE void add_recomputed(const Branch& branch, const Incoming<Element, true>& incoming, TilePlace place) {
-  const Tail& tail = incoming.gradient.tail;
-  const WarpTile warp = warp_tile();
-  const int left = place.end - place.row - warp.row, count = left < warp_rows ? left : warp_rows;
-#pragma unroll 1
-  for (int column = device::lane_index(); column < warp_columns; column += device::warp_size) {
-    const int channel = place.channel + warp.column + column;
-    if (channel >= tail.channels) continue;
-    const float mean = device::global_load(branch.mean + channel);
-    float sum = 0.0f, dot = 0.0f;
-#pragma unroll 2
-    for (int row = 0; row < count; ++row) {
-      const auto p = device::shared_load<float>(warp_slab() + 4 * (row * slab_pitch + column));
-      const float g = device::to_float(incoming.at(place.row + warp.row + row)(channel));
-      sum += g;
-      // As p was rounded when its mean was taken.
-      dot = device::fma(g, device::to_float(device::from_float<Element>(p)) - mean, dot);
-    }
-    const SharedOffset at = RecomputedSums::offset(device::warp_index(), column);
-    const auto before = device::shared_load<RecomputedSums>(at);
-    device::shared_store(at, RecomputedSums{before.of_g + sum, before.of_dots + dot});
-  }
-}
-
-// The block's totals of a column of the tile.
-DEVICE RecomputedSums join_warps_sums(int column) {
-  RecomputedSums total{0.0f, 0.0f};
-#pragma unroll 1
-  for (int row = 0; row < warp_grid_rows; ++row) {
-    const int warp = row * warp_grid_columns + column / warp_columns;
-    const auto part = device::shared_load<RecomputedSums>(RecomputedSums::offset(warp, column % warp_columns));
-    total = {total.of_g + part.of_g, total.of_dots + part.of_dots};
-  }
-  return total;
-}
-
 template <class Products>
-DEVICE void recomputed_item(const TailGradient& gradient, int index, int range, int tile) {
-  using Element = typename Products::Element;
-  const Tail& tail = gradient.tail;
-  const Branch& branch = tail.branches[index];
-  const RowRange rows(tail, gradient.partition, range);
-  const int first = tile * tile_columns;
-  const bool leads = index == gradient.leader;
-  const auto incoming = incoming_output<Element>(gradient, leads);
-#pragma unroll
-  for (int i = 0; i < 2; ++i)
-    device::shared_store(RecomputedSums::offset(device::warp_index(), device::lane_index() + i * device::warp_size),
-                         RecomputedSums{0.0f, 0.0f});
-#pragma unroll 1
-  for (int row = rows.begin; row < rows.end; row += tile_rows) {
-    const TilePlace place{row, rows.end, first};
-    Accumulators p;
-    p.clear();
-    multiply_tile<Products>(tail, weight_product(tail, branch), place, p);
-    if (warp_has_work(place, tail.channels)) {
-      fill_slab<Element>(p, warp_slab());
-      device::warp_sync();
-      add_recomputed<Element>(branch, incoming, place);
-    }
-    device::block_sync();  // the slabs have been read
-  }
-  const int channel = first + device::thread_index();
-  if (device::thread_index() < tile_columns && channel < tail.channels) {
-    const RecomputedSums total = join_warps_sums(device::thread_index());
-    if (leads) device::global_store(of_range(gradient.partial_sum, range, tail.channels) + channel, total.of_g);
-    device::global_store(of_range(gradient.branches[index].partial_dot, range, tail.channels) + channel, total.of_dots);
-  }
+DEVICE void product_item(const TailGradient& gradient, int index, int range, int tile) {
+  if (gradient.tail.branches[index].x.channels <= narrow)
+    return product_item<Products, narrow>(gradient, index, range, tile);
+  product_item<Products, wide>(gradient, index, range, tile);
 }
 
 template <class Products, bool projections>
 DEVICE void reduce_item(const TailGradient& gradient, int index, int range, int tile) {
   using Element = typename Products::Element;
   if constexpr (projections) {
-    const Reduction reduction = gradient.branches[index].reduction;
-    if (reduction == Reduction::product) {
-      const bool leads = index == gradient.leader && tile % gradient.branches[index].input_tiles == 0;
-      return product_item<Products>(gradient, incoming_output<Element>(gradient, leads), leads, index,
-                                    RowRange(gradient.tail, gradient.partition, range), range, tile);
-    }
-    if (reduction == Reduction::recomputed) return recomputed_item<Products>(gradient, index, range, tile);
+    if (gradient.branches[index].reduction == Reduction::product)
+      return product_item<Products>(gradient, index, range, tile);
   }
   dot_item<Element>(gradient, index, range, tile, masks_input<projections>(gradient));
 }

@@ -11,10 +11,9 @@ namespace fused_resnet {
 // What is summed over the rows before anything else is known.
 enum class Reduction {
   none,
-  incoming,    // g alone
-  dot,         // g (z - mean), a channel of a direct source: its norm's
-  product,     // g^T x of a projection
-  recomputed,  // g (p - mean) with p = x W^T computed again
+  incoming,  // g alone
+  dot,       // g (z - mean), a channel of a direct source: its norm's
+  product,   // g^T x of a projection
 };
 
 // The pixels of a strided input around the one that is read: `stride` x `stride` of them, within height x width.
@@ -56,13 +55,12 @@ struct BranchGradient {
   float* shared_sum;      // (C): sum of all processes' g times this one's share of the rows, as in `dot`
 
   // Workspace. `product` is g^T (x - m) with m = mu in a training norm, m = shift otherwise.
-  float* partial_dot;      // dot, recomputed: (ranges, C)
-  float* partial_product;  // (ranges, tiles of C, tiles of K, tile, tile): of g^T (x - shift), or dp^T (x - shift)
+  float* partial_dot;      // dot: (ranges, C)
+  float* partial_product;  // (ranges, tiles of C, tiles of K, tile, tile): of g^T (x - shift)
   float* shift;            // (K), a value near x's mean
   float* product;          // training: (C, K)
   float* dot;              // (C): sum of g (p - mean) / std, which is dgamma
   float* slope;            // (C), where there is `quadratic`: -a / (M std)
-  Activations dp;          // recomputed: (rows, C), gradient of the pre-norm tensor
 
   // dx = g folded^T + x quadratic^T + offset. Where gradients follow the normed tensor, both products are large against
   // dx, and the second, which sums them up, must not be rounded as coarsely as dx.
@@ -85,12 +83,10 @@ struct TailGradient {
   BranchGradient branches[2];
 
   Work reduce, apply;
-  // Behind the apply phase's tiles of dp: dp^T x, and dx.
-  Work recomputed_products, recomputed_inputs;
-  Partition partition;          // of the first reduction
-  Partition product_partition;  // of dp^T x
-  float* partial_sum;           // (ranges, C)
-  float* sum;                   // (C): sum of g, which is dbeta; of this process
+  Work quadratics, corrections, factors;  // of the finish phase: tiles of Q, tiles of W Cov, rows that dx is made from
+  Partition partition;
+  float* partial_sum;  // (ranges, C)
+  float* sum;          // (C): sum of g, which is dbeta; of this process
 };
 
 // Where processes share statistics, they add up their sums between `summarise`, which is reduce and the vectors of

@@ -36,19 +36,6 @@ DEVICE void multiply_stage(Accumulators& sum, SharedOffset stage) {
   Products::multiply(sum, stage, stage + operand_bytes, warp_tile());
 }
 
-// Adds x b^T for one tile. The stages are free afterwards.
-template <class Products>
-DEVICE void multiply_tile(const Tail& tail, const ProductOperands& operands, TilePlace place, Accumulators& sum) {
-  using Element = typename Products::Element;
-  const bool work = warp_has_work(place, operands.columns);
-  pipeline<RowRing>(
-      operands.steps<Element>(),
-      [&](int step, SharedOffset stage) { operands.copy<Element>(tail, place.row, place.channel, step, stage); },
-      [&](int, SharedOffset stage) {
-        if (work) multiply_stage<Products>(sum, stage);
-      });
-}
-
 // x W^T.
 DEVICE ProductOperands weight_product(const Tail& tail, const Branch& branch) {
   return {branch.x, branch.weight, tail.channels};

@@ -3,7 +3,6 @@
 //   columns   mean and sum of squared distances of a direct source's channels
 //   gram      (x - shift)^T (x - shift) of a projection's input, 128 x 128 channels an item, on and below the diagonal;
 //             the items on the diagonal also sum the columns
-//   product   p = x W^T, written, with the columns' means and squared distances taken from the accumulators
 //
 // Sums are float32 over a bounded number of rows; `finish.cuh` combines them in double, in the order of the ranges. All
 // are taken about a shift near the mean, so that little cancels where the mean is large against the spread.
@@ -75,120 +74,6 @@ DEVICE void columns_item(const Tail& tail, const Branch& branch, int item) {
   });
 }
 
-// Count, mean and sum of squared distances of one channel.
-struct alignas(16) Moments {
-  float count, mean, m2;
-
-  // Chan, Golub and LeVeque (1983), equation 2.1.
-  DEVICE void join(float other_count, float other_mean, float other_m2) {
-    const float distance = other_mean - mean, total = count + other_count;
-    mean = device::fma(distance, other_count / total, mean);
-    m2 += device::fma(distance * distance, count * (other_count / total), other_m2);
-    count = total;
-  }
-};
-
-// Mean and squared distances of the warp's columns over its rows: two columns a lane, 32 apart. They are those of the
-// values as memory holds them: where all are equal, rounding must not leave a distance to their mean.
-template <class Element>
-struct WarpColumns {
-  float mean[2], m2[2];
-
-  // From the slab; the tile has `rows` rows.
-  DEVICE explicit WarpColumns(int rows) : mean{}, m2{} {
-    const int left = rows - warp_tile().row;
-    const int count = left < warp_rows ? left : warp_rows;
-    if (count <= 0) return;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const SharedOffset column = warp_slab() + 4 * (device::lane_index() + i * device::warp_size);
-      float sum = 0.0f;
-#pragma unroll 4
-      for (int row = 0; row < count; ++row) sum += stored(column, row);
-      mean[i] = sum / static_cast<float>(count);
-#pragma unroll 4
-      for (int row = 0; row < count; ++row) {
-        const float distance = stored(column, row) - mean[i];
-        m2[i] = device::fma(distance, distance, m2[i]);
-      }
-    }
-  }
-
-  // Leaves them in memory of the stages.
-  DEVICE void store() const {
-    const WarpTile tile = warp_tile();
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int column = tile.column + device::lane_index() + i * device::warp_size;
-      const int at = 2 * (tile.row / warp_rows * tile_columns + column);
-      device::shared_store(4 * at, mean[i]);
-      device::shared_store(4 * (at + 1), m2[i]);
-    }
-  }
-
- private:
-  DEVICE static float stored(SharedOffset column, int row) {
-    const auto value = device::shared_load<float>(column + 4 * row * slab_pitch);
-    return device::to_float(device::from_float<Element>(value));
-  }
-};
-static_assert(warp_columns == 2 * device::warp_size);
-
-// The moments of a product tile's columns so far, one a thread, in memory that only the apply phase uses otherwise:
-// they would cost registers that the products need.
-DEVICE SharedOffset running_moments() {
-  return vectors_offset + device::thread_index() * static_cast<int>(sizeof(Moments));
-}
-static_assert(tile_columns * sizeof(Moments) <= vectors_bytes);
-
-// Joins what the warps left for the thread's column, in the order of the rows.
-DEVICE void join_warps(int rows) {
-  auto moments = device::shared_load<Moments>(running_moments());
-#pragma unroll
-  for (int warp = 0; warp < warp_grid_rows; ++warp) {
-    const int left = rows - warp * warp_rows;
-    if (left <= 0) break;
-    const int at = 2 * (warp * tile_columns + device::thread_index());
-    moments.join(static_cast<float>(left < warp_rows ? left : warp_rows), device::shared_load<float>(4 * at),
-                 device::shared_load<float>(4 * (at + 1)));
-  }
-  device::shared_store(running_moments(), moments);
-}
-
-template <class Products>
-DEVICE void product_item(const Tail& tail, const Branch& branch, int item) {
-  using Element = typename Products::Element;
-  const int tiles = tiles_of(tail.channels, tile_columns);
-  const int range = item / tiles;
-  const int first = (item - range * tiles) * tile_columns;
-  const RowRange rows(tail, branch.partition, range);
-  if (device::thread_index() < tile_columns) device::shared_store(running_moments(), Moments{0.0f, 0.0f, 0.0f});
-#pragma unroll 1
-  for (int row = rows.begin; row < rows.end; row += tile_rows) {
-    const TilePlace place{row, rows.end, first};
-    Accumulators p;
-    p.clear();
-    multiply_tile<Products>(tail, weight_product(tail, branch), place, p);
-    const Activations& to = branch.materialised;
-    if (warp_has_work(place, to.channels)) {
-      store_tile<Element>(tail, to, p, place, false);
-      fill_slab<Element>(p, warp_slab());
-    }
-    device::warp_sync();
-    const int count = rows.end - row < tile_rows ? rows.end - row : tile_rows;
-    const WarpColumns<Element> columns(warp_has_work(place, to.channels) ? count : 0);
-    device::block_sync();  // the slabs, in whose place the sums go, have been read
-    columns.store();
-    device::block_sync();
-    if (device::thread_index() < tile_columns) join_warps(count);
-    device::block_sync();
-  }
-  const int channel = first + device::thread_index();
-  if (device::thread_index() >= tile_columns || channel >= tail.channels) return;
-  const auto moments = device::shared_load<Moments>(running_moments());
-  store_partial(tail, branch, range, channel, moments.mean, moments.m2);
-}
-
 // Counts the batch, and leaves its weight in the running statistics for `finish`.
 DEVICE void count_batch(const Branch& branch) {
   const Norm& norm = branch.norm;
@@ -203,14 +88,8 @@ DEVICE void count_batch(const Branch& branch) {
 
 template <class Products>
 DEVICE void moments_item(const Tail& tail, const Branch& branch, int item) {
-  switch (branch.statistics) {
-    case Statistics::columns:
-      return columns_item<Products>(tail, branch, item);
-    case Statistics::gram:
-      return gram_item<Products>(tail, branch, item);
-    default:
-      return product_item<Products>(tail, branch, item);
-  }
+  if (branch.statistics == Statistics::gram) return gram_item<Products>(tail, branch, item);
+  columns_item<Products>(tail, branch, item);
 }
 
 template <class Products>

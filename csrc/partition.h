@@ -33,9 +33,7 @@ HOST_DEVICE int tile_pairs(int channels) {
 }
 
 // A product is in the accumulators when y is written; every other source is read there.
-HOST_DEVICE bool is_product(const Branch& branch) {
-  return branch.source == Source::projection && branch.statistics != Statistics::product;
-}
+HOST_DEVICE bool is_product(const Branch& branch) { return branch.source == Source::projection; }
 
 // The norm takes its statistics from the batch.
 HOST_DEVICE bool is_training(const Branch& branch) { return branch.statistics > Statistics::running; }

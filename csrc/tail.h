@@ -25,8 +25,7 @@ enum class Statistics {
   none,     // no norm
   running,  // the running statistics
   columns,  // sums over the columns of a direct source
-  gram,     // x^T x of a projection's input: p = x W^T is not written
-  product,  // p is written to `materialised`, its columns are summed on the way
+  gram,     // x^T x of a projection's input: p = x W^T is never written
 };
 
 // n / divisor of n below 2^31, without a division (Granlund and Montgomery, 1994, figure 4.1).
@@ -94,10 +93,9 @@ struct Branch {
 
   // Workspace.
   Partition partition;
-  Activations materialised;   // product: p, (rows, C)
   float* momentum;            // weight of this batch in the running statistics
-  float* partial_mean;        // columns, product: (ranges, C)
-  float* partial_m2;          // columns, product: (ranges, C), sum of squared distances from the partial mean
+  float* partial_mean;        // columns: (ranges, C)
+  float* partial_m2;          // columns: (ranges, C), sum of squared distances from the partial mean
   float* partial_gram;        // gram: (ranges, pairs of tiles, tile, tile), of x - shift
   float* partial_sum;         // gram: (ranges, K), of x - shift
   float* shift;               // gram: (K), a value near the mean
@@ -105,7 +103,7 @@ struct Branch {
 };
 
 struct Tail {
-  // Branches that are multiplied where y is written (`is_product`) come first.
+  // Projections come first.
   Branch branches[2];
   Activations y;
   int rows, height, width, channels;

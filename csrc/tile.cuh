@@ -52,12 +52,6 @@ constexpr int operand_bytes = 8704;
 constexpr int stage_bytes = 2 * operand_bytes;
 constexpr int stages = 4;
 constexpr int ring_bytes = stages * stage_bytes;
-// A warp's accumulators, where sums over rows are taken of them, in place of the stages when these have been computed
-// with. The padding spreads over the banks what lanes write at the same time.
-constexpr int slab_pitch = warp_columns + 4;
-constexpr int slab_bytes = warp_rows * slab_pitch * sizeof(float);
-constexpr int slabs_bytes = block_threads / device::warp_size * slab_bytes;
-static_assert(slabs_bytes <= ring_bytes);
 // Room for sums of warps and of threads on their way to one of them, when the stages are free.
 constexpr int joined_bytes = 48 * 1024;
 constexpr SharedOffset joined_columns = joined_bytes;

@@ -31,7 +31,6 @@ class Branch:
         weight: Tensor | None,
         bias: Tensor | None,
         norm: Norm | None,
-        materialise: bool,
     ) -> None: ...
 
 class NormStatistics:

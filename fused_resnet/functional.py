@@ -18,7 +18,7 @@ from .operation import reference
 from .operation.autocast import under_autocast
 from .operation.branches import Activation, Branch, Direct, Norm, Placement, Projection, ZeroPad
 from .operation.checks import check_tail
-from .operation.computation import StrategyChoice, operands_of, shares_statistics
+from .operation.computation import operands_of, shares_statistics
 from .operation.setting import Setting
 from .operation.tracers import refuse_tracers
 from .operators import ops, remembered
@@ -84,25 +84,25 @@ def compute(main: Branch, shortcut: Branch | None, activation: Activation) -> Te
     """The output for what `prepare` returned."""
     branches = [main] if shortcut is None else [main, shortcut]
     reason = _left_to_pytorch(branches)
-    each = None if reason is not None else choice.strategies(branches, ops.needs_backward(branches))
-    if each is None:
+    by_library = None if reason is not None else choice.by_library(branches, ops.needs_backward(branches))
+    if by_library is None:
         if listener.value is not None:
             listener.value.left_out(reason or "PyTorch's own operations are faster")
         return reference.residual_tail(main, shortcut, activation)
-    if "library" in each:
-        remembered.learn_library(main, shortcut, activation, each)
-        main, shortcut, *_ = *map(_behind_convolution, branches, each), None
+    if any(by_library):
+        remembered.learn_library(main, shortcut, activation, by_library)
+        main, shortcut, *_ = *map(_behind_convolution, branches, by_library), None
         if listener.value is not None:
-            listener.value.convolved([b if own == "library" else None for b, own in zip(branches, each, strict=True)])
+            listener.value.convolved([b if own else None for b, own in zip(branches, by_library, strict=True)])
         return compute(main, shortcut, activation)
-    remembered.learn(main, shortcut, activation, each)
+    remembered.learn(main, shortcut, activation)
     y = remembered.run(main, shortcut, activation)
-    return ops.residual_tail(main, shortcut, activation, each) if y is None else y
+    return ops.residual_tail(main, shortcut, activation) if y is None else y
 
 
-def _behind_convolution(branch: Branch, strategy: StrategyChoice) -> Branch:
-    """The branch from what PyTorch's convolution makes of it, where the strategy says so."""
-    if strategy != "library" or not isinstance(branch, Projection):
+def _behind_convolution(branch: Branch, by_library: bool) -> Branch:
+    """The branch from what PyTorch's convolution makes of it, where that computes it."""
+    if not by_library or not isinstance(branch, Projection):
         return branch
     return Direct(F.conv2d(branch.x, branch.weight, branch.bias, branch.stride), branch.norm)
 

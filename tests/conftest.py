@@ -14,6 +14,7 @@ import fused_resnet
 from fused_resnet.backends.kernels import availability, loading
 from fused_resnet.backends.kernels import computation as kernels
 from fused_resnet.backends.pytorch.computation import ReferenceComputation
+from fused_resnet.operation.branches import Projection
 from fused_resnet.operators import remembered
 
 pytest_plugins = ["covering"]
@@ -115,17 +116,16 @@ def nothing_remembered(monkeypatch):
 
 @pytest.fixture
 def computed_by(monkeypatch, nothing_remembered):
-    """Each tail that is computed: "kernels" or "reference", and the strategies of its projections with norms."""
+    """Each tail that is computed: "kernels" or "reference", and whether its branches are projections."""
     found = []
 
-    def noting(by, function, of):
-        def call(*args, **kwargs):
-            found.append((by, [s for s in of(*args).strategies if s != "auto"]))
-            return function(*args, **kwargs)
+    def noting(by, function):
+        def call(of, tail, *args, **kwargs):
+            found.append((by, [isinstance(branch, Projection) for branch in tail.branches]))
+            return function(of, tail, *args, **kwargs)
 
         return call
 
-    forward = ReferenceComputation.forward
-    monkeypatch.setattr(ReferenceComputation, "forward", noting("reference", forward, lambda _, tail, *__: tail))
-    monkeypatch.setattr(kernels, "forward_call", noting("kernels", kernels.forward_call, lambda _, tail, *__: tail))
+    monkeypatch.setattr(ReferenceComputation, "forward", noting("reference", ReferenceComputation.forward))
+    monkeypatch.setattr(kernels, "forward_call", noting("kernels", kernels.forward_call))
     return found

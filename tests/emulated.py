@@ -16,8 +16,8 @@ from fused_resnet.backends.kernels.computation import KernelComputation
 from fused_resnet.backends.kernels.computation import backward_call as backward_call_of
 from fused_resnet.backends.kernels.computation import forward_call as forward_call_of
 from fused_resnet.operation.branches import Branch, output_shape
-from fused_resnet.operation.computation import Gradients, Needs, is_identity, operands_of, settle
-from fused_resnet.operation.computation import Tail as SettledTail
+from fused_resnet.operation.computation import Gradients, Needs, is_identity, operands_of
+from fused_resnet.operation.computation import Tail as CheckedTail
 from fused_resnet.operation.layouts import empty_gradients
 from fused_resnet.operation.relu_mask import empty_mask
 
@@ -72,20 +72,17 @@ def forward_call(
     if y is None:
         y = torch.empty(output_shape(main), dtype=main.x.dtype, device=main.x.device)
         y = y.to(memory_format=torch.channels_last)
-    tail = _settled(backend, main, shortcut, activation, backward=keep)
+    tail = _checked(main, shortcut, activation)
     return forward_call_of(module_of(backend), tail, y, keep, _empty_mask(backend, tail) if keep else None), y
 
 
-def _empty_mask(backend: str, tail: SettledTail) -> Tensor | None:
+def _empty_mask(backend: str, tail: CheckedTail) -> Tensor | None:
     packs = KernelComputation(module_of(backend)).packs_mask(tail)
     return empty_mask(tail.branches) if packs else None
 
 
-def _settled(
-    backend: str, main: Branch, shortcut: Branch | None, activation: str | None, backward: bool
-) -> SettledTail:
-    branches = [branch for branch in (main, shortcut) if branch is not None]
-    return settle(KernelComputation(module_of(backend)), branches, activation == "relu", backward)
+def _checked(main: Branch, shortcut: Branch | None, activation: str | None) -> CheckedTail:
+    return CheckedTail((main,) if shortcut is None else (main, shortcut), activation == "relu")
 
 
 def backward_call(
@@ -100,7 +97,7 @@ def backward_call(
     The forward that it belongs to has run. Gradients are those of what requires them; an identity's without a relu is
     `dy` and not among them.
     """
-    tail = _settled(backend, main, shortcut, activation, backward=True)
+    tail = _checked(main, shortcut, activation)
     mask = _empty_mask(backend, tail)
     _, statistics = KernelComputation(module_of(backend)).forward(tail, keep=True, mask=mask)
     needs = [Needs(*(t is not None and t.requires_grad for t in operands_of(branch))) for branch in tail.branches]

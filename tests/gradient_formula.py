@@ -2,14 +2,12 @@
 
 All gradients are asked for, there is a relu, and the layouts are dense. With T(n) = ceil(n / 128) tiles:
 
-- g = dy where y > 0 is made anew by every item that sums it: dy is asked for once by a direct source or a recomputed
-  projection, and once for each of the T(K) input tiles of g^T x. The mask has a byte for each 16 bytes of y, and is
-  asked for as often; by a recomputed projection with each element. One branch writes g where it is an identity's
-  gradient, where p is recomputed or where T(K) > 1; otherwise g is made anew where dx is. Of a direct source's norm by
-  itself, the mask comes from the source.
-- g^T x (and dp^T x) asks for x once for each of the T(C) output tiles, and samples 16 rows for a shift in every item.
-- A product that leaves p or dp asks for x T(C) times, one that leaves dx asks for g (or dp) and x T(K) times; either
-  asks for its matrix once for each of the T(M) tiles of rows.
+- g = dy where y > 0 is made anew by every item that sums it: dy is asked for once by a direct source, and once for each
+  of the T(K) input tiles of g^T x. The mask has a byte for each 16 bytes of y, and is asked for as often. One branch
+  writes g where it is an identity's gradient or where T(K) > 1; otherwise g is made anew where dx is. Of a direct
+  source's norm by itself, the mask comes from the source.
+- g^T x asks for x once for each of the T(C) output tiles, and samples 16 rows for a shift in every item.
+- The product that leaves dx asks for g and x T(K) times, and for its matrix once for each of the T(M) tiles of rows.
 - dx has every pixel of the input, also those that a stride passes by.
 - Between these phases W Cov and Q are made in tiles of 64 x 64, and what dx is multiplied from in groups of 8 rows.
 """
@@ -37,19 +35,14 @@ Touched = dict[str, Traffic]
 
 
 def writes_g(tail: TailSizes) -> bool:
-    """Whether g is written: as an identity's gradient, where p is recomputed, or where several tiles of dx read it."""
-    return any(
-        branch.statistics == "product" or branch.channels > TILE if branch.projection else branch.statistics == "none"
-        for branch in tail.branches
-    )
+    """Whether g is written: as an identity's gradient, or where several tiles of dx read it."""
+    return any(branch.channels > TILE if branch.projection else branch.statistics == "none" for branch in tail.branches)
 
 
 class BranchGradient:
     """What one branch touches in each phase; an identity, whose gradient is g, nothing."""
 
-    product_tiles = 0  # of the first reduction
     reduction_tiles = 0
-    recomputed_tiles = 0  # of dp^T x
 
     def __init__(self, tail: TailSizes, branch: BranchSizes) -> None:
         self.name, self.k, self.c = branch.name, branch.channels, tail.channels
@@ -59,7 +52,7 @@ class BranchGradient:
         self.y, self.x = (tail.rows * channels * self.size for channels in (self.c, self.k))
         self.dx = self.x * branch.stride**2
         self.vector, self.inputs = FLOAT * self.c, FLOAT * self.k
-        self.ranges = self.recomputed_ranges = 0
+        self.ranges = 0
         self.masks_again = not writes_g(tail)
 
     def named(self, **buffers: Traffic) -> Touched:
@@ -78,12 +71,6 @@ class BranchGradient:
         return {}
 
     def apply(self) -> Touched:
-        return {}
-
-    def recomputed(self) -> Touched:
-        return {}
-
-    def combine(self) -> Touched:
         return {}
 
     def incoming(self, times: int, of_mask: int) -> Touched:
@@ -129,18 +116,20 @@ class DirectGradient(BranchGradient):
 
 
 class ProjectionGradient(BranchGradient):
-    """A projection: what its products have in common."""
+    """A projection without a norm, with a frozen one, or with a training norm's moments."""
 
     def __init__(self, tail: TailSizes, branch: BranchSizes) -> None:
         super().__init__(tail, branch)
         self.weight = self.c * self.k * self.size
         self.matrix = FLOAT * self.c * self.k
+        self.reduction_tiles = tiles(self.c) * tiles(self.k)
+        self.covariance = FLOAT * self.k**2
 
-    def summed_product(self, ranges: int) -> Touched:
-        """The traffic of x, and of what g^T x or dp^T x leaves."""
-        samples = ranges * tiles(self.c) * SAMPLED_ROWS * self.k * self.size
+    def reduce(self) -> Touched:
+        samples = self.ranges * tiles(self.c) * SAMPLED_ROWS * self.k * self.size
         x = read(self.x, tiles(self.c), extra=samples)
-        return self.named(x=x, partial_product=written(ranges * self.matrix), shift=written(self.inputs))
+        left = {"partial_product": written(self.ranges * self.matrix), "shift": written(self.inputs)}
+        return {**self.incoming(tiles(self.k), tiles(self.k)), **self.named(x=x, **left)}
 
     def folded(self) -> Touched:
         """A group's rows are looked at for their largest element, then scaled and stored."""
@@ -156,18 +145,6 @@ class ProjectionGradient(BranchGradient):
             offset=by_blocks(self.inputs),
             dx=written(self.dx),
         )
-
-
-class ProductGradient(ProjectionGradient):
-    """From G = g^T x: a projection without a norm, with a frozen one, or with a training norm's moments."""
-
-    def __init__(self, tail: TailSizes, branch: BranchSizes) -> None:
-        super().__init__(tail, branch)
-        self.product_tiles = self.reduction_tiles = tiles(self.c) * tiles(self.k)
-        self.covariance = FLOAT * self.k**2
-
-    def reduce(self) -> Touched:
-        return {**self.incoming(tiles(self.k), tiles(self.k)), **self.summed_product(self.ranges)}
 
     def vectors(self) -> Touched:
         row = read(self.inputs, self.c)  # by each output channel
@@ -230,41 +207,6 @@ class ProductGradient(ProjectionGradient):
         return {**self.applied_incoming(inputs), **self.input_product(), **own}
 
 
-class RecomputedGradient(ProjectionGradient):
-    """A projection whose pre-norm tensor p is computed again, twice; its gradient dp is written."""
-
-    def __init__(self, tail: TailSizes, branch: BranchSizes) -> None:
-        super().__init__(tail, branch)
-        self.reduction_tiles = tiles(self.c)
-        self.recomputed_tiles = tiles(self.c) * tiles(self.k)
-
-    def _product(self) -> dict[str, Traffic]:
-        return {"x": read(self.x, tiles(self.c)), "weight": read(self.weight, tiles(self.rows))}
-
-    def reduce(self) -> Touched:
-        dots = written(self.ranges * self.vector)
-        return {**self.incoming(1, self.of_vector), **self.named(**self._product(), partial_dot=dots)}
-
-    def vectors(self) -> Touched:
-        partial = read(self.ranges * self.vector)
-        return {"partial_sum": partial, **self.named(partial_dot=partial, dot=written(self.vector))}
-
-    def factors(self) -> Touched:
-        return self.folded()
-
-    def apply(self) -> Touched:
-        dp = written(self.y)
-        return {"g": read(self.y), **self.norm_vectors(), **self.named(**self._product(), dp=dp)}
-
-    def recomputed(self) -> Touched:
-        products = self.summed_product(self.recomputed_ranges)
-        return {**products, **self.input_product(), **self.named(dp=read(self.y, 2 * tiles(self.k)))}
-
-    def combine(self) -> Touched:
-        products = read(self.recomputed_ranges * self.matrix)
-        return self.named(partial_product=products, dweight=written(self.weight))
-
-
 class GradientSizes:
     """The backward of a tail with relu whose gradients are all asked for."""
 
@@ -275,19 +217,16 @@ class GradientSizes:
         self.branches = [_gradient_of(tail, branch) for branch in tail.branches]
         reduction_tiles = sum(branch.reduction_tiles for branch in self.branches)
         self.ranges = ranges_of(tail.rows, reduction_tiles) if reduction_tiles else 0
-        self.recomputed_tiles = sum(branch.recomputed_tiles for branch in self.branches)
         for branch in self.branches:
             branch.ranges = self.ranges
-            if self.recomputed_tiles:
-                branch.recomputed_ranges = ranges_of(tail.rows, self.recomputed_tiles)
 
     @property
     def phases(self) -> list[str]:
         """What lies between the grid barriers."""
-        of_moments = any(isinstance(branch, ProductGradient) and branch.training for branch in self.branches)
+        of_moments = any(isinstance(branch, ProjectionGradient) and branch.training for branch in self.branches)
         projections = any(isinstance(branch, ProjectionGradient) for branch in self.branches)
         finish = ["vectors", *(["matrices"] if of_moments else []), *(["factors"] if projections else [])]
-        return ["reduce", *finish, "apply", *(["recomputed", "combine"] if self.recomputed_tiles else [])]
+        return ["reduce", *finish, "apply"]
 
     def buffers(self, phase: str) -> Touched:
         """The traffic of all buffers that the phase touches, but of a norm's parameters, gradients and statistics."""
@@ -323,4 +262,4 @@ def joined(*parts: Touched) -> Touched:
 def _gradient_of(tail: TailSizes, branch: BranchSizes) -> BranchGradient:
     if not branch.projection:
         return (BranchGradient if branch.statistics == "none" else DirectGradient)(tail, branch)
-    return (RecomputedGradient if branch.statistics == "product" else ProductGradient)(tail, branch)
+    return ProjectionGradient(tail, branch)

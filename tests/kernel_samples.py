@@ -4,8 +4,6 @@ import pytest
 import torch
 from samples import SAMPLES, Branch, Sample
 
-from fused_resnet.strategy import use_strategy
-
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 TRAINING = {
     name: sample
@@ -46,25 +44,13 @@ SEVERAL_RANGES = {
 CHANNELS = (1, 3, 35, 65, 127, 128, 129, 200)
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-each_strategy = pytest.mark.parametrize("strategy", ["moments", "materialise"])
-each_mode = pytest.mark.parametrize("mode", ["moments", "materialise", "evaluation"])
+each_mode = pytest.mark.parametrize("mode", ["training", "evaluation"])
 each_number_of_products = pytest.mark.parametrize("products", [0, 1, 2])
 
 
 def each(samples):
     """Runs a test on each of these."""
     return pytest.mark.parametrize("sample", samples.values(), ids=samples)
-
-
-def strategy_of(mode):
-    """The strategy to use for a mode; evaluation has but one way."""
-    return use_strategy("materialise" if mode == "materialise" else "moments")
-
-
-def in_mode(tail, mode):
-    """The strategy for a mode, which the tail is put into."""
-    tail.train(mode != "evaluation")
-    return strategy_of(mode)
 
 
 def sample_of(products, channels, inputs, dtype):

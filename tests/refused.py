@@ -56,7 +56,6 @@ class ForwardCall(Call):
             "weight": self.filled(6, x.shape[1], 1, 1),
             "bias": self.filled(6),
             "norm": self.norm(),
-            "materialise": False,
         }
 
     def norm(self):
@@ -80,7 +79,7 @@ class ForwardCall(Call):
 
 
 class BackwardCall(Call):
-    """A projection whose statistics were taken from its input, and one whose pre-norm tensor is computed again."""
+    """A projection whose statistics were taken from its input, and one whose norm goes by running statistics."""
 
     def __init__(self, backend, device, dtype=torch.float32):
         super().__init__(backend, device, dtype)
@@ -89,6 +88,7 @@ class BackwardCall(Call):
         self.main = self.branch(self.filled(2, 5, 3, 4), 1)
         self.main["norm"] |= {"mean": None, "mu": self.floats(5), "cov": self.floats(5, 5)}
         self.shortcut = self.branch(self.filled(2, 7, 6, 7), 2)
+        self.shortcut["norm"]["training"] = False
 
     def floats(self, *shape):
         return self.filled(*shape, dtype=torch.float32)

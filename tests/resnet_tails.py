@@ -15,7 +15,7 @@ from benchmarks.tails import RESNET18, RESNET50, TailShape
 BEHIND_CONV = [replace(shape, inner=None) for shape in RESNET50]
 ALL = [*RESNET50, *BEHIND_CONV, *RESNET18]
 SHAPES = {shape.name: replace(shape, batch=2, size=10) for shape in ALL}
-STATISTICS = {"moments": "gram", "materialise": "product", "evaluation": "running"}
+STATISTICS = {"training": "gram", "evaluation": "running"}
 
 each_mode = pytest.mark.parametrize("mode", STATISTICS)
 each_real_shape = pytest.mark.parametrize("shape", ALL, ids=lambda shape: shape.name)

@@ -39,8 +39,8 @@ class Case:
 class Process:
     """One process' calls of the module."""
 
-    def __init__(self, backend: str, case: Case, rank: int, strategy: str) -> None:
-        self.module, self.case, self.strategy = module_of(backend), case, strategy
+    def __init__(self, backend: str, case: Case, rank: int) -> None:
+        self.module, self.case = module_of(backend), case
         self.dy = case.dys[rank]
         self.inputs = {name: x[rank] for name, x in case.inputs.items()}
         self.rows = self.dy.numel() // self.dy.shape[1]
@@ -76,7 +76,6 @@ class Process:
             weight=None if branch.conv is None else branch.conv.weight.detach(),
             bias=None if branch.conv is None else _detached(branch.conv.bias),
             norm=None if branch.norm is None else self._norm(branch.norm, branch.norm.training),
-            materialise=self.strategy == "materialise",
         )
 
     def _norm(self, norm: torch.nn.BatchNorm2d, training: bool) -> Any:
@@ -156,8 +155,8 @@ def _detached(t: Tensor | None) -> Tensor | None:
     return None if t is None else t.detach()
 
 
-def processes_of(backend: str, case: Case, strategy: str) -> list[Process]:
-    return [Process(backend, case, rank, strategy) for rank in range(len(case.parts))]
+def processes_of(backend: str, case: Case) -> list[Process]:
+    return [Process(backend, case, rank) for rank in range(len(case.parts))]
 
 
 def run_forward(processes: Sequence[Process]) -> list[dict[str, Tensor]]:

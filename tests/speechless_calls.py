@@ -13,15 +13,14 @@ from samples import SAMPLES, build
 
 import fused_resnet
 from fused_resnet.backends.kernels import loading
-from fused_resnet.strategy import use_strategy
 
 
 def run_samples():
     number = 0
     for sample in (*SAMPLES.values(), *SMALL.values(), *SEVERAL_RANGES.values()):
-        for dtype, strategy in ((torch.float32, "moments"), (torch.bfloat16, "materialise")):
+        for dtype in (torch.float32, torch.bfloat16):
             tail, inputs, dy = build(sample.with_dtype(dtype))
-            with fused_resnet.use_backend("emulated"), use_strategy(strategy):
+            with fused_resnet.use_backend("emulated"):
                 tail.fused(inputs).backward(dy)
             number += 1
     print(number)
@@ -29,7 +28,7 @@ def run_samples():
 
 def refuse(module):
     x = torch.ones(1, 2, 3, 3)
-    options = {"channels_before": 0, "weight": None, "bias": None, "norm": None, "materialise": False}
+    options = {"channels_before": 0, "weight": None, "bias": None, "norm": None}
     branch = module.Branch(source="direct", x=x, stride=0, **options)
     module.Forward(main=branch, shortcut=None, y=torch.empty_like(x), mask=None, relu=True, tf32=False)
 

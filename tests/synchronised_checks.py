@@ -86,7 +86,7 @@ class Part:
 def check_tails(rank: int, backends: Sequence[str]) -> None:
     """Output, gradients and running statistics are as accurate as those of unfused operations on the whole batch."""
     for backend in backends:
-        for strategy in ("moments", "materialise"):
+        for strategy in ("moments", "library"):
             for name, sample in SHARED.items():
                 with fused_resnet.use_backend(backend), use_strategy(strategy):
                     _check_tail(f"{name}, {backend}, {strategy}", Part(sample, rank))

@@ -43,17 +43,13 @@ def ranges_of(rows: int, cut: int) -> int:
 
 @dataclass(frozen=True)
 class BranchSizes:
-    """`statistics` as in csrc/tail.h: "none", "running", "columns", "gram" or "product"; `channels` are those of x."""
+    """`statistics` as in csrc/tail.h: "none", "running", "columns" or "gram"; `channels` are those of x."""
 
     name: str
     channels: int
     projection: bool
     statistics: str
     stride: int = 1
-
-    @property
-    def multiplied_in_apply(self) -> bool:
-        return self.projection and self.statistics != "product"
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class TailSizes:
     def phases(self) -> list[str]:
         """What lies between the grid barriers."""
         statistics = {branch.statistics for branch in self.branches}
-        if not statistics & {"columns", "gram", "product"}:
+        if not statistics & {"columns", "gram"}:
             return ["apply"]
         parted = any(map(self._statistics_parts, self.branches))
         combine = ["combine"] if "gram" in statistics else []
@@ -88,7 +84,7 @@ class TailSizes:
         if branch.statistics == "gram":
             t = tiles(branch.channels)
             return t * (t + 1) // 2
-        return tiles(self.channels) if branch.statistics in ("columns", "product") else 0
+        return tiles(self.channels) if branch.statistics == "columns" else 0
 
     def activations(self, phase: str) -> dict[str, Traffic]:
         """The traffic of each buffer of activations that the phase touches."""
@@ -115,7 +111,7 @@ class TailSizes:
         """Partial sums and statistics: each buffer whose traffic in the phase does not depend on the grid."""
         touched: dict[str, Traffic] = {}
         for branch in self.branches:
-            if branch.statistics in ("columns", "product"):
+            if branch.statistics == "columns":
                 touched |= self._columns_workspace(branch, phase)
             elif branch.statistics == "gram":
                 touched |= self._gram_workspace(branch, phase)
@@ -143,21 +139,15 @@ class TailSizes:
             return {x: read(self._bytes(k), extra=samples)}
         if branch.statistics == "gram":
             return {x: read(self._bytes(k), tiles(k), extra=tiles(k) * samples)}
-        if branch.statistics == "product":
-            p = written(self._bytes(self.channels))
-            return {x: read(self._bytes(k), tiles(self.channels)), f"{branch.name}.materialised": p}
         return {}
 
     def _apply_activations(self, branch: BranchSizes) -> dict[str, Traffic]:
-        if branch.statistics == "product":
-            return {f"{branch.name}.materialised": read(self._bytes(self.channels))}
         times = tiles(self.channels) if branch.projection else 1
         return {f"{branch.name}.x": read(self._bytes(branch.channels), times)}
 
     def _weight_reads(self, branch: BranchSizes, phase: str) -> int:
         """How often each element of the weight is asked for."""
-        multiplied = phase == "apply" if branch.multiplied_in_apply else phase == "moments" and branch.projection
-        if multiplied:
+        if branch.projection and phase == "apply":
             return tiles(self.rows)
         # Once for each column of tiles of W Cov.
         return tiles(branch.channels, MATRIX_TILE) if (branch.statistics, phase) == ("gram", "finish") else 0

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-
-from fused_resnet.operation.computation import StrategyChoice
 
 from ..tail_shapes import NETWORKS, RESNET50, TailShape, distinct
 
 # Two whole tiles of rows: bytes of activations grow with the rows, and the emulator takes its time.
 BATCH, SIZE = 4, 8
 TRAINING, EVALUATION = "training", "evaluation"
-_FORCED: dict[str, StrategyChoice] = {"moments": "moments", "materialise": "materialise"}
 # Output channels of what --quick counts; all of it has fewer than a tile.
 _QUICK_CHANNELS = 256
 
 
 @dataclass(frozen=True)
 class Case:
-    """A tail in a mode: the strategy of its projections' norms, or "training" where it has none, or "evaluation"."""
+    """A tail in a mode, "training" or "evaluation"."""
 
     shape: TailShape
     mode: str
@@ -30,14 +26,9 @@ class Case:
         return self.mode != EVALUATION
 
     @property
-    def strategy(self) -> StrategyChoice:
-        """What is forced."""
-        return _FORCED.get(self.mode, "auto")
-
-    @property
     def effort(self) -> int:
         """What the emulator has most work with: products of matrices of channels, without tiles."""
-        matrices = sum(k * k for k in self.shape.projections) * (self.mode == "moments")
+        matrices = sum(k * k for k in self.shape.projections) * self.training
         return self.shape.channels * (matrices + self.shape.rows * sum(self.shape.projections))
 
 
@@ -46,13 +37,8 @@ def cases(quick: bool) -> list[Case]:
     apart = [replace(shape, inner=None) for shape in RESNET50]
     shapes = [*(tail.shape for tail in distinct(NETWORKS)), *apart]
     small = [replace(shape, batch=BATCH, size=SIZE) for shape in shapes]
-    return [Case(shape, mode) for shape in small if _chosen(shape, quick) for mode in _modes(shape)]
+    return [Case(shape, mode) for shape in small if _chosen(shape, quick) for mode in (TRAINING, EVALUATION)]
 
 
 def _chosen(shape: TailShape, quick: bool) -> bool:
     return not quick or (shape.channels <= _QUICK_CHANNELS and shape.block.startswith("layer1"))
-
-
-def _modes(shape: TailShape) -> Iterator[str]:
-    yield from _FORCED if shape.projections else [TRAINING]
-    yield EVALUATION

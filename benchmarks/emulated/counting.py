@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from fused_resnet import use_backend
-from fused_resnet.strategy import use_strategy
 
 from ..accuracy import tf32
 from ..emulator import Launch, is_activation, recorded_launches
@@ -45,20 +43,13 @@ def count(case: Case, dtype: torch.dtype) -> tuple[Counted, Counted]:
     inputs = tail.inputs("cpu", dtype)
     for x in inputs:
         x.requires_grad_(True)
-    with emulated(case):
+    with tf32(False), use_backend("emulated"):
         with recorded_launches() as forward:
             y = tail.fused(*inputs)
         dy = torch.randn_like(y)
         with recorded_launches() as backward:
             tail.gradients(y, inputs, dy)
     return _counted(forward), _counted(backward)
-
-
-@contextmanager
-def emulated(case: Case) -> Iterator[None]:
-    """A tail that is computed within is so by the emulator, with the case's strategy; float32 is no tf32."""
-    with tf32(False), use_backend("emulated"), use_strategy(case.strategy):
-        yield
 
 
 def _counted(launches: Sequence[Launch]) -> Counted:

@@ -7,17 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
-from fused_resnet import backend
 from fused_resnet.backends.kernels import launches
 from fused_resnet.cost import traffic
-from fused_resnet.operation.branches import Projection, output_shape
-from fused_resnet.operation.computation import Needs, operands_of, settle, takes_moments
-from fused_resnet.operation.computation import Tail as SettledTail
+from fused_resnet.operation.branches import output_shape
+from fused_resnet.operation.computation import Tail as DescribedTail
+from fused_resnet.operation.computation import takes_moments
 
 from ..tail_shapes import TailShape
-from ..tails import Tail
+from ..tails import described, every_gradient
 from .cases import Case
-from .counting import emulated
 
 _TILE, _NARROWEST_TILE = 128, 64
 # Products of bfloat16 for one of a weight and a float (csrc/exact_products.cuh).
@@ -46,8 +44,8 @@ class Expected:
 
 def expected(case: Case, dtype: torch.dtype) -> tuple[Expected, Expected]:
     """Forward and backward, in which all gradients are asked for."""
-    tail = _settled(case, dtype)
-    needs = [Needs(*(tensor is not None for tensor in operands_of(branch))) for branch in tail.branches]
+    tail = described(case.shape, case.training, dtype)
+    needs = every_gradient(tail)
     forward, backward = traffic.forward(tail, keep=True), traffic.backward(tail, needs)
     grams = list(_grams(tail))
     matrices = sum(gram.channels * gram.inputs**2 for gram in grams)
@@ -81,13 +79,6 @@ def _fills_tiles(shape: TailShape) -> bool:
     return not shape.projections or all(k % _NARROWEST_TILE == 0 for k in (*shape.projections, shape.channels))
 
 
-def _settled(case: Case, dtype: torch.dtype) -> SettledTail:
-    tail = Tail(case.shape, dtype).train(case.training)
-    with emulated(case):
-        branches = tail.branches(*tail.inputs("cpu", dtype))
-        return settle(backend.computation(torch.device("cpu")), branches, relu=True, backward=True)
-
-
 @dataclass(frozen=True)
 class _Gram:
     """x^T x of a projection that takes moments."""
@@ -111,8 +102,8 @@ class _Gram:
         return self.rows * (above + quarters)
 
 
-def _grams(tail: SettledTail) -> Iterator[_Gram]:
-    for branch, strategy in zip(tail.branches, tail.strategies, strict=True):
-        if isinstance(branch, Projection) and takes_moments(branch, strategy):
+def _grams(tail: DescribedTail) -> Iterator[_Gram]:
+    for branch in tail.branches:
+        if takes_moments(branch):
             n, c, h, w = output_shape(branch)
             yield _Gram(n * h * w, branch.x.shape[1], c)

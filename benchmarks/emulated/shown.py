@@ -13,9 +13,6 @@ from .. import pictures
 from ..pictures import COLOURS, INK
 from ..result import Result, Row, number
 
-# A tail's modes by what is to be read of them; without a projection there is one way to train.
-_TRAINING = (("moments", "training"), ("materialise", "training"))
-
 
 def by_tail(result: Result) -> dict[str, dict[tuple[str, str], Row]]:
     """Rows of each tail by mode and direction."""
@@ -48,16 +45,19 @@ def headline(result: Result) -> tuple[list[str], list[list[str]]]:
     alike: dict[tuple[str, ...], list[str]] = {}
     for tail, rows in by_tail(result).items():
         network, block, branches = tail.split(" ")
-        cells = (*(_both(rows, modes) for modes in _TRAINING), _both(rows, ("evaluation",)), _verdict(rows))
+        cells = (_both(rows, "training"), _both(rows, "evaluation"), _verdict(rows))
         alike.setdefault((f"{network} ({branches})", *cells), []).append(block)
-    header = ["passes over y, forward + backward", "moments (counted)", "materialise (counted)"]
-    header += ["frozen norms (counted)", "against the formulas"]
+    header = [
+        "passes over y, forward + backward",
+        "training (counted)",
+        "frozen norms (counted)",
+        "against the formulas",
+    ]
     return header, [[f"{key[0]} {', '.join(blocks)}", *key[1:]] for key, blocks in alike.items()]
 
 
-def _both(rows: dict[tuple[str, str], Row], modes: tuple[str, ...]) -> str:
-    found = next((mode for mode in modes if (mode, "forward") in rows), None)
-    return "" if found is None else " + ".join(f"{round(passes(rows[found, d]), 2):g}" for d in ("forward", "backward"))
+def _both(rows: dict[tuple[str, str], Row], mode: str) -> str:
+    return " + ".join(f"{round(passes(rows[mode, direction]), 2):g}" for direction in ("forward", "backward"))
 
 
 def _verdict(rows: dict[tuple[str, str], Row]) -> str:
@@ -69,13 +69,8 @@ def _differences(row: Row) -> Iterator[str]:
     yield from str(row["differs"]).split(", ") if row.get("differs") else ()
 
 
-_MODES = {"moments": "blue", "training": "green", "materialise": "orange", "evaluation": "grey"}
-_LABELS = {
-    "moments": "training, moments",
-    "materialise": "training, materialise",
-    "training": "training, no projection",
-    "evaluation": "frozen norms",
-}
+_MODES = {"training": "blue", "evaluation": "grey"}
+_LABELS = {"training": "training", "evaluation": "frozen norms"}
 _TITLES = {
     ("resnet50", "projection"): "ResNet-50 to -152, conv3 inside the tail",
     ("resnet50", "direct"): "ResNet-50 to -152, conv3 left to cuDNN and not counted",

@@ -22,7 +22,6 @@ from fused_resnet import residual_tail
 from fused_resnet.backends.kernels import loading
 from fused_resnet.operation import reference
 from fused_resnet.operation.branches import Branch, Direct, Norm, Projection, ZeroPad, named_tensors
-from fused_resnet.operation.computation import Strategy
 from fused_resnet.strategy import use_strategy
 
 from ..accuracy import relative_error, tf32
@@ -64,7 +63,6 @@ LAYOUTS = {
 class Case:
     arithmetic: str
     projections: int
-    strategy: Strategy
     layout: str
     training: bool
     phases: bool  # by one launch for each phase
@@ -72,12 +70,12 @@ class Case:
     def __str__(self) -> str:
         mode = "training" if self.training else "eval"
         launches = "phase by phase" if self.phases else "at once"
-        parts = (self.arithmetic, f"{self.projections} projections", self.strategy, self.layout, mode, launches)
+        parts = (self.arithmetic, f"{self.projections} projections", self.layout, mode, launches)
         return ", ".join(parts)
 
 
 def cases() -> list[Case]:
-    """Each layout, arithmetic, number of projections, strategy, mode and way to launch, where it makes a difference."""
+    """Each layout, arithmetic, number of projections, mode and way to launch, where it makes a difference."""
     return [case for layout in LAYOUTS for case in _cases_of(layout)]
 
 
@@ -89,16 +87,9 @@ def first_cases() -> list[Case]:
 def _cases_of(layout: str) -> Iterator[Case]:
     for arithmetic in TOLERANCES:
         for projections in (0, 1, 2):
-            for training, strategy, phases in _ways(projections):
-                yield Case(arithmetic, projections, strategy, layout, training, phases)
-
-
-def _ways(projections: int) -> Iterator[tuple[bool, Strategy, bool]]:
-    yield False, "moments", False  # in evaluation, forward is one launch of one phase, whatever the strategy
-    strategies: tuple[Strategy, ...] = ("moments", "materialise") if projections else ("moments",)
-    for strategy in strategies:
-        yield True, strategy, False
-        yield True, strategy, True
+            # In evaluation, forward is one launch of one phase.
+            for training, phases in ((False, False), (True, False), (True, True)):
+                yield Case(arithmetic, projections, layout, training, phases)
 
 
 def branches(case: Case) -> tuple[Branch, Branch]:
@@ -148,7 +139,7 @@ def moved(holder: T, device: str, dtype: torch.dtype) -> T:
 
 def launch_phases(module: Any, main: Branch, shortcut: Branch, dy: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The tail's output and all gradients, by the names of their tensors."""
-    launches = Launches(module, [main, shortcut], dy, "auto")
+    launches = Launches(module, [main, shortcut], dy)
     for phase in FORWARD_PHASES:
         getattr(launches.forward, phase)()
     for phase in BACKWARD_PHASES:
@@ -164,7 +155,7 @@ def launch_phases(module: Any, main: Branch, shortcut: Branch, dy: Tensor) -> tu
 
 def computed(module: Any, main: Branch, shortcut: Branch, dy: Tensor, case: Case) -> dict[str, Tensor]:
     """What the kernels give, by the backend that `fused_resnet.use_backend` has chosen, which is the module's."""
-    with use_strategy(case.strategy), tf32(case.arithmetic == "tf32"):
+    with use_strategy("moments"), tf32(case.arithmetic == "tf32"):
         if case.phases:
             y, gradients = launch_phases(module, main, shortcut, dy)
             named = {f"gradient of {name}": gradient for name, gradient in gradients.items()}

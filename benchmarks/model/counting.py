@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from fused_resnet.backends.kernels import loading
-from fused_resnet.operation.computation import StrategyChoice
 
 from ..emulator import Launch, launches_left_out, library, recorded_launches
 from ..launches import BACKWARD, FORWARD, Launches
@@ -124,13 +123,11 @@ class Counter:
     """Counts one tail computed in one way.
 
     Attributes:
-        strategy: of the projections.
         slots: blocks that the GPU runs at the same time, by direction.
         multiprocessors: of the GPU.
     """
 
     shape: TailShape
-    strategy: StrategyChoice
     slots: Mapping[str, int]
     multiprocessors: int
 
@@ -240,7 +237,7 @@ class Counter:
         tail = Tail(shape, torch.bfloat16)
         x, before = (_filled(fill, size) for size in _inputs(shape))
         dy = _filled(fill, (shape.batch, shape.channels, shape.size, shape.size))
-        launches = Launches(module, list(tail.branches(x, before)), dy, self.strategy)
+        launches = Launches(module, list(tail.branches(x, before)), dy)
         launches.forward.run()
         return launches.phases
 

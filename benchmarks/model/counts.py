@@ -9,10 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from fused_resnet.operation.computation import StrategyChoice
-
 from ..errors import UserError
-from ..phases.columns import DIRECT, LIBRARY, MATERIALISE, MOMENTS
+from ..phases.columns import DIRECT, LIBRARY, MOMENTS
 from ..progress import progress
 from ..tail_shapes import RESNET18, RESNET50, TailShape
 from .counting import Amounts, Counter
@@ -69,9 +67,9 @@ def count_all() -> Counts:
 
 
 def ways_of(shape: TailShape) -> list[str]:
-    """Ways of a tail that the kernels compute, those that were measured."""
+    """Ways of a tail that the kernels compute."""
     if shape.inner is not None:
-        return [MOMENTS, MATERIALISE, LIBRARY]
+        return [MOMENTS, LIBRARY]
     return [MOMENTS] if shape.projections else [DIRECT]
 
 
@@ -79,7 +77,6 @@ def counter(shape: TailShape, way: str) -> Counter:
     """Counts a tail, computed in a way, on a GPU with blocks as the launch bounds have them (``docs/kernels.md``)."""
     if way == LIBRARY:  # what the convolution has written is a direct source
         shape = replace(shape, inner=None)
-    strategy: StrategyChoice = "materialise" if way == MATERIALISE else "moments"
-    two_products = len(shape.projections) == 2 and strategy == "moments"
+    two_products = len(shape.projections) == 2
     slots = {"forward": _MULTIPROCESSORS * (1 if two_products else 2), "backward": _MULTIPROCESSORS * 2}
-    return Counter(shape, strategy, slots, _MULTIPROCESSORS)
+    return Counter(shape, slots, _MULTIPROCESSORS)

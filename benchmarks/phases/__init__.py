@@ -7,7 +7,6 @@ against the bytes that it has to move and against the rate of a large copy, whic
 ==============  ==================================================================================================
 eager           PyTorch's operations, one by one
 moments         statistics of a projection from its input's covariance; the pre-norm tensor is never written
-materialise     the pre-norm tensor is written, read and dropped, and computed again in backward
 library         the main branch's projection left to PyTorch's convolution, whose time is told beside the tail's
 direct          a tail without projections
 ==============  ==================================================================================================

@@ -12,20 +12,13 @@ from torch import Tensor
 from fused_resnet.backends.kernels import loading
 from fused_resnet.conversion.modules import branch_of
 from fused_resnet.operation.branches import Branch, Direct
-from fused_resnet.operation.computation import Gradients, StrategyChoice
+from fused_resnet.operation.computation import Gradients
 
 from ..launches import BACKWARD, FORWARD, Launches
 from ..tails import Tail
-from .columns import CONVOLUTION, DIRECT, LIBRARY, MATERIALISE, MOMENTS
+from .columns import CONVOLUTION, LIBRARY
 
 Calls = dict[str, Callable[[], object]]
-# The strategy of the projections that a way leaves to the kernels.
-_STRATEGIES: dict[str, StrategyChoice] = {
-    MOMENTS: "moments",
-    MATERIALISE: "materialise",
-    LIBRARY: "moments",
-    DIRECT: "auto",
-}
 # A branch's parameters by the modules of `Tail`, in the order of `Gradients`.
 _MAIN = ("x", "conv.weight", "conv.bias", "norm.weight", "norm.bias")
 _SHORTCUT = ("before", "shortcut_conv.weight", "shortcut_conv.bias", "shortcut_norm.weight", "shortcut_norm.bias")
@@ -75,7 +68,7 @@ def kernel_way(name: str, tail: Tail, inputs: Inputs, backend: str) -> Way:
     assert module is not None
     apart = name == LIBRARY
     branches = _behind_convolution(tail, inputs) if apart else list(tail.branches(inputs.x, inputs.before))
-    launches = Launches(module, branches, inputs.dy, _STRATEGIES[name])
+    launches = Launches(module, branches, inputs.dy)
     launches.forward.run()
     launches.run_backward()
     calls: Calls = {FORWARD: launches.forward.run, BACKWARD: launches.run_backward, **launches.phases}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..launches import BACKWARD, BACKWARD_PHASES, FORWARD, FORWARD_PHASES
 from ..result import Column, Row, number
 
-EAGER, MOMENTS, MATERIALISE, LIBRARY, DIRECT = "eager", "moments", "materialise", "library", "direct"
+EAGER, MOMENTS, LIBRARY, DIRECT = "eager", "moments", "library", "direct"
 CONVOLUTION = {FORWARD: "convolution forward", BACKWARD: "convolution backward"}
 
 # Behind the name of a network's last tail, whose dy comes from an average pool: a copy precedes the launch.

@@ -23,7 +23,7 @@ from ..tail.work import Ceilings, measure_ceilings
 from ..tail_shapes import NETWORKS, DistinctTail, TailShape, distinct, small_of_each_kind
 from ..tails import Tail
 from .calls import Inputs, Way, eager_way, kernel_way
-from .columns import COLUMNS, DIRECT, EAGER, LIBRARY, MATERIALISE, MOMENTS, NCHW, rates
+from .columns import COLUMNS, DIRECT, EAGER, LIBRARY, MOMENTS, NCHW, rates
 
 # Longer than Python takes to queue any of the calls, eager backward included.
 _BUSY_MS = 2.0
@@ -128,7 +128,7 @@ def ways_of(shape: TailShape) -> list[str]:
     """Every way of a tail; what makes no difference has no row."""
     if not shape.projections:
         return [EAGER, DIRECT]
-    return [EAGER, MOMENTS, MATERIALISE, *([LIBRARY] if shape.inner is not None else [])]
+    return [EAGER, MOMENTS, *([LIBRARY] if shape.inner is not None else [])]
 
 
 def run_tails(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype, backend: str) -> Result:

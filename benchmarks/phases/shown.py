@@ -11,6 +11,7 @@ from ..pictures import COLOURS, FAINT, INK, style
 from ..result import Result, Row, number, text
 from .columns import CONVOLUTION, EAGER, LIBRARY, whole
 
+# A result of earlier kernels has a strategy more.
 _WAYS = ("moments", "materialise", "library")
 
 
@@ -35,17 +36,19 @@ def caption(result: Result) -> str:
 
 def headline(result: Result) -> tuple[list[str], list[list[str]]]:
     """A line a tail: milliseconds of a training step in each way, and the share of a copy's rate that moments reach."""
-    header = ["forward + backward, ms (measured)", "blocks", EAGER, "moments", "materialise", "library + convolution"]
+    present = [way for way in _WAYS if any(row["way"] == way for row in result.rows)]
+    header = ["forward + backward, ms (measured)", "blocks", EAGER]
+    header += ["library + convolution" if way == LIBRARY else way for way in present]
     header += ["moments, of a copy's rate"]
-    return header, [_line(tail, ways) for tail, ways in by_tail(result).items()]
+    return header, [_line(tail, ways, present) for tail, ways in by_tail(result).items()]
 
 
-def _line(tail: str, ways: dict[str, Row]) -> list[str]:
+def _line(tail: str, ways: dict[str, Row], present: list[str]) -> list[str]:
     # A tail without projections has but one way.
     own = {"moments": ways.get("direct", {}), **{name: row for name, row in ways.items() if name != EAGER}}
     first = next(iter(ways.values()))
     shares = [number(own["moments"].get(f"{direction} of a copy")) for direction in (FORWARD, BACKWARD)]
-    cells = [_milliseconds(ways.get(EAGER)), *(_milliseconds(own.get(name)) for name in _WAYS)]
+    cells = [_milliseconds(ways.get(EAGER)), *(_milliseconds(own.get(name)) for name in present)]
     return [tail, _count(first), *cells, " + ".join(f"{share:.0%}" for share in shares if share is not None)]
 
 

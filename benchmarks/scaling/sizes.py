@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fused_resnet import backend
-from fused_resnet.operation.computation import settle
+from fused_resnet.cost import choice
+from fused_resnet.operation.branches import Projection
 
 from ..accuracy import relative_error
 from ..clocks import Clock, measure
@@ -139,8 +139,13 @@ def _compiled(tail: Tail, inputs: Inputs) -> Forward:
 
 def strategy_of(tail: Tail, inputs: Inputs) -> str:
     """What is chosen for the tail's projections; the main branch's first, where they differ."""
-    settled = settle(backend.computation(inputs[0].device), tail.branches(*inputs), relu=True, backward=True)
-    return " + ".join(dict.fromkeys(strategy for strategy in settled.strategies if strategy != "auto"))
+    branches = tail.branches(*inputs)
+    by_library = choice.by_library(branches, backward=True)
+    if by_library is None:
+        return "PyTorch"
+    projections = [own for own, branch in zip(by_library, branches, strict=True) if isinstance(branch, Projection)]
+    each = ["library" if own else "moments" for own in projections]
+    return " + ".join(dict.fromkeys(each))
 
 
 def _both_directions(way: Forward, tail: Tail, inputs: Inputs, dy: Tensor) -> dict[str, Tensor]:

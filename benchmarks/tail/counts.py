@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from types import ModuleType
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fused_resnet.backends.kernels import launches
-from fused_resnet.backends.kernels.computation import KernelComputation
 from fused_resnet.cost import traffic
-from fused_resnet.operation.branches import Projection
-from fused_resnet.operation.computation import StrategyChoice
+from fused_resnet.operation.branches import Branch, Direct, Projection, output_shape
 from fused_resnet.operation.computation import Tail as DescribedTail
-from fused_resnet.strategy import use_strategy
 
 from ..modes import Mode
 from ..tails import Tail, TailShape, described, every_gradient
@@ -47,7 +44,7 @@ class _Setting(NamedTuple):
 def counted(way: str, shape: TailShape, mode: Mode, dtype: torch.dtype) -> Counted | None:
     """What one of `ways.WAYS` does; None where nobody can say, as of what a compiler makes of it.
 
-    Of the fused ways it is what the kernels do, with the strategies that they choose, whoever computes.
+    Of the fused ways it is what the kernels do, whoever computes; of "fused", with moments.
     """
     count = _COUNTS.get(way)
     return None if count is None else count(_Setting(shape, mode, dtype))
@@ -65,24 +62,31 @@ def _eager(at: _Setting) -> Counted:
     return _of(_watched(call, at), at)
 
 
-def _kernels(strategy: StrategyChoice) -> Callable[[_Setting], Counted]:
-    return lambda at: _of_kernels(_chosen(at, strategy), at)
+def _moments(at: _Setting) -> Counted:
+    return _of_kernels(described(at.shape, at.mode.training, at.dtype), at)
 
 
-def _conv3_apart(at: _Setting) -> Counted:
-    """The convolution and, of a tail behind it, the kernels; its launches are not known."""
+def _library(at: _Setting) -> Counted:
+    """The convolutions and, of a tail behind them, the kernels; their launches are not known."""
     tail = _on_meta(at)
-    x, conv = _inputs(tail, at)[0], tail.conv
-    assert conv is not None
+    branches = tail.branches(*_inputs(tail, at))
 
     def call() -> None:
-        p = conv(x)
-        if at.mode.backward:
-            torch.autograd.grad(p, [x, conv.weight], torch.empty_like(p))
+        for of in branches:
+            if isinstance(of, Projection):
+                p = F.conv2d(of.x, of.weight, None, of.stride)
+                if at.mode.backward:
+                    torch.autograd.grad(p, [of.x, of.weight], torch.empty_like(p))
 
     apart = _of(_watched(call, at), at)
-    behind = _of_kernels(_chosen(at._replace(shape=replace(at.shape, inner=None)), "auto"), at)
+    behind = _of_kernels(DescribedTail(tuple(map(_behind_convolution, branches)), relu=True), at)
     return Counted(apart.bytes + behind.bytes, apart.operations + behind.operations, None)
+
+
+def _behind_convolution(branch: Branch) -> Branch:
+    if not isinstance(branch, Projection):
+        return branch
+    return Direct(torch.empty(output_shape(branch), dtype=branch.x.dtype, device="meta"), branch.norm)
 
 
 def _cudnn(at: _Setting) -> Counted:
@@ -98,10 +102,9 @@ def _cudnn(at: _Setting) -> Counted:
 
 
 _COUNTS: dict[str, Callable[[_Setting], Counted]] = {
-    "fused": _kernels("auto"),
-    "moments": _kernels("moments"),
-    "materialise": _kernels("materialise"),
-    "conv3-apart": _conv3_apart,
+    "fused": _moments,
+    "moments": _moments,
+    "library": _library,
     "eager": _eager,
     "eager-contiguous": _eager,
     "cudnn-fused": _cudnn,
@@ -125,18 +128,6 @@ def _watched(call: Callable[[], object], at: _Setting) -> Watched:
 
 def _of(watched: Watched, at: _Setting) -> Counted:
     return Counted(watched.elements * at.dtype.itemsize, watched.operations, watched.operators)
-
-
-def _chosen(at: _Setting, strategy: StrategyChoice) -> DescribedTail:
-    """The tail with what the kernels choose for each of its projections."""
-    tail = described(at.shape, at.mode.training, ["moments"] * len(at.shape.projections), at.dtype)
-    kernels = KernelComputation(ModuleType("nothing is launched"))
-    with use_strategy(strategy):
-        each = [
-            kernels.strategy(branch, at.mode.grad_enabled) if isinstance(branch, Projection) else given
-            for branch, given in zip(tail.branches, tail.strategies, strict=True)
-        ]
-    return replace(tail, strategies=tuple(each))
 
 
 def _of_kernels(tail: DescribedTail, at: _Setting) -> Counted:

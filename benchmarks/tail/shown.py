@@ -88,8 +88,7 @@ _LOOKS = {
     "compile-max-autotune": ("blue", "v"),
     "cudnn-fused": ("pink", "P"),
     "moments": ("red", "$m$"),
-    "materialise": ("red", "$p$"),
-    "conv3-apart": ("red", "$c$"),
+    "library": ("red", "$c$"),
 }
 _TITLES = {
     "training": "Training, forward",

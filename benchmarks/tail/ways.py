@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fused_resnet.operation.computation import StrategyChoice
-from fused_resnet.strategy import use_strategy
+from fused_resnet.strategy import StrategyChoice, use_strategy
 
 from ..modes import Mode
 from ..tails import Tail
@@ -54,9 +53,7 @@ def _eager(tail: Tail, _: Mode) -> Forward:
     return tail
 
 
-def _forced(strategy: StrategyChoice, tail: Tail, mode: Mode) -> Forward:
-    if not mode.training:
-        raise ImpossibleError("a strategy makes no difference in evaluation")
+def _forced(strategy: StrategyChoice, tail: Tail, _: Mode) -> Forward:
     if not tail.shape.projections:
         raise ImpossibleError("a strategy makes no difference without a projection")
 
@@ -65,12 +62,6 @@ def _forced(strategy: StrategyChoice, tail: Tail, mode: Mode) -> Forward:
             return tail.fused(x, before)
 
     return forward
-
-
-def _conv3_apart(tail: Tail, _: Mode) -> Forward:
-    if tail.conv is None:
-        raise ImpossibleError("no projection ends the main branch")
-    return tail.fused_behind_conv
 
 
 def _compiled(mode_of_compiler: str, tail: Tail, _: Mode) -> Forward:
@@ -134,7 +125,6 @@ WAYS = {
     ),
     "cudnn-fused": Way("cudnn_convolution_add_relu, the norm folded into the weight", _cudnn_fused),
     "moments": Way("fused, by the strategy moments", partial(_forced, "moments"), ours=True),
-    "materialise": Way("fused, by the strategy materialise", partial(_forced, "materialise"), ours=True),
-    "conv3-apart": Way("the main branch's projection as a convolution, the rest fused", _conv3_apart, ours=True),
+    "library": Way("fused behind PyTorch's convolutions", partial(_forced, "library"), ours=True),
 }
 PEERS = tuple(name for name in WAYS if name != FUSED)

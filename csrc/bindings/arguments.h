@@ -20,7 +20,6 @@ struct BranchArguments {
   std::int64_t channels_before;
   OptionalTensor weight, bias;
   std::optional<NormArguments> norm;
-  bool materialise;
 };
 
 struct TailArguments {

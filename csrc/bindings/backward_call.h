@@ -27,13 +27,12 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     for_each_branch([this](auto&&... of) { fill_results(of...); });
     fill_partitions();
     fill_masked_gradient();
-    for_each_branch([this](auto&&... of) { fill_recomputed(of...); });
-    fill_product_partition();
     for_each_branch([this](auto&&... of) { fill_workspace(of...); });
     for_each_branch([this](auto&&... of) { fill_vectorised(of...); });
     gradient_.apply = apply_work(gradient_);
-    gradient_.recomputed_products = recomputed_products_work(gradient_);
-    gradient_.recomputed_inputs = recomputed_inputs_work(gradient_);
+    gradient_.quadratics = quadratic_work(gradient_);
+    gradient_.corrections = correction_work(gradient_);
+    gradient_.factors = factor_work(gradient_);
   }
 
   // Queues the phase on the current stream of dy's device.
@@ -115,15 +114,12 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
   static Reduction reduction_of(const Arguments& branch) {
     const bool dgamma = branch.dgamma || (branch.training() && branch.inner());
     if (branch.source == "direct") return branch.norm && dgamma ? Reduction::dot : Reduction::none;
-    if (branch.recomputed()) return dgamma ? Reduction::recomputed : Reduction::none;
     return dgamma || branch.dweight ? Reduction::product : Reduction::none;
   }
 
   void fill_norm(const Name& name, const Arguments& from, Branch& to, BranchGradient& own) {
     const NormGradientArguments& norm = *from.norm;
-    to.statistics = from.source == "direct" ? Statistics::columns
-                    : from.gram()           ? Statistics::gram
-                                            : Statistics::product;
+    to.statistics = from.source == "direct" ? Statistics::columns : Statistics::gram;
     if (!norm.training) to.statistics = Statistics::running;
     to.norm.eps = static_cast<float>(norm.eps);
     for (const OptionalTensor* vector : {&from.dgamma, &from.dbeta, &norm.weight, &norm.bias})
@@ -146,10 +142,7 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     result(".dbeta", own.dbeta, from.dbeta);
     if (from.dweight) {
       own.dweight = matrix(*from.dweight);
-      use(name + ".dweight", own.dweight.data, *from.dweight,
-          from.recomputed() ? Step::apply
-          : from.training() ? Step::operands
-                            : Step::vectors);
+      use(name + ".dweight", own.dweight.data, *from.dweight, from.training() ? Step::operands : Step::vectors);
     }
     if (!from.dx || from.plain()) return;
     const at::Tensor& dx = *from.dx;
@@ -209,18 +202,14 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     if (vectors) use("sum", gradient_.sum, allocate({gradient_.tail.channels}), Step::vectors);
   }
 
-  // Where it is an identity's gradient, for what computes p again, and where several columns of tiles of dx would have
-  // to mask it.
+  // Where it is an identity's gradient, and where several columns of tiles of dx would have to mask it.
   bool needs_masked_gradient() const {
     if (!gradient_.tail.relu || gradient_.masks_input) return false;
     const auto reads_often = [](const Arguments& branch) {
       return branch.source == "projection" && branch.dx && branch.x->size(1) > tile_columns;
     };
-    const auto needs = [&](const Arguments& branch) {
-      return (branch.recomputed() && branch.inner()) || reads_often(branch);
-    };
-    return identity_gradient() != nullptr || needs(arguments_.main) ||
-           (arguments_.shortcut && needs(*arguments_.shortcut));
+    return identity_gradient() != nullptr || reads_often(arguments_.main) ||
+           (arguments_.shortcut && reads_often(*arguments_.shortcut));
   }
 
   // Where an identity's gradient is asked for, it is g.
@@ -248,27 +237,16 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     gradient_.vectorised = gradient_.vectorised && gradient_.g.vectorised;
   }
 
-  void fill_recomputed(const Name& name, const Arguments& from, Branch&, BranchGradient& own) {
-    if (from.recomputed() && from.inner())
-      use_rows(name + ".dp", own.dp, gradient_.tail.rows, gradient_.tail.channels, Step::apply);
-  }
-
-  void fill_product_partition() {
-    const int tiles = recomputed_products_work(gradient_).tiles;
-    if (tiles > 0) gradient_.product_partition = partition_rows(gradient_.tail, tiles);
-  }
-
   void fill_workspace(const Name& name, const Arguments& from, Branch& to, BranchGradient& own) {
     const std::int64_t ranges = gradient_.partition.ranges, channels = gradient_.tail.channels;
-    if (own.reduction == Reduction::dot || own.reduction == Reduction::recomputed)
+    if (own.reduction == Reduction::dot)
       use(name + ".partial_dot", own.partial_dot, allocate({ranges, channels}), Step::reduce);
     if (own.reduction == Reduction::product) {
-      fill_product(name, to, own, ranges, Step::reduce);
+      fill_product(name, to, own);
       if (is_corrected(to, own))
         use(name + ".product", own.product, allocate({channels, to.x.channels}), Step::vectors);
     }
     if (from.training() && from.inner()) fill_sums(name, from, own);
-    if (from.recomputed() && from.dweight) fill_product(name, to, own, gradient_.product_partition.ranges, Step::apply);
   }
 
   // The sums that the gradient of the pre-norm tensor takes.
@@ -279,10 +257,11 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     use(name + ".dot", own.dot, sums[1], Step::vectors);
   }
 
-  void fill_product(const Name& name, const Branch& to, BranchGradient& own, std::int64_t ranges, Step writer) {
+  void fill_product(const Name& name, const Branch& to, BranchGradient& own) {
+    const std::int64_t ranges = gradient_.partition.ranges;
     use(name + ".partial_product", own.partial_product, allocate({ranges, own.product_tiles, tile_rows, tile_columns}),
-        writer);
-    use(name + ".shift", own.shift, allocate({to.x.channels}), writer);
+        Step::reduce);
+    use(name + ".shift", own.shift, allocate({to.x.channels}), Step::reduce);
   }
 
   void fill_vectorised(const Name&, const Arguments& from, Branch& to, BranchGradient& own) {

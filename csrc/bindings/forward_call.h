@@ -19,7 +19,8 @@ class ForwardCall : Call<Tail, ForwardStep> {
     TailChecks(arguments_).run();
     if (arguments_.y.numel() == 0) return;
     fill_output();
-    const bool swapped = arguments_.shortcut && is_product(*arguments_.shortcut) && !is_product(arguments_.main);
+    const auto is_projection = [](const BranchArguments& branch) { return branch.source == "projection"; };
+    const bool swapped = arguments_.shortcut && is_projection(*arguments_.shortcut) && !is_projection(arguments_.main);
     fill_branch("main", arguments_.main, swapped ? 1 : 0, statistics_[0]);
     if (arguments_.shortcut) fill_branch("shortcut", *arguments_.shortcut, swapped ? 0 : 1, statistics_[1]);
     // The work of both branches is shared out together.
@@ -68,15 +69,7 @@ class ForwardCall : Call<Tail, ForwardStep> {
   static Statistics statistics_of(const BranchArguments& branch) {
     if (!branch.norm) return Statistics::none;
     if (!branch.norm->training) return Statistics::running;
-    if (branch.source == "direct") return Statistics::columns;
-    return branch.materialise ? Statistics::product : Statistics::gram;
-  }
-
-  static bool is_product(const BranchArguments& arguments) {
-    Branch branch{};
-    branch.source = source_of(arguments.source);
-    branch.statistics = statistics_of(arguments);
-    return fused_resnet::is_product(branch);
+    return branch.source == "direct" ? Statistics::columns : Statistics::gram;
   }
 
   void fill_output() {
@@ -150,8 +143,6 @@ class ForwardCall : Call<Tail, ForwardStep> {
     if (!gram) {
       use(name + ".partial_mean", to.partial_mean, allocate({ranges, channels}), Step::moments);
       use(name + ".partial_m2", to.partial_m2, allocate({ranges, channels}), Step::moments);
-      if (to.statistics == Statistics::product)
-        use_rows(name + ".materialised", to.materialised, tail_.rows, tail_.channels, Step::moments);
       return;
     }
     statistics.mu = allocate({inputs});
@@ -169,9 +160,7 @@ class ForwardCall : Call<Tail, ForwardStep> {
 
   // Where y is written, the branch is read 16 bytes at once, or not at all.
   bool read_in_vectors(const Branch& branch) const {
-    if (branch.source == Source::none || fused_resnet::is_product(branch)) return true;
-    if (branch.statistics == Statistics::product) return branch.materialised.vectorised;
-    return branch.x.vectorised;
+    return branch.source == Source::none || is_product(branch) || branch.x.vectorised;
   }
 
   TailArguments arguments_;

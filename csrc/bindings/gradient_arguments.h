@@ -5,9 +5,9 @@
 
 namespace fused_resnet::bindings {
 
-// A norm with the statistics that the forward took: `mu` and `cov` are those of a projection's input, where the forward
-// took them from there. Where several processes share the statistics, `mean` and `var` are those of all, `own_mean` is
-// that of this call's rows, as are `mu` and `cov`. `bias` is read where the norm is all that a relu is of.
+// A norm with the statistics that the forward took: `mu` and `cov` are those of a projection's input, where it trains.
+// Where several processes share the statistics, `mean` and `var` are those of all, `own_mean` is that of this call's
+// rows, as are `mu` and `cov`. `bias` is read where the norm is all that a relu is of.
 struct NormGradientArguments {
   OptionalTensor weight, bias;
   double eps;
@@ -27,8 +27,7 @@ struct BranchGradientArguments {
   OptionalTensor dx, dweight, dbias, dgamma, dbeta;
 
   bool training() const { return norm && norm->training; }
-  bool gram() const { return source == "projection" && training() && norm->cov.has_value(); }
-  bool recomputed() const { return source == "projection" && training() && !gram(); }
+  bool gram() const { return source == "projection" && training(); }
   // The gradient of the pre-norm tensor, or what it would be, is needed.
   bool inner() const { return dx.has_value() || dweight.has_value(); }
   bool shares_sums() const { return norm && norm->shared && inner(); }
@@ -145,8 +144,8 @@ class GradientChecks {
     if (norm.bias) check_read_vector(name + ".bias", *norm.bias, type_, channels_);
     check_same_type(name + ".weight", norm.weight, norm.bias);
     require(norm.mu.has_value() == norm.cov.has_value(), name, "given one of mu and cov", "both or neither");
-    const bool statistics = norm.mean && norm.var;
-    require(branch.gram() ? norm.var.has_value() : statistics, name, "without its statistics", "var, and mean or mu");
+    require(norm.var && (branch.gram() ? norm.cov : norm.mean), name, "without its statistics",
+            branch.gram() ? "var, mu and cov" : "mean and var");
     if (norm.mean) check_read_vector(name + ".mean", *norm.mean, c10::kFloat, channels_);
     check_read_vector(name + ".var", *norm.var, c10::kFloat, channels_);
     check_shared(name, branch, norm);

@@ -1,4 +1,4 @@
-"""How each branch of a tail is computed: as `use_strategy` forces it, or by what is fastest on the GPU."""
+"""Which projections are left to PyTorch's convolution: as `use_strategy` forces it, or by what is fastest."""
 
 from __future__ import annotations
 
@@ -11,33 +11,46 @@ from .. import backend, strategy
 from ..backends.kernels import availability
 from ..operation.branches import Branch, Direct, Projection, output_shape
 from ..operation.checks import HALF_DTYPES
-from ..operation.computation import StrategyChoice
 from ..operation.requirement import kernels_required
 from .cost_model import BranchProblem, Machine, Rates, Source, Statistics, TailProblem, Way, calibrated, fastest
 
 
-def strategies(branches: Sequence[Branch], backward: bool) -> list[StrategyChoice] | None:
-    """A strategy a branch, "auto" where the operators settle it; None where PyTorch's own operations are fastest.
+def by_library(branches: Sequence[Branch], backward: bool) -> list[bool] | None:
+    """For each branch whether it is a projection that a convolution computes; None where all is left to PyTorch.
 
     `backward` says whether gradients will be asked for. Where a compiler or an exporter looks on, sizes may be open,
-    and the operators settle it.
+    and every projection takes moments.
     """
-    if strategy.choice.value == "library":
-        return ["library" if isinstance(branch, Projection) else "auto" for branch in branches]
-    x = branches[0].x
-    modelled = strategy.choice.value == "auto" and x.device.type == "cuda" and x.dtype != torch.float64
-    if torch.compiler.is_compiling() or not modelled or not _kernels_compute(x.device):
-        return ["auto"] * len(branches)
-    problem = _problem_of(branches, backward)
-    if not isinstance(problem.rows, int):  # another tracer's
-        return ["auto"] * len(branches)
+    forced = strategy.choice.value
+    if forced == "library":
+        return [isinstance(branch, Projection) for branch in branches]
+    problem = None if forced == "moments" or torch.compiler.is_compiling() else _problem_of(branches, backward)
+    if problem is None or not isinstance(problem.rows, int):  # another tracer's
+        return [False] * len(branches)
+    device, dtype = branches[0].x.device, branches[0].x.dtype
+    computed_by = backend.chosen_for(device)
+    if computed_by == "reference" or dtype == torch.float64:
+        return [_is_dear_to_pytorch(problem, branch) for branch in problem.branches]
+    if computed_by != "cuda" or availability.missing_on(device.index) is not None:
+        return [False] * len(branches)
     plain_too = backend.choice.value == "auto" and not kernels_required()
-    ways = _fastest(problem, x.device.index, plain_too)
-    return None if ways is None else [way or "auto" for way in ways]
+    ways = _fastest(problem, device.index, plain_too)
+    return None if ways is None else [way == "library" for way in ways]
 
 
-def _kernels_compute(device: torch.device) -> bool:
-    return backend.chosen_for(device) == "cuda" and availability.missing_on(device.index) is None
+def _is_dear_to_pytorch(problem: TailProblem, branch: BranchProblem) -> bool:
+    """Whether PyTorch's operators take too long for moments.
+
+    In half precision they would have to multiply in float32. With many input channels and few rows, W Cov is more work
+    than the projection.
+    """
+    if branch.source != "projection":
+        return False
+    return problem.math == "half" or (branch.norm == "training" and problem.rows < _ROWS_A_CHANNEL * branch.in_channels)
+
+
+# Rows for each input channel below which plain PyTorch is faster with a convolution: W Cov is in float64.
+_ROWS_A_CHANNEL = 8
 
 
 @functools.lru_cache(maxsize=4096)

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 from ..operation.relu_mask import mask_bytes
 
-Strategy: TypeAlias = Literal["moments", "materialise", "library"]
+Strategy: TypeAlias = Literal["moments", "library"]
 
 Source: TypeAlias = Literal["direct", "projection", "zero_pad"]
 Statistics: TypeAlias = Literal["none", "running", "training"]
@@ -79,20 +79,16 @@ def kernel_forward(problem: TailProblem, ways: tuple[Way, ...]) -> Amounts:
     amounts = _amounts({"launch": 1, "apply bytes": of.y + of.mask * problem.backward})
     products = sum(_is_product(*each) for each in zip(problem.branches, ways, strict=True))
     for branch, way in zip(problem.branches, ways, strict=True):
-        product = of.product(branch)
         if branch.norm == "training" and way == "moments":
             amounts["gram bytes"] += of.x(branch)
             amounts["gram operations"] += of.slower * problem.rows * _tiled(branch.in_channels) * 2 * branch.in_channels
             amounts["finish operations"] += of.matrices(branch)
-        elif branch.norm == "training" and way == "materialise":
-            amounts["product bytes"] += of.x(branch) + of.y
-            amounts["product operations"] += product
         elif branch.norm == "training":
             amounts["columns bytes"] += of.y
         is_product = _is_product(branch, way)
         amounts["apply bytes"] += of.x(branch) if is_product or branch.source == "zero_pad" else of.y
         if is_product:
-            amounts["apply operations" if products == 1 else "apply operations of two"] += product
+            amounts["apply operations" if products == 1 else "apply operations of two"] += of.product(branch)
     return amounts
 
 
@@ -109,9 +105,6 @@ def kernel_backward(problem: TailProblem, ways: tuple[Way, ...]) -> Amounts:
         elif branch.source == "direct" or way == "library":
             amounts["reduce bytes"] += of.y if branch.norm != "none" else 0
             amounts["apply bytes"] += incoming + 2 * of.y if branch.norm != "none" else 0
-        elif way == "materialise" and branch.norm == "training":
-            amounts["recomputed bytes"] += 3 * of.y + 3 * of.x(branch) + of.dx(branch)
-            amounts["recomputed operations"] += 4 * product
         else:
             amounts["reduce bytes"] += of.x(branch)
             amounts["reduce operations"] += product
@@ -199,9 +192,7 @@ def ways_of(problem: TailProblem) -> Iterator[tuple[Way, ...]]:
 
 
 def _ways_of_branch(branch: BranchProblem) -> tuple[Way, ...]:
-    if branch.source != "projection":
-        return (None,)
-    return ("moments", "materialise", "library") if branch.norm == "training" else ("moments", "library")
+    return ("moments", "library") if branch.source == "projection" else (None,)
 
 
 def fastest(problem: TailProblem, rates: Rates, *, plain_too: bool) -> tuple[Way, ...] | None:
@@ -219,8 +210,7 @@ def _amounts(first: Amounts) -> defaultdict[str, float]:
 
 def _is_product(branch: BranchProblem, way: Way) -> bool:
     """Whether it is multiplied where y is written."""
-    materialised = way == "materialise" and branch.norm == "training"
-    return branch.source == "projection" and way != "library" and not materialised
+    return branch.source == "projection" and way != "library"
 
 
 def _needs_gradient_of_sum(branch: BranchProblem, way: Way) -> bool:
@@ -229,7 +219,7 @@ def _needs_gradient_of_sum(branch: BranchProblem, way: Way) -> bool:
         return branch.norm == "none"
     if branch.source == "zero_pad" or way == "library":
         return False
-    return branch.in_channels > _TILE or (way == "materialise" and branch.norm == "training")
+    return branch.in_channels > _TILE
 
 
 def _tiled(channels: int) -> int:

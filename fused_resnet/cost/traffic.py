@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ..backends.kernels.phases import BranchGradient, gradient_of, masks_input, statistics_of
+from ..backends.kernels.phases import BranchGradient, gradient_of, masks_input
 from ..operation.branches import Branch, Direct, Projection, ZeroPad, output_shape
-from ..operation.computation import Needs, StrategyChoice, Tail
+from ..operation.computation import Needs, Tail, takes_moments
 from ..operation.relu_mask import mask_bytes
 
 
@@ -36,10 +36,9 @@ class _Size:
 
 def forward(tail: Tail, *, keep: bool) -> Traffic:
     """What the launch that writes y moves and multiplies; `keep`: it leaves what backward needs."""
-    each = list(zip(tail.branches, tail.strategies, strict=True))
-    elements = sum(_forward_elements(*of) for of in each) + _Size(tail.branches[0]).y
+    elements = sum(map(_forward_elements, tail.branches)) + _Size(tail.branches[0]).y
     mask = _mask(tail) if keep and tail.relu and not masks_input(tail) else 0
-    return Traffic(elements * tail.branches[0].x.element_size() + mask, sum(_forward_operations(*of) for of in each))
+    return Traffic(elements * tail.branches[0].x.element_size() + mask, sum(map(_forward_operations, tail.branches)))
 
 
 def _mask(tail: Tail) -> int:
@@ -61,19 +60,17 @@ def _applied_mask(own: BranchGradient) -> int:
     return n * h * w * (mask_bytes(end, size) - first * size // 16)
 
 
-def _forward_elements(branch: Branch, strategy: StrategyChoice) -> int:
+def _forward_elements(branch: Branch) -> int:
     """All but y."""
-    size, statistics = _Size(branch), statistics_of(branch, strategy)
-    if statistics is None:
-        return size.x
-    return size.x + 2 * size.y if statistics == "product" else 2 * size.x
+    training = branch.norm is not None and branch.norm.training
+    return _Size(branch).x * (2 if training else 1)
 
 
-def _forward_operations(branch: Branch, strategy: StrategyChoice) -> int:
+def _forward_operations(branch: Branch) -> int:
     if not isinstance(branch, Projection):
         return 0
-    size, gram = _Size(branch), statistics_of(branch, strategy) == "gram"
-    return size.product + (size.gram + size.matrices if gram else 0)
+    size = _Size(branch)
+    return size.product + (size.gram + size.matrices if takes_moments(branch) else 0)
 
 
 def backward(tail: Tail, needs: Sequence[Needs]) -> Traffic:
@@ -103,9 +100,6 @@ def _backward_elements(own: BranchGradient, masks: bool) -> int:
     """All but dy, y and g."""
     size = _Size(own.branch)
     reduced = size.x if own.reduction is not None or (masks and own.has_vectors) else 0
-    if own.is_recomputed:
-        dp_and_x = 2 * size.y + size.x  # written and read; x for p
-        return reduced + dp_and_x + (size.x if own.needs.weight else 0) + (size.dx if own.needs.x else 0)
     if not own.applies:
         return reduced
     reads_input = masks or (own.branch.norm is not None and own.branch.norm.training)
@@ -119,9 +113,6 @@ def _backward_operations(own: BranchGradient) -> Iterator[int]:
     size = _Size(own.branch)
     if own.reduction is not None:
         yield size.product
-    if own.is_recomputed:
-        yield size.product * (1 + own.needs.weight + own.needs.x)
-        return
     if own.needs.x:
         yield size.product
         yield (2 * size.gram + size.matrices) * own.has_gram  # x Q twice: Q is the sum of two matrices; Q itself

@@ -31,7 +31,7 @@ class Case:
     Attributes:
         math: one of MATHS, how products are computed.
         products: how many branches are projections.
-        mode: "training", or the strategy in training where there are projections; "evaluation".
+        mode: "training" or "evaluation".
         shared: statistics are those of several processes (of which this is the only one).
     """
 
@@ -60,7 +60,7 @@ def cases(maths: tuple[str, ...] = MATHS) -> Iterator[Case]:
     """All of them."""
     for name in maths:
         for products in (0, 1, 2):
-            for mode in ("training", "evaluation") if products == 0 else ("moments", "materialise", "evaluation"):
+            for mode in ("training", "evaluation"):
                 yield Case(name, products, mode)
                 if mode != "evaluation":
                     yield Case(name, products, mode, shared=True)

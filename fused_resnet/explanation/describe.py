@@ -12,11 +12,10 @@ from torch import Tensor
 from .. import backend
 from ..backends.kernels import launches
 from ..backends.kernels.computation import forward_refusal, refusal
-from ..backends.kernels.phases import statistics_of
 from ..backends.pytorch.moments import cancellation
 from ..cost import traffic
 from ..operation.branches import Branch, Projection, output_shape
-from ..operation.computation import Needs, StrategyChoice, Tail, operands_of
+from ..operation.computation import Needs, Tail, operands_of, takes_moments
 from ..operators.implementations import tail_of
 from ..operators.signature import forward_arguments
 from .result import BranchExplanation, PassExplanation, TailExplanation
@@ -36,12 +35,12 @@ def describe(
     `convolved` are the projections that PyTorch's own convolutions have computed for it, None for other branches.
     ``values`` asks for what depends on those of the tensors.
     """
-    tail = tail_of(arguments, gradients)
+    tail = tail_of(arguments)
     x = tail.branches[0].x
     chosen = backend.chosen_for(x.device)
     reasons = [None if chosen == "reference" else refused(tail) for refused in (forward_refusal, refusal)]
     plain = [chosen == "reference" or reason is not None for reason in reasons]
-    each = [_branch(*of, values) for of in zip(tail.branches, tail.strategies, strict=True)]
+    each = [_branch(branch, values) for branch in tail.branches]
     for i, projection in enumerate(convolved):
         if projection is not None:
             inputs, stride = projection.x.shape[1], projection.stride
@@ -80,9 +79,9 @@ def _backward(tail: Tail, plain: bool) -> PassExplanation:
     return PassExplanation(PLAIN if plain and kernel else kernel, *traffic.backward(tail, needs))
 
 
-def _branch(branch: Branch, strategy: StrategyChoice, values: bool) -> BranchExplanation:
+def _branch(branch: Branch, values: bool) -> BranchExplanation:
     own = forward_arguments(branch)
-    chosen = strategy if statistics_of(branch, strategy) in ("gram", "product") else None
+    chosen = "moments" if takes_moments(branch) else None
     explained = BranchExplanation(own.source, own.norm, branch.x.shape[1], branch.stride, chosen)
     if values and chosen == "moments" and isinstance(branch, Projection):
         return replace(explained, cancellation=cancellation(branch))

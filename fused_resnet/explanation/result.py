@@ -22,8 +22,8 @@ class BranchExplanation:
         norm: by which statistics it normalises, "training" or "running"; "none" without a norm.
         in_channels: K of a projection or a zero padding.
         stride: of the same.
-        strategy: "moments" or "materialise" where a training norm is behind a projection, "library" where PyTorch's own
-            convolution computes it, else None.
+        strategy: "moments" where a training norm is behind a projection, "library" where PyTorch's own convolution
+            computes it, else None.
         cancellation: of moments, how many times rounding is magnified in the variances (`cancellation` of
             `fused_resnet.backends.pytorch.moments`): 1 where input channels are independent, large where they move
             together. None unless values were asked for.

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from .branches import Branch, Direct, Projection
 
-# Ways to a batch norm behind a projection (`fused_resnet.strategy`), and what may be asked for.
-Strategy: TypeAlias = Literal["moments", "materialise"]
-StrategyChoice: TypeAlias = Literal["moments", "materialise", "library", "auto"]
-
 
 @dataclass(frozen=True)
 class Tail:
-    """Checked branches, a strategy for each (it matters behind a projection alone), and whether a relu follows.
+    """Checked branches, and whether a relu follows.
 
     In backward, tensors of a branch that are not needed are absent or on the meta device.
     """
 
     branches: tuple[Branch, ...]
-    strategies: tuple[StrategyChoice, ...]
     relu: bool
 
 
@@ -61,10 +56,6 @@ class Needs(NamedTuple):
 class Computation(Protocol):
     """A way to compute tails. Any of them can run the backward of another's forward."""
 
-    def strategy(self, branch: Projection, backward: bool) -> Strategy:
-        """What suits a projection with a norm; `backward` says whether gradients will be asked for."""
-        ...
-
     def packs_mask(self, tail: Tail) -> bool:
         """Whether backward is better off with the packed mask of the tail's relu than with its output."""
         ...
@@ -83,19 +74,6 @@ class Computation(Protocol):
         ...
 
 
-def settle(computation: Computation, branches: Sequence[Branch], relu: bool, backward: bool) -> Tail:
-    """The tail with the strategies that suit it; `backward` says whether gradients will be asked for."""
-    strategies = [strategy_for(computation, branch, "auto", backward) for branch in branches]
-    return Tail(tuple(branches), tuple(strategies), relu)
-
-
-def strategy_for(computation: Computation, branch: Branch, strategy: StrategyChoice, backward: bool) -> StrategyChoice:
-    """What takes the place of "auto" where there is a choice: behind a projection with a norm."""
-    if strategy != "auto" or not isinstance(branch, Projection) or branch.norm is None:
-        return strategy
-    return computation.strategy(branch, backward)
-
-
 def is_identity(branch: Branch) -> bool:
     """Whether the branch adds its input as it is."""
     return isinstance(branch, Direct) and branch.norm is None
@@ -106,9 +84,9 @@ def shares_statistics(branch: Branch) -> bool:
     return branch.norm is not None and branch.norm.training and branch.norm.process_group is not None
 
 
-def takes_moments(branch: Branch, strategy: StrategyChoice) -> bool:
+def takes_moments(branch: Branch) -> bool:
     """Whether a norm's statistics are derived from those of its projection's input."""
-    return isinstance(branch, Projection) and branch.norm is not None and branch.norm.training and strategy == "moments"
+    return isinstance(branch, Projection) and branch.norm is not None and branch.norm.training
 
 
 class Operands(NamedTuple):

@@ -14,7 +14,6 @@ from .computation import (
     Gradients,
     Needs,
     Statistics,
-    StrategyChoice,
     is_identity,
     operands_of,
     shares_statistics,
@@ -112,7 +111,7 @@ def is_copied(dy: Tensor, output: torch.memory_format) -> bool:
     return dy.stride(1) != 1 and dy.shape[1] > 1 and output == torch.channels_last
 
 
-def empty_statistics(branch: Branch, strategy: StrategyChoice) -> Statistics:
+def empty_statistics(branch: Branch) -> Statistics:
     """Memory for the statistics that backward needs."""
     if branch.norm is None:
         return Statistics()
@@ -122,7 +121,7 @@ def empty_statistics(branch: Branch, strategy: StrategyChoice) -> Statistics:
     if shares_statistics(branch):
         own_mean = torch.empty_like(vector) if isinstance(branch, Projection) else None
         shared = Statistics(mean=torch.empty_like(vector), own_mean=own_mean)
-    if not takes_moments(branch, strategy):
+    if not takes_moments(branch):
         return shared._replace(mean=torch.empty_like(vector), var=vector)
     return shared._replace(var=vector, mu=vector.new_empty(inputs), cov=vector.new_empty(inputs, inputs))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..operation.computation import Gradients, Needs
-from .implementations import packs_mask, settled, statistics_of, tail_of
+from .implementations import packs_mask, statistics_of, tail_of
 from .signature import REVISION, SAVED, BackwardArguments, ForwardArguments, by_branch, flat, saved_arguments, split
 
 # Where the tensors that gradients flow to stand among the forward operators' arguments, a list a branch.
@@ -58,10 +58,9 @@ class _Tail(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, operator: Any, keys: Any, *arguments: Any) -> Tensor:
         values, relu = split(arguments)
-        each = settled(by_branch(ForwardArguments, values), backward=True)
-        packs = packs_mask(tail_of((*flat(each), relu), backward=True))
-        y, mask, *results = _below_autograd(operator, keys, (*flat(each), relu, REVISION, packs))
-        saved = saved_arguments(each, statistics_of(results), relu)
+        packs = packs_mask(tail_of(arguments))
+        y, mask, *results = _below_autograd(operator, keys, (*values, relu, REVISION, packs))
+        saved = saved_arguments(by_branch(ForwardArguments, values), statistics_of(results), relu)
         ctx.save_for_backward(*(t for own in saved for t in own[:SAVED]), mask if packs else y if relu else None)
         ctx.settings = [own[SAVED:] for own in saved]
         ctx.set_materialize_grads(False)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from .. import backend
-from ..operation.computation import Gradients, Needs, Statistics, StrategyChoice, Tail, strategy_for
+from ..operation.computation import Gradients, Needs, Statistics, Tail
 from ..operation.layouts import empty_gradients, empty_output, empty_statistics
 from ..operation.relu_mask import empty_mask
 from .signature import (
@@ -28,18 +28,18 @@ RESULTS = 2 + len(BRANCHES) * len(Statistics._fields)
 
 def output(*arguments: Any) -> Tensor:
     """y, where no backward follows."""
-    tail = tail_of(arguments, backward=False)
+    tail = tail_of(arguments)
     return backend.computation(tail.branches[0].x.device).forward(tail, keep=False)[0]
 
 
 def fake_output(*arguments: Any) -> Tensor:
     """A tensor like that of `output`."""
-    return empty_output(tail_of(arguments, backward=False).branches)
+    return empty_output(tail_of(arguments).branches)
 
 
 def forward(*arguments: Any) -> tuple[Tensor, ...]:
     """y, the mask, and the statistics of main and of shortcut; empty tensors for those that are not there."""
-    tail = tail_of(arguments, backward=True)
+    tail = tail_of(arguments)
     mask = empty_mask(tail.branches) if packs(arguments) else None
     y, statistics = backend.computation(tail.branches[0].x.device).forward(tail, keep=True, mask=mask)
     return _results(y, mask, statistics)
@@ -47,31 +47,19 @@ def forward(*arguments: Any) -> tuple[Tensor, ...]:
 
 def fake_forward(*arguments: Any) -> tuple[Tensor, ...]:
     """Tensors like those of `forward`."""
-    tail = tail_of(arguments, backward=True)
+    tail = tail_of(arguments)
     mask = empty_mask(tail.branches) if packs(arguments) else None
-    statistics = [empty_statistics(*of) for of in zip(tail.branches, tail.strategies, strict=True)]
-    return _results(empty_output(tail.branches), mask, statistics)
+    return _results(empty_output(tail.branches), mask, [*map(empty_statistics, tail.branches)])
 
 
 def _results(y: Tensor, mask: Tensor | None, statistics: Sequence[Statistics]) -> tuple[Tensor, ...]:
     return y, y.new_empty(0) if mask is None else mask, *_in_a_row(statistics, y)
 
 
-def tail_of(arguments: Sequence[Any], backward: bool) -> Tail:
-    """What a forward operator computes by its arguments; `backward` says whether gradients follow."""
+def tail_of(arguments: Sequence[Any]) -> Tail:
+    """What a forward operator computes by its arguments."""
     values, relu = split(arguments)
-    each = settled(by_branch(ForwardArguments, values), backward)
-    return Tail(tuple(map(forward_branch, each)), tuple(own.strategy for own in each), relu)
-
-
-def settled(each: Sequence[ForwardArguments], backward: bool) -> list[ForwardArguments]:
-    """Puts a strategy in the place of "auto" where there is a choice; `backward` says whether gradients follow."""
-    return [own._replace(strategy=_strategy(own, backward)) if own.strategy == "auto" else own for own in each]
-
-
-def _strategy(own: ForwardArguments, backward: bool) -> StrategyChoice:
-    branch = forward_branch(own)
-    return strategy_for(backend.computation(branch.x.device), branch, "auto", backward)
+    return Tail(tuple(map(forward_branch, by_branch(ForwardArguments, values))), relu)
 
 
 def packs_mask(tail: Tail) -> bool:
@@ -117,7 +105,7 @@ def _incoming(arguments: Sequence[Any]) -> _Incoming:
     dy, mask, *values = arguments
     each = by_branch(BackwardArguments, values)
     branches, statistics, needs = zip(*(backward_branch(own, dy) for own in each), strict=True)
-    return _Incoming(Tail(branches, tuple(own.strategy for own in each), mask is not None), dy, mask, statistics, needs)
+    return _Incoming(Tail(branches, mask is not None), dy, mask, statistics, needs)
 
 
 def _present(each: Sequence[Gradients]) -> list[Tensor]:

@@ -8,8 +8,7 @@ residual_tail_forward_tracked
 residual_tail_backward         the gradients that are asked for, as a list
 =============================  =======================================================================================
 
-A strategy of "auto" is settled when an operator is called or traced. Arguments are those of branches that
-`fused_resnet.operation.checks` has nothing against.
+Arguments are those of branches that `fused_resnet.operation.checks` has nothing against.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from ..operation.autocast import autocast_off, under_autocast
 from ..operation.branches import Activation, Branch
-from ..operation.computation import StrategyChoice, operands_of
+from ..operation.computation import operands_of
 from . import implementations
 from .autograd import differentiable, differentiable_once
 from .signature import (
@@ -40,13 +39,11 @@ from .signature import (
 _AUTOCAST_KEYS = ("AutocastCPU", "AutocastCUDA", "AutocastMPS", "AutocastXPU")
 
 
-def residual_tail(
-    main: Branch, shortcut: Branch | None, activation: Activation, strategies: Sequence[StrategyChoice]
-) -> Tensor:
-    """The output for checked branches, with a strategy for each, none of them "library"."""
+def residual_tail(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor:
+    """The output for checked branches."""
     branches = [main] if shortcut is None else [main, shortcut]
     operator = _TRACKED if any(map(_is_tracked, branches)) else _PLAIN
-    y: Tensor = operator(*flat([*map(forward_arguments, branches, strategies)]), activation == "relu", REVISION)
+    y: Tensor = operator(*flat([*map(forward_arguments, branches)]), activation == "relu", REVISION)
     return y
 
 
@@ -65,7 +62,7 @@ def _forward_under_autocast(operator: Any) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         values, relu = split(arguments)
         each = by_branch(ForwardArguments, values)
-        cast = [forward_arguments(under_autocast(forward_branch(own)), own.strategy) for own in each]
+        cast = [forward_arguments(under_autocast(forward_branch(own))) for own in each]
         with autocast_off(values[0]):
             return operator(*flat(cast), relu, REVISION)
 

@@ -29,7 +29,7 @@ from ..backends.kernels.computation import (
     refusal,
 )
 from ..operation.branches import Activation, Branch, Direct, Norm, Projection, ZeroPad, with_tensors
-from ..operation.computation import Needs, StrategyChoice, Tail, operands_of, shares_statistics, strategy_for
+from ..operation.computation import Needs, Tail, operands_of, shares_statistics
 from ..operation.layouts import empty_gradients, empty_output
 from ..operation.relu_mask import empty_mask
 from .autograd import asked, gradients
@@ -51,49 +51,43 @@ def run(main: Branch, shortcut: Branch | None, activation: Activation) -> Tensor
     return y
 
 
-def learn(main: Branch, shortcut: Branch | None, activation: Activation, strategies: Sequence[StrategyChoice]) -> None:
+def learn(main: Branch, shortcut: Branch | None, activation: Activation) -> None:
     """Has the call remembered, where the kernels compute it in one launch; branches are checked."""
     module = None if torch.compiler.is_dynamo_compiling() else _module_for(main)
     if module is None:
         return
     if module.is_unknown(main=main, shortcut=shortcut, relu=activation is not None):
         branches = [main] if shortcut is None else [main, shortcut]
-        described = _describe(module, branches, strategies, activation is not None)
+        described = _describe(module, branches, activation is not None)
         if described is not None:
             module.remember(main=main, shortcut=shortcut, relu=activation is not None, **described)
 
 
-def learn_library(
-    main: Branch, shortcut: Branch | None, activation: Activation, strategies: Sequence[StrategyChoice]
-) -> None:
+def learn_library(main: Branch, shortcut: Branch | None, activation: Activation, by_library: Sequence[bool]) -> None:
     """Has it remembered which projections of such a call PyTorch's own convolutions compute."""
     module = None if torch.compiler.is_dynamo_compiling() else _module_for(main)
     if module is not None and module.is_unknown(main=main, shortcut=shortcut, relu=activation is not None):
-        of_main, of_shortcut, *_ = *(strategy == "library" for strategy in strategies), False
+        of_main, of_shortcut, *_ = *by_library, False
         module.remember_library(
             main=main, shortcut=shortcut, relu=activation is not None, of_main=of_main, of_shortcut=of_shortcut
         )
 
 
-def _describe(
-    module: Any, branches: Sequence[Branch], strategies: Sequence[StrategyChoice], relu: bool
-) -> dict[str, Any] | None:
+def _describe(module: Any, branches: Sequence[Branch], relu: bool) -> dict[str, Any] | None:
     """A forward as the module remembers it; None where it is not one launch."""
     computation = _kernels_of(module, branches[0].x.device)
     if computation is None:
         return None
     keep = any(t is not None and t.requires_grad for b in branches for t in operands_of(b)) and torch.is_grad_enabled()
     # Tensors that are objects of their own: two may be one now, and not the next time.
-    by_themselves = tuple(with_tensors(branch, Tensor.detach) for branch in branches)
-    settled = (strategy_for(computation, *of, keep) for of in zip(by_themselves, strategies, strict=True))
-    tail = Tail(by_themselves, tuple(settled), relu)
+    tail = Tail(tuple(with_tensors(branch, Tensor.detach) for branch in branches), relu)
     if any(map(shares_statistics, tail.branches)) or is_empty(tail) or forward_refusal(tail) is not None:
         return None
     y = empty_output(tail.branches)
     mask = empty_mask(tail.branches) if keep and computation.packs_mask(tail) else None
     call = forward_call(module, tail, y, keep, mask)
     statistics = [kept(branch, call.statistics(i)) for i, branch in enumerate(tail.branches)]
-    each = [forward_arguments(*of) for of in zip(tail.branches, tail.strategies, strict=True)]
+    each = [*map(forward_arguments, tail.branches)]
     saved = saved_arguments(each, statistics, relu)
     return {
         "call": call,
@@ -134,7 +128,7 @@ def _describe_backward(
         return None
     each = [backward_branch(own._replace(needs=needs), dy) for own, needs in zip(of.each, of.computed, strict=True)]
     branches = tuple(branch for branch, _, _ in each)
-    tail = Tail(branches, tuple(own.strategy for own in of.each), saved[-1] is not None)
+    tail = Tail(branches, saved[-1] is not None)
     if refusal(tail) is not None:
         return None
     into = [empty_gradients(branch, needs, dy) for branch, _, needs in each]
@@ -188,7 +182,7 @@ def _module_on(gpu: int) -> Any:
 
 def _choices() -> int:
     """What `use_backend` and `use_strategy` have chosen, as a number."""
-    backends, strategies = get_args(backend.BackendChoice), get_args(StrategyChoice)
+    backends, strategies = get_args(backend.BackendChoice), get_args(strategy.StrategyChoice)
     return backends.index(backend.choice.value) * len(strategies) + strategies.index(strategy.choice.value)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..operation.branches import Branch, Direct, Norm, Placement, Projection, ZeroPad
-from ..operation.computation import Needs, Statistics, StrategyChoice, operands_of
+from ..operation.computation import Needs, Statistics, operands_of
 from ..operation.layouts import memory_format
 
 BRANCHES = ("main", "shortcut")
@@ -38,7 +38,6 @@ class ForwardArguments(NamedTuple):
     norm: str = "none"  # "training" or "running": the statistics that it goes by
     momentum: float | None = None
     eps: float = 0.0
-    strategy: StrategyChoice = "auto"
     process_group: str | None = None
 
 
@@ -46,7 +45,7 @@ _OF_BRANCHES = len(BRANCHES) * len(ForwardArguments._fields)
 INPUTS = 8  # the first fields of `ForwardArguments`, which are tensors
 # The revision of the backward operator's arguments. Compilers' caches keep a backward under the forward that they have
 # seen; forward says the revision, so that a backward of another one is not found. Programs without it have the first.
-REVISION = 3
+REVISION = 4
 
 
 class BackwardArguments(NamedTuple):
@@ -70,7 +69,6 @@ class BackwardArguments(NamedTuple):
     placement: Placement = "end"
     norm: str = "none"
     eps: float = 0.0
-    strategy: StrategyChoice = "auto"
     process_group: str | None = None
     needs: Sequence[bool] = ()
 
@@ -93,7 +91,6 @@ _TYPES = {
     "norm": "str",
     "momentum": "float?",
     "eps": "float",
-    "strategy": "str",
     "process_group": "str?",
     "needs": "bool[]",
 }
@@ -134,7 +131,7 @@ def packs(arguments: Sequence[Any]) -> bool:
     return any(arguments[_OF_BRANCHES + 2 :])
 
 
-def forward_arguments(branch: Branch, strategy: StrategyChoice = "auto") -> ForwardArguments:
+def forward_arguments(branch: Branch) -> ForwardArguments:
     """A branch as the forward operators take it."""
     norm = branch.norm or Norm()
     return ForwardArguments(
@@ -149,7 +146,6 @@ def forward_arguments(branch: Branch, strategy: StrategyChoice = "auto") -> Forw
         norm="none" if branch.norm is None else "training" if norm.training else "running",
         momentum=norm.momentum,
         eps=norm.eps,
-        strategy=strategy,
         process_group=norm.process_group,
     )
 
@@ -195,7 +191,6 @@ def _backward_arguments(own: ForwardArguments, statistics: Statistics, masks: bo
         own.placement,
         own.norm,
         own.eps,
-        own.strategy,
         own.process_group,
     )
 

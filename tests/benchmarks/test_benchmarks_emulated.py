@@ -50,14 +50,13 @@ def test_every_tail_of_the_networks_is_counted_in_every_mode() -> None:
     chosen = cases(quick=False)
     assert len({case.shape.name for case in chosen}) == 38
     assert len({(case.shape.name, case.mode) for case in chosen}) == len(chosen)
-    assert {case.mode for case in chosen if case.shape.projections} == {"moments", "materialise", "evaluation"}
-    assert {case.mode for case in chosen if not case.shape.projections} == {"training", "evaluation"}
+    assert {case.mode for case in chosen} == {"training", "evaluation"}
 
 
 def test_bytes_of_an_identity_are_those_of_the_design(result: Result) -> None:
     tail = "resnet50 layer1.1 projection+identity"
     y = 256 * 256 * 2
-    forward, backward = (counted(result, tail, "moments", direction) for direction in ("forward", "backward"))
+    forward, backward = (counted(result, tail, "training", direction) for direction in ("forward", "backward"))
     mask = 1 / 16
     # x, a quarter of y, twice, and the identity; dy, the mask and x read, g written, g and x read and dx written.
     assert (forward["bytes read"], forward["bytes written"]) == (1.5 * y, (1 + mask) * y)
@@ -69,7 +68,7 @@ def test_bytes_of_an_identity_are_those_of_the_design(result: Result) -> None:
 
 
 def test_multiply_adds_leave_out_what_symmetry_saves(result: Result) -> None:
-    forward = counted(result, "resnet50 layer1.1 projection+identity", "moments", "forward")
+    forward = counted(result, "resnet50 layer1.1 projection+identity", "training", "forward")
     product, gram, matrices = 256 * 64 * 256, 256 * 64 * 64, 256 * 64 * 64
     assert forward["operations by formula"] == 2 * (product + gram + matrices)
     # 64 channels are half a tile: nothing lies above its diagonal that could be left out. W Cov takes three products.

@@ -40,10 +40,10 @@ def test_committed_result_is_what_the_command_gives(tmp_path):
     assert (again.rows, again.notes) == (committed.rows, committed.notes)
 
 
-def test_every_measured_phase_is_counted_for_both_kernels():
-    now = counts.read(counts.NOW)
-    assert now.keys() == counts.read(counts.THEN).keys()
-    assert len(OBSERVED) == len(now)
+def test_every_measured_phase_is_counted_and_for_todays_kernels_where_there_still_is_its_way():
+    now, then = counts.read(counts.NOW), counts.read(counts.THEN)
+    assert now.keys() == {key for key in then if key[1] != "materialise"}
+    assert len(OBSERVED) == len(then)
 
 
 @pytest.mark.parametrize(

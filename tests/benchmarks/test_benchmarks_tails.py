@@ -17,7 +17,6 @@ from benchmarks.tail_shapes import NETWORKS, distinct
 from benchmarks.tails import RESNET50, Tail, TailShape, counted_bytes
 from fused_resnet import models
 from fused_resnet.nn import ResidualBlock
-from fused_resnet.operation.computation import Strategy
 
 
 def python(code: str) -> list[str]:
@@ -77,19 +76,18 @@ def test_distinct_tails_tell_all_their_networks() -> None:
     assert by_name["resnet18 layer3.1 direct+identity"] == {"resnet18": 1, "resnet34": 5}
 
 
-def test_counted_bytes_are_each_tensor_once_and_what_the_strategy_adds() -> None:
+def test_counted_bytes_are_each_tensor_once_and_in_training_each_input_twice() -> None:
     shape = TailShape("net", "layer1.0", 1, 4, inner=3, channels=10, before=5, stride=2, batch=2)
     rows = 2 * 4 * 4
-    assert counted_bytes(shape, False, [], 2) == rows * (3 + 5 + 10) * 2
-    assert counted_bytes(shape, True, ["moments", "moments"], 2) == rows * (2 * 3 + 2 * 5 + 10) * 2
-    assert counted_bytes(shape, True, ["materialise", "moments"], 2) == rows * (3 + 2 * 10 + 2 * 5 + 10) * 2
+    assert counted_bytes(shape, False, 2) == rows * (3 + 5 + 10) * 2
+    assert counted_bytes(shape, True, 2) == rows * (2 * 3 + 2 * 5 + 10) * 2
     direct = TailShape("net", "layer1.0", 1, 4, inner=None, channels=10, batch=2)
-    assert counted_bytes(direct, True, [], 2) == rows * (2 * 10 + 10 + 10) * 2
+    assert counted_bytes(direct, True, 2) == rows * (2 * 10 + 10 + 10) * 2
 
 
 def test_counted_bytes_of_both_directions_add_those_of_backward() -> None:
-    def backward(shape: TailShape, training: bool, *strategies: Strategy) -> int:
-        forward, both = (counted_bytes(shape, training, strategies, 2, backward=b) for b in (False, True))
+    def backward(shape: TailShape, training: bool) -> int:
+        forward, both = (counted_bytes(shape, training, 2, backward=b) for b in (False, True))
         return (both - forward) // (2 * 4 * 4 * 2)
 
     # Ten channels have two bytes of the mask, which is as much as one element. It is written, and read with dy.
@@ -97,9 +95,7 @@ def test_counted_bytes_of_both_directions_add_those_of_backward() -> None:
     shape = TailShape("net", "layer1.0", 1, 4, inner=3, channels=10, before=5, stride=2, batch=2)
     frozen = 1 + (10 + 1) + 3 + 5 + (10 + 1) + 3 + 4 * 5
     assert backward(shape, False) == frozen
-    assert backward(shape, True, "moments", "moments") == frozen + 3 + 5  # x once more
-    # x twice; dp is written and read, as is g, in the place of dy and the mask.
-    assert backward(shape, True, "materialise", "moments") == frozen + 2 * (3 + 10) + 5 + (10 - 1)
+    assert backward(shape, True) == frozen + 3 + 5  # x once more
     # The norm's input is read with g, in training once more; dz is written, and the identity's gradient is g.
     direct = TailShape("net", "layer1.0", 1, 4, inner=None, channels=10, batch=2)
     assert backward(direct, False) == 1 + (10 + 1) + 4 * 10
@@ -107,11 +103,11 @@ def test_counted_bytes_of_both_directions_add_those_of_backward() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_tail_computes_the_same_in_its_three_ways(training: bool) -> None:
+def test_tail_computes_the_same_in_both_ways(training: bool) -> None:
     tail = Tail(RESNET50[2].shrunk(2, 5, 16), torch.float32).train(training)
     inputs = tail.inputs("cpu", torch.float32)
     exact = copy.deepcopy(tail).double()(*(x.double() for x in inputs))
-    for way in (tail, tail.fused, tail.fused_behind_conv):
+    for way in (tail, tail.fused):
         assert relative_error(way(*inputs).detach(), exact.detach()) < 1e-5
 
 

@@ -20,6 +20,7 @@ import fused_resnet
 from fused_resnet import models
 from fused_resnet.conversion import recomputation
 from fused_resnet.nn import Bottleneck, PreActBottleneck
+from fused_resnet.strategy import use_strategy
 
 torchvision = pytest.importorskip("torchvision")
 
@@ -197,7 +198,7 @@ def living_bytes(model, batch):
 
 
 def test_a_resnet50_training_step_keeps_half_of_what_eager_keeps():
-    with FakeTensorMode():
+    with FakeTensorMode(), use_strategy("moments"):
         model = torchvision.models.resnet50()
         eager = living_bytes(model, 8)
         fused_resnet.fuse(model)

@@ -3,11 +3,9 @@
 import pytest
 import torch
 from emulated import on_kernels, only_emulated
-from kernel_samples import each, each_strategy
+from kernel_samples import each
 from refused import BackwardCall, refusal
 from samples import FUSED, SAMPLES, build
-
-from fused_resnet.strategy import use_strategy
 
 OWN = "memory of its own, as it is written"
 WRITTEN = [
@@ -128,14 +126,11 @@ def test_backward_takes_shared_tensors_that_it_only_reads(call):
     assert all(map(torch.equal, (call.dy, call.main["norm"]["var"]), before))
 
 
-@pytest.mark.covers("strategy")
 @on_kernels
-@each_strategy
 @each(FUSED)
-def test_backward_leaves_the_output_and_its_gradient_as_they_are(sample, strategy, device):
+def test_backward_leaves_the_output_and_its_gradient_as_they_are(sample, device):
     tail, inputs, dy = build(sample, device)
-    with use_strategy(strategy):
-        y = tail.fused(inputs)
+    y = tail.fused(inputs)
     before = [(t._version, t.detach().clone()) for t in (y, dy)]
     y.backward(dy)
     for tensor, (version, value) in zip((y, dy), before, strict=True):

@@ -7,11 +7,9 @@ import pytest
 import torch
 from dispatched import Operators
 from emulated import compiled_backward, multiprocessors, on_kernels, only_emulated, thread_order
-from kernel_samples import SEVERAL_RANGES, each, each_dtype, each_strategy
+from kernel_samples import SEVERAL_RANGES, each, each_dtype
 from same_bits import assert_same_bits
 from samples import FUSED, SAMPLES, build
-
-from fused_resnet.strategy import use_strategy
 
 each_size = pytest.mark.parametrize("size", SEVERAL_RANGES)
 
@@ -33,22 +31,19 @@ def gradients(backend, case, run):
 
 
 @on_kernels
-@each_strategy
 @each_dtype
 @each(FUSED)
-def test_backward_phase_by_phase_gives_the_same_bits(sample, dtype, strategy, backend, device):
-    with use_strategy(strategy):
-        case = build(sample.with_dtype(dtype), device)
-        assert_same_bits(gradients(backend, case, run_in_phases), gradients(backend, case, run_whole))
+def test_backward_phase_by_phase_gives_the_same_bits(sample, dtype, backend, device):
+    case = build(sample.with_dtype(dtype), device)
+    assert_same_bits(gradients(backend, case, run_in_phases), gradients(backend, case, run_whole))
 
 
 @cache
-def run_once(backend, size, dtype, strategy):
+def run_once(backend, size, dtype):
     """A call that has run, the gradients that it writes, and what they were then. For all tests of a size."""
     torch.manual_seed(0)
-    with use_strategy(strategy):
-        device = "cuda" if backend == "cuda" else "cpu"
-        call, found = compiled_backward(backend, *build(SEVERAL_RANGES[size].with_dtype(dtype), device))
+    device = "cuda" if backend == "cuda" else "cpu"
+    call, found = compiled_backward(backend, *build(SEVERAL_RANGES[size].with_dtype(dtype), device))
     call.run()
     return call, found, {name: gradient.clone() for name, gradient in found.items()}
 
@@ -63,39 +58,35 @@ def assert_same_bits_again(once, run=run_whole):
 
 
 @on_kernels
-@each_strategy
 @each_dtype
 @each_size
-def test_backward_of_several_ranges_phase_by_phase_gives_the_same_bits(size, dtype, strategy, backend):
-    assert_same_bits_again(run_once(backend, size, dtype, strategy), run_in_phases)
+def test_backward_of_several_ranges_phase_by_phase_gives_the_same_bits(size, dtype, backend):
+    assert_same_bits_again(run_once(backend, size, dtype), run_in_phases)
 
 
 @on_kernels
-@each_strategy
 @each_dtype
 @each_size
-def test_backward_run_again_gives_the_same_bits(size, dtype, strategy, backend):
-    assert_same_bits_again(run_once(backend, size, dtype, strategy))
+def test_backward_run_again_gives_the_same_bits(size, dtype, backend):
+    assert_same_bits_again(run_once(backend, size, dtype))
 
 
 @only_emulated
-@each_strategy
 @each_dtype
 @each_size
-def test_backward_gives_the_same_bits_on_any_size_of_gpu(size, dtype, strategy, backend):
-    once = run_once(backend, size, dtype, strategy)
+def test_backward_gives_the_same_bits_on_any_size_of_gpu(size, dtype, backend):
+    once = run_once(backend, size, dtype)
     for count in (1, 7):
         with multiprocessors(count):
             assert_same_bits_again(once)
 
 
 @only_emulated
-@each_strategy
 @each_dtype
 @each_size
-def test_backward_gives_the_same_bits_for_any_order_of_threads(size, dtype, strategy, backend):
+def test_backward_gives_the_same_bits_for_any_order_of_threads(size, dtype, backend):
     """flash-attention issue 359: a race that one level of optimisation hides."""
-    once = run_once(backend, size, dtype, strategy)
+    once = run_once(backend, size, dtype)
     with thread_order(1):
         assert_same_bits_again(once)
 
@@ -118,13 +109,11 @@ def differentiated(case):
 
 
 @on_kernels
-@each_strategy
-def test_deterministic_algorithms_change_nothing(strategy, device):
+def test_deterministic_algorithms_change_nothing(device):
     """No error, the same bits, and no operator beside the kernels."""
     case = build(SAMPLES["bottleneck projection"], device)
-    with use_strategy(strategy):
-        expected = differentiated(case)
-        with deterministic_algorithms(), Operators() as operators:
-            found = differentiated(case)
+    expected = differentiated(case)
+    with deterministic_algorithms(), Operators() as operators:
+        found = differentiated(case)
     assert_same_bits(found, expected)
     assert operators.calls == []

@@ -29,7 +29,6 @@ from tile_formula import as_expected
 from benchmarks.emulator import Launch, is_activation, recorded_launches
 from benchmarks.tails import RESNET50, Tail, TailShape, counted_bytes
 from fused_resnet import use_backend
-from fused_resnet.strategy import Problem, cost, use_strategy
 
 
 def correction_products(shape: TailShape) -> int:
@@ -39,7 +38,7 @@ def correction_products(shape: TailShape) -> int:
 
 def shape_of(name: str, mode: str) -> TailShape:
     shape = SHAPES[name]
-    reduced = mode == "moments" and correction_products(shape) > 5e8
+    reduced = mode == "training" and correction_products(shape) > 5e8
     return replace(shape, channels=shape.channels // 8) if reduced else shape
 
 
@@ -49,7 +48,7 @@ def launched(shape: TailShape, mode: str) -> tuple[Launch, ...]:
     inputs = tail.inputs("cpu", torch.bfloat16)
     for x in inputs:
         x.requires_grad_(True)
-    with use_backend("emulated"), use_strategy("moments" if mode == "evaluation" else mode):
+    with use_backend("emulated"):
         y = tail.fused(*inputs)
         with recorded_launches() as launches:
             tail.gradients(y, inputs, torch.randn_like(y))
@@ -100,7 +99,7 @@ def check_workspace(name: str, mode: str) -> None:
 def takes_long(name: str, mode: str) -> bool:
     """Several seconds in the emulator."""
     shape = SHAPES[name]
-    return shape.channels * sum(shape.projections) > 2e6 or (mode == "moments" and correction_products(shape) > 5e7)
+    return shape.channels * sum(shape.projections) > 2e6 or (mode == "training" and correction_products(shape) > 5e7)
 
 
 each_case = cases(lambda *case: not takes_long(*case))
@@ -137,14 +136,11 @@ def multiply_adds_of_rows(shape, mode: str) -> int:
 
 
 @only_emulated
-def test_strategies_add_the_products_of_tensor_cores_that_they_cost(backend):
-    """A frozen norm has those that both share."""
+def test_moments_add_one_product_of_the_input_with_a_square_matrix_twice(backend):
+    """To what a frozen norm has: x Q, as Q is the sum of two matrices."""
     shape = TailShape("net", "whole tiles", 1, 8, inner=128, channels=256, batch=2)
     products = {mode: multiply_adds_of_rows(shape, mode) for mode in STATISTICS}
-    both, forward = (Problem(shape.rows, 128, 256, 2, backward) for backward in (True, False))
-    added = {s: (cost(s, both).operations - cost(s, forward).operations) // 2 for s in ("moments", "materialise")}
-    assert products["moments"] - products["evaluation"] == added["moments"]
-    assert products["materialise"] - products["evaluation"] == added["materialise"]
+    assert products["training"] - products["evaluation"] == 2 * shape.rows * 128**2
 
 
 MASK = Fraction(1, 16)
@@ -161,16 +157,9 @@ def test_backward_training_totals_in_units_of_the_output():
     # columns of tiles and more have g written, and read in the place of dy and the mask.
     projection = Fraction(27, 4) + MASK
     expected = {shape.block: Fraction(15, 4) + MASK if shape.before is None else projection for shape in RESNET50}
-    assert totals(RESNET50, "moments") == expected | {"layer1.0": Fraction(7, 2) + 2 * MASK}
+    assert totals(RESNET50, "training") == expected | {"layer1.0": Fraction(7, 2) + 2 * MASK}
     expected = {shape.block: 6 + MASK if shape.before is None else 9 + MASK for shape in RESNET50}
-    assert totals(BEHIND_CONV, "moments") == expected | {"layer1.0": Fraction(23, 4) + 2 * MASK}
-
-
-def test_backward_materialised_totals_in_units_of_the_output():
-    """Each projection's p is computed again twice; its gradient is written and read, with x once more for dW."""
-    expected = {shape.block: (6 if shape.before is None else Fraction(23, 2)) + MASK for shape in RESNET50}
-    assert totals(RESNET50, "materialise") == expected | {"layer1.0": 9 + MASK}
-    assert totals(BEHIND_CONV, "materialise") == expected | {"layer1.0": 9 + MASK}
+    assert totals(BEHIND_CONV, "training") == expected | {"layer1.0": Fraction(23, 4) + 2 * MASK}
 
 
 def test_backward_totals_of_frozen_norms_in_units_of_the_output():
@@ -188,7 +177,6 @@ def test_backward_totals_of_frozen_norms_in_units_of_the_output():
 def test_backward_benchmarks_count_the_same_bytes(shape, mode):
     forward = sizes_of(shape, mode)
     backward = GradientSizes(forward)
-    strategies = [mode] * len(shape.projections)
     both = sum(map(forward.distinct, forward.phases)) + sum(map(backward.distinct, backward.phases))
     both += forward.rows * forward.channels // 8  # the mask that forward leaves
-    assert counted_bytes(shape, mode != "evaluation", strategies, 2, backward=True) == both
+    assert counted_bytes(shape, mode != "evaluation", 2, backward=True) == both

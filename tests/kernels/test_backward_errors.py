@@ -97,10 +97,9 @@ def test_backward_refuses_lines_longer_than_it_can_index(backend, device):
         ("main.x", None, "main.x is None, expected a tensor"),
         ("main.norm.cov", None, "main.norm is given one of mu and cov, expected both or neither"),
         ("main.norm.mu", None, "main.norm is given one of mu and cov, expected both or neither"),
-        *(
-            (path, None, f"{path.split('.')[0]}.norm is without its statistics, expected var, and mean or mu")
-            for path in ("main.norm.var", "shortcut.norm.var", "shortcut.norm.mean")
-        ),
+        ("main.norm.var", None, "main.norm is without its statistics, expected var, mu and cov"),
+        ("shortcut.norm.var", None, "shortcut.norm is without its statistics, expected mean and var"),
+        ("shortcut.norm.mean", None, "shortcut.norm is without its statistics, expected mean and var"),
     ],
 )
 def test_backward_refuses_values_and_missing_tensors(call, path, value, message):
@@ -201,6 +200,7 @@ def test_backward_refuses_a_mask_with_gaps(call):
 def test_backward_of_a_stride_beyond_the_input_fills_all_of_the_gradient(call, stride):
     call.shortcut, call.mask, call.relu = None, None, False
     call.dy, call.main = call.filled(2, 6, 1, 1), call.branch(torch.randn(2, 5, 3, 4).to(call.device), stride)
+    call.main["norm"]["training"] = False
     call.made().run()
     found = call.main["dx"]
     call.main |= {"x": call.main["x"][:, :, :1, :1], "stride": 1, "dx": call.filled(2, 5, 1, 1)}

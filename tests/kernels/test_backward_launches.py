@@ -8,11 +8,10 @@ import torch
 from compare import fused
 from dispatched import Operators
 from emulated import on_kernels, only_emulated
-from kernel_samples import EVALUATED, SMALL, each, each_strategy
+from kernel_samples import EVALUATED, SMALL, each
 from samples import FUSED, SAMPLES, Branch, Sample, build
 
 from benchmarks.emulator import recorded_launches
-from fused_resnet.strategy import use_strategy
 
 FUSED_EVALUATED = {name: sample for name, sample in FUSED.items() if name in EVALUATED}
 
@@ -34,11 +33,9 @@ def kernels(launches):
 
 
 @only_emulated
-@each_strategy
 @each(FUSED)
-def test_backward_is_one_cooperative_launch(sample, strategy, backend):
-    with use_strategy(strategy):
-        assert kernels(launches_of(*build(sample))) == [("backward", True)]
+def test_backward_is_one_cooperative_launch(sample, backend):
+    assert kernels(launches_of(*build(sample))) == [("backward", True)]
 
 
 @only_emulated
@@ -48,25 +45,21 @@ def test_backward_of_evaluation_is_one_cooperative_launch(sample, backend):
     assert kernels(launches_of(tail.eval(), inputs, dy)) == [("backward", True)]
 
 
-@pytest.mark.covers("strategy", "device")
+@pytest.mark.covers("device")
 @on_kernels
-@each_strategy
 @each(FUSED)
-def test_no_operator_runs_beside_the_backward(sample, strategy, device):
+def test_no_operator_runs_beside_the_backward(sample, device):
     tail, inputs, dy = build(sample, device)
-    with use_strategy(strategy):
-        y = tail.fused(inputs)
+    y = tail.fused(inputs)
     with Operators() as operators:
         torch.autograd.grad(y, wanted(tail, inputs), dy)
     assert operators.calls == []
 
 
 @only_emulated
-@each_strategy
-def test_backward_of_no_pixels_launches_nothing(strategy, backend):
+def test_backward_of_no_pixels_launches_nothing(backend):
     """pytorch PR 46572: an empty batch leaves a sticky error."""
-    with use_strategy(strategy):
-        assert launches_of(*build(replace(SAMPLES["bottleneck projection"], shape=(0, 24, 6, 5)))) == []
+    assert launches_of(*build(replace(SAMPLES["bottleneck projection"], shape=(0, 24, 6, 5)))) == []
 
 
 class Passing(torch.autograd.Function):
@@ -120,13 +113,11 @@ def frozen_but(sample, wanted):
 
 
 @only_emulated
-@each_strategy
 @pytest.mark.parametrize("name", ["bottleneck projection", "bottleneck evaluated", "convolution biases"])
-def test_backward_writes_what_is_asked_for_alone(name, strategy, backend):
+def test_backward_writes_what_is_asked_for_alone(name, backend):
     tail, inputs, _ = build(SAMPLES[name])
     for operand in (*inputs, *(name for name, _ in tail.named_parameters())):
-        with use_strategy(strategy):
-            launches = launches_of(*build(frozen_but(SAMPLES[name], [operand])))
+        launches = launches_of(*build(frozen_but(SAMPLES[name], [operand])))
         assert len(launches) == 1
         assert results_of(launches) == {operand}
 
@@ -136,40 +127,34 @@ def multiply_adds(sample):
 
 
 @only_emulated
-@each_strategy
 @pytest.mark.parametrize("frozen", ["main.x", "shortcut.x", "shortcut.conv.weight"])
-def test_backward_multiplies_less_for_the_frozen(frozen, strategy, backend):
+def test_backward_multiplies_less_for_the_frozen(frozen, backend):
     """A first block's input, and a projection that never trains, cost no product of their own."""
     sample = SAMPLES["bottleneck projection"].with_dtype(torch.bfloat16)  # products on tensor cores are counted
     # With moments, g^T x gives the norm's gradients, too: only without these is it the weight's alone.
     vectors = {f"shortcut.norm.{part}" for part in ("weight", "bias")} | {"shortcut.x"}
-    less = frozenset(vectors if strategy == "moments" and frozen == "shortcut.conv.weight" else ())
-    with use_strategy(strategy):
-        assert multiply_adds(replace(sample, frozen=less | {frozen})) < multiply_adds(replace(sample, frozen=less))
+    less = frozenset(vectors if frozen == "shortcut.conv.weight" else ())
+    assert multiply_adds(replace(sample, frozen=less | {frozen})) < multiply_adds(replace(sample, frozen=less))
 
 
 @only_emulated
-@each_strategy
-def test_backward_of_a_frozen_branch_touches_none_of_its_tensors(strategy, backend):
+def test_backward_of_a_frozen_branch_touches_none_of_its_tensors(backend):
     sample = SAMPLES["bottleneck projection"]
     of_main = [name for name, _ in build(sample)[0].main.named_parameters(prefix="main")]
-    with use_strategy(strategy):
-        launches = launches_of(*build(frozen_but(sample, ["main.x", *of_main])))
+    launches = launches_of(*build(frozen_but(sample, ["main.x", *of_main])))
     touched = {n for launch in launches for phase in launch.phases for n, t in phase.buffers.items() if any(t)}
     assert "main.x" in touched
     assert not any(name.startswith("shortcut.") for name in touched)
 
 
 @only_emulated
-@each_strategy
-def test_backward_of_an_identity_without_relu_hands_on_the_gradient_as_it_is(strategy, backend):
+def test_backward_of_an_identity_without_relu_hands_on_the_gradient_as_it_is(backend):
     tail, inputs, dy = build(SAMPLES["preactivation identity"])
     tail.requires_grad_(False)
     (identity,) = [x.detach().requires_grad_() for name, x in inputs.items() if name == "shortcut.x"]
     received = []
     identity.register_hook(received.append)
-    with use_strategy(strategy):
-        y = tail.fused({"main.x": inputs["main.x"].detach(), "shortcut.x": identity})
+    y = tail.fused({"main.x": inputs["main.x"].detach(), "shortcut.x": identity})
     with recorded_launches() as launches:
         y.backward(dy)
     assert launches == []
@@ -198,19 +183,17 @@ def test_backward_may_run_many_times_in_a_row(device):
 
 
 @only_emulated
-@each_strategy
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @each(SMALL)
-def test_sanitize_smoke_backward(sample, dtype, strategy, backend):
+def test_sanitize_smoke_backward(sample, dtype, backend):
     """What runs under the sanitizers: a tail of each kind, in training and evaluation."""
     tail, inputs, dy = build(sample.with_dtype(dtype))
     tolerance = 1e-3 if dtype == torch.float32 else 0.1
-    with use_strategy(strategy):
-        for training in (True, False):
-            tail.train(training)
-            y = tail.fused(inputs)
-            # Under the mask of the tested output: rounding may flip that of another.
-            masked = dy * (y > 0)
-            expected = torch.autograd.grad(copy.deepcopy(tail).unfused(inputs), list(inputs.values()), masked)
-            for found, gradient in zip(torch.autograd.grad(y, list(inputs.values()), dy), expected, strict=True):
-                assert (found - gradient).norm() <= tolerance * gradient.norm()
+    for training in (True, False):
+        tail.train(training)
+        y = tail.fused(inputs)
+        # Under the mask of the tested output: rounding may flip that of another.
+        masked = dy * (y > 0)
+        expected = torch.autograd.grad(copy.deepcopy(tail).unfused(inputs), list(inputs.values()), masked)
+        for found, gradient in zip(torch.autograd.grad(y, list(inputs.values()), dy), expected, strict=True):
+            assert (found - gradient).norm() <= tolerance * gradient.norm()

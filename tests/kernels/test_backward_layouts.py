@@ -14,8 +14,6 @@ from kernel_samples import (
     each_dtype,
     each_mode,
     each_number_of_products,
-    each_strategy,
-    in_mode,
     sample_of,
 )
 from memory_layouts import LAYOUTS
@@ -56,8 +54,8 @@ def test_backward_of_any_number_of_channels(channels, products, dtype, mode, dev
     inputs_of = dict(zip(CHANNELS, reversed(CHANNELS), strict=True))
     layout = "channels_last" if dtype == torch.float16 else "NCHW"
     case = case_of(sample_of(products, channels, inputs_of[channels], dtype), device, layout, layout)
-    with in_mode(case[0], mode):
-        assert_backward_is_right(*case)
+    case[0].train(mode != "evaluation")
+    assert_backward_is_right(*case)
 
 
 @on_kernels
@@ -65,8 +63,8 @@ def test_backward_of_any_number_of_channels(channels, products, dtype, mode, dev
 def test_backward_of_one_output_channel(mode, device):
     """Its weight is one row, whose stride no kernel may rely on."""
     case = case_of(sample_of(1, 1, 200, torch.float16), device, "channels_last", "channels_last")
-    with in_mode(case[0], mode):
-        assert_backward_is_right(*case)
+    case[0].train(mode != "evaluation")
+    assert_backward_is_right(*case)
 
 
 @on_kernels
@@ -92,41 +90,35 @@ def test_backward_of_more_output_channels_than_warps_share(device):
 @each_gradient_layout
 def test_backward_of_a_gradient_of_any_layout(layout, inputs_in, products, mode, device):
     case = case_of(sample_of(products, 64, 32, torch.bfloat16), device, inputs_in, layout)
-    with in_mode(case[0], mode):
-        assert_backward_is_right(*case)
+    case[0].train(mode != "evaluation")
+    assert_backward_is_right(*case)
 
 
 @on_kernels
-@each_strategy
 @pytest.mark.parametrize("layout", ["NCHW", "channels_last", "every other column", "transposed", "of a sum"])
 @each_number_of_products
 @pytest.mark.parametrize("channels", [35, 65])
-def test_backward_of_odd_channels_in_any_layout(channels, products, layout, strategy, device):
+def test_backward_of_odd_channels_in_any_layout(channels, products, layout, device):
     case = case_of(sample_of(products, channels, channels, torch.float32), device, "channels_last", layout)
-    with use_strategy(strategy):
-        assert_backward_is_right(*case)
+    assert_backward_is_right(*case)
 
 
 @on_kernels
-@each_strategy
 @each_number_of_products
 @pytest.mark.parametrize("inputs_in", LAYOUTS)
-def test_backward_of_inputs_of_any_layout(inputs_in, products, strategy, device):
+def test_backward_of_inputs_of_any_layout(inputs_in, products, device):
     """pytorch issues 195186, 193698: views that are misaligned."""
     case = case_of(sample_of(products, 64, 32, torch.float16), device, inputs_in, "channels_last")
-    with use_strategy(strategy):
-        assert_as_accurate_as_unfused(*case)
+    assert_as_accurate_as_unfused(*case)
 
 
 @on_kernels
-@each_strategy
 @each_number_of_products
 @each_gradient_layout
-def test_backward_copies_dy_where_its_channels_are_apart_and_nothing_else(layout, products, strategy, device):
+def test_backward_copies_dy_where_its_channels_are_apart_and_nothing_else(layout, products, device):
     """As from an average pool: the kernels would read it element by element."""
     tail, inputs, dy = case_of(sample_of(products, 64, 32, torch.bfloat16), device, "channels_last", layout)
-    with use_strategy(strategy):
-        y = tail.fused(inputs)
+    y = tail.fused(inputs)
     with Operators() as operators:
         torch.autograd.grad(y, [*inputs.values(), *tail.parameters()], dy)
     assert operators.calls == ([] if dy.stride(1) == 1 else [("aten.contiguous.default", 4)])
@@ -143,18 +135,16 @@ def test_backward_of_the_imaginary_part_of_a_conjugate(products, device):
 
 
 @on_kernels
-@each_strategy
 @each_format
 @pytest.mark.parametrize("source", ["zero_pad", "projection"])
 @pytest.mark.parametrize(("stride", "cut"), [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
-def test_backward_writes_every_pixel_of_a_strided_input(stride, cut, source, inputs_in, strategy, backend, device):
+def test_backward_writes_every_pixel_of_a_strided_input(stride, cut, source, inputs_in, backend, device):
     """Memory that a gradient is given holds anything before: here, NaN where nothing is written."""
     norm = "training" if source == "projection" else None
     for channels in (17, 16):
         shortcut = Branch(source, norm, channels, stride)
         sample = Sample(Branch("direct", "training"), shortcut, shape=(2, 24, 5, 4)).with_dtype(torch.float16)
-        with use_strategy(strategy):
-            call, gradients = compiled_backward(backend, *case_of(sample, device, inputs_in, inputs_in, cut))
+        call, gradients = compiled_backward(backend, *case_of(sample, device, inputs_in, inputs_in, cut))
         dx = gradients["shortcut.x"].fill_(torch.nan)
         call.run()
         assert dx.isfinite().all()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from emulated import backward_call, on_kernels
 from far_apart import DTYPE, described, each_case, each_source, far_apart, new_norm
-from kernel_samples import each_mode, strategy_of
+from kernel_samples import each_mode
 from same_bits import assert_same_bits
 from samples import norm_of
 
@@ -42,7 +42,7 @@ def test_backward_of_tensors_far_apart_in_memory(dim, channels, source, mode, ba
         branches = described(source, moved, weight, norms[0], out_channels), Direct(other, norms[1])
         return gradients(backend, *branches, move(dy.detach()))
 
-    with strategy_of(mode), torch.no_grad():
+    with torch.no_grad():
         assert_same_bits(result(lambda t: far_apart(t, dim)), result(lambda t: t))
 
 
@@ -58,5 +58,5 @@ def test_backward_of_a_weight_far_apart_in_memory(dim, mode, backend, device):
         branches = Projection(x, weight.requires_grad_(), norms[0]), Direct(other, norms[1])
         return gradients(backend, *branches, dy)
 
-    with strategy_of(mode), torch.no_grad():
+    with torch.no_grad():
         assert_same_bits(result(far_apart(weight, dim)), result(weight))

@@ -88,9 +88,9 @@ def given(request):
     return LateTail.of(request.param, "cuda", torch.bfloat16, batch=8, size=14)
 
 
-@pytest.fixture(params=["moments", "materialise"])
-def _forced_strategy(request):
-    with fused_resnet.use_backend("cuda"), use_strategy(request.param):
+@pytest.fixture
+def _forced():
+    with fused_resnet.use_backend("cuda"), use_strategy("moments"):
         yield
 
 
@@ -100,7 +100,7 @@ def assert_same_results(found, expected):
         assert_close(name, found[name], value, 1.5e-2)
 
 
-@pytest.mark.usefixtures("_forced_strategy")
+@pytest.mark.usefixtures("_forced")
 def test_a_tail_on_a_side_stream_waits_for_what_is_queued_there(given):
     """What is given comes late, on that stream: a kernel on another one would not wait for it."""
     expected, late, tested = given.results(given.copied()), given.zeroed(), given.copied()
@@ -114,7 +114,7 @@ def test_a_tail_on_a_side_stream_waits_for_what_is_queued_there(given):
     assert_same_results(results, expected)
 
 
-@pytest.mark.usefixtures("_forced_strategy")
+@pytest.mark.usefixtures("_forced")
 def test_a_captured_tail_computes_at_the_replay(given):
     """Captured on zeros, replayed on what is given."""
     expected, held, tested = given.results(given.copied()), given.zeroed(), given.copied()
@@ -260,8 +260,7 @@ def test_steps_leave_no_memory_behind(nets):
 @pytest.mark.skipif(
     int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1, reason="other processes take memory of the GPU meanwhile"
 )
-@pytest.mark.parametrize("strategy", ["moments", "materialise"])
-def test_the_kernels_memory_is_the_caching_allocators(strategy):
+def test_the_kernels_memory_is_the_caching_allocators():
     """What the device has lent beside it does not grow with the batch, whose partial sums alone take over 10 MB."""
 
     def step(batch):
@@ -276,7 +275,7 @@ def test_the_kernels_memory_is_the_caching_allocators(strategy):
         free, total = torch.cuda.mem_get_info()
         return total - free - torch.cuda.memory_reserved()
 
-    with fused_resnet.use_backend("cuda"), use_strategy(strategy):
+    with fused_resnet.use_backend("cuda"):
         step(2)
         first = beside_the_allocator()
         for batch in (8, 64):

@@ -4,11 +4,9 @@ import copy
 
 import torch
 from emulated import compiled_forward, multiprocessors, on_kernels, only_emulated, thread_order
-from kernel_samples import SEVERAL_RANGES, TRAINING, each, each_dtype, each_strategy
+from kernel_samples import SEVERAL_RANGES, TRAINING, each, each_dtype
 from same_bits import assert_same_bits
 from samples import build
-
-from fused_resnet.strategy import use_strategy
 
 each_training_sample = each(TRAINING)
 each_size = each(SEVERAL_RANGES)
@@ -37,55 +35,45 @@ def run_in_phases(call):
 
 
 @on_kernels
-@each_strategy
 @each_dtype
 @each_training_sample
-def test_forward_phase_by_phase_gives_the_same_bits(sample, dtype, strategy, backend, device):
-    with use_strategy(strategy):
-        case = build(sample.with_dtype(dtype), device)
-        assert_same_bits(results(backend, case, run_in_phases), results(backend, case, run_whole))
+def test_forward_phase_by_phase_gives_the_same_bits(sample, dtype, backend, device):
+    case = build(sample.with_dtype(dtype), device)
+    assert_same_bits(results(backend, case, run_in_phases), results(backend, case, run_whole))
 
 
 @on_kernels
-@each_strategy
 @each_size
-def test_forward_of_several_ranges_phase_by_phase_gives_the_same_bits(sample, strategy, backend, device):
-    with use_strategy(strategy):
-        case = build(sample.with_dtype(torch.bfloat16), device)
-        assert_same_bits(results(backend, case, run_in_phases), results(backend, case, run_whole))
+def test_forward_of_several_ranges_phase_by_phase_gives_the_same_bits(sample, backend, device):
+    case = build(sample.with_dtype(torch.bfloat16), device)
+    assert_same_bits(results(backend, case, run_in_phases), results(backend, case, run_whole))
 
 
 @on_kernels
-@each_strategy
 @each_dtype
 @each_size
-def test_forward_run_again_gives_the_same_bits(sample, dtype, strategy, backend, device):
-    with use_strategy(strategy):
-        case = build(sample.with_dtype(dtype), device)
-        assert_same_bits(results(backend, case, run_whole), results(backend, case, run_whole))
+def test_forward_run_again_gives_the_same_bits(sample, dtype, backend, device):
+    case = build(sample.with_dtype(dtype), device)
+    assert_same_bits(results(backend, case, run_whole), results(backend, case, run_whole))
 
 
 @only_emulated
-@each_strategy
 @each_dtype
 @each_size
-def test_forward_gives_the_same_bits_on_any_size_of_gpu(sample, dtype, strategy, backend):
-    with use_strategy(strategy):
-        case = build(sample.with_dtype(dtype))
-        expected = results(backend, case, run_whole)
-        for count in (1, 2, 7):
-            with multiprocessors(count):
-                assert_same_bits(results(backend, case, run_whole), expected)
+def test_forward_gives_the_same_bits_on_any_size_of_gpu(sample, dtype, backend):
+    case = build(sample.with_dtype(dtype))
+    expected = results(backend, case, run_whole)
+    for count in (1, 2, 7):
+        with multiprocessors(count):
+            assert_same_bits(results(backend, case, run_whole), expected)
 
 
 @only_emulated
-@each_strategy
 @each_dtype
 @each_size
-def test_forward_gives_the_same_bits_for_any_order_of_threads(sample, dtype, strategy, backend):
-    with use_strategy(strategy):
-        case = build(sample.with_dtype(dtype))
-        expected = results(backend, case, run_whole)
-        for seed in (1, 2):
-            with thread_order(seed):
-                assert_same_bits(results(backend, case, run_whole), expected)
+def test_forward_gives_the_same_bits_for_any_order_of_threads(sample, dtype, backend):
+    case = build(sample.with_dtype(dtype))
+    expected = results(backend, case, run_whole)
+    for seed in (1, 2):
+        with thread_order(seed):
+            assert_same_bits(results(backend, case, run_whole), expected)

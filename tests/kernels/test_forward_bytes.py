@@ -14,7 +14,6 @@ from tile_formula import as_expected
 from benchmarks.emulator import Launch, is_activation, recorded_launches
 from benchmarks.tails import RESNET50, Tail, counted_bytes
 from fused_resnet import use_backend
-from fused_resnet.strategy import use_strategy
 
 
 @cache
@@ -22,8 +21,7 @@ def counted(name: str, mode: str) -> tuple[Launch, ...]:
     """The launches of one forward."""
     tail = Tail(SHAPES[name], torch.bfloat16).train(mode != "evaluation")
     x, before = tail.inputs("cpu", torch.bfloat16)
-    strategy = "moments" if mode == "evaluation" else mode
-    with torch.no_grad(), use_backend("emulated"), use_strategy(strategy), recorded_launches() as launches:
+    with torch.no_grad(), use_backend("emulated"), recorded_launches() as launches:
         tail.fused(x, before)
     return tuple(launches)
 
@@ -70,7 +68,7 @@ def check_workspace(name: str, mode: str) -> None:
 
 def takes_half_a_minute(name: str, mode: str) -> bool:
     """W Cov W^T of 1024 input and 2048 output channels, in the emulator."""
-    return mode == "moments" and (SHAPES[name].before or 0) > 512
+    return mode == "training" and (SHAPES[name].before or 0) > 512
 
 
 each_case = cases(lambda *case: not takes_half_a_minute(*case))
@@ -102,8 +100,8 @@ def test_forward_of_the_most_channels_moves_what_it_should(name, mode):
 
 def test_forward_training_totals_in_units_of_the_output():
     """With moments; where conv3 is outside, cuDNN reads its input (a quarter of y) and writes its output besides."""
-    inside = {shape.block: sizes_of(shape, "moments").in_outputs() for shape in RESNET50}
-    outside = {shape.block: sizes_of(shape, "moments").in_outputs() + Fraction(5, 4) for shape in BEHIND_CONV}
+    inside = {shape.block: sizes_of(shape, "training").in_outputs() for shape in RESNET50}
+    outside = {shape.block: sizes_of(shape, "training").in_outputs() + Fraction(5, 4) for shape in BEHIND_CONV}
     assert inside == {shape.block: Fraction(2 if shape.block == "layer1.0" else Fraction(5, 2)) for shape in RESNET50}
     assert outside == {shape.block: Fraction(19 if shape.block == "layer1.0" else 21, 4) for shape in RESNET50}
 
@@ -113,5 +111,4 @@ def test_forward_training_totals_in_units_of_the_output():
 @each_real_shape
 def test_forward_benchmarks_count_the_same_bytes(shape, mode):
     sizes = sizes_of(shape, mode)
-    strategies = [mode] * len(shape.projections)
-    assert counted_bytes(shape, mode != "evaluation", strategies, 2) == sum(map(sizes.distinct, sizes.phases))
+    assert counted_bytes(shape, mode != "evaluation", 2) == sum(map(sizes.distinct, sizes.phases))

@@ -8,11 +8,10 @@ import torch
 from compare import fused, unfused
 from dispatched import Operators
 from emulated import compiled_forward, on_kernels, only_emulated
-from kernel_samples import EVALUATED, SMALL, TRAINING, each, each_strategy
+from kernel_samples import EVALUATED, SMALL, TRAINING, each
 from samples import SAMPLES, build
 
 from benchmarks.emulator import recorded_launches
-from fused_resnet.strategy import use_strategy
 
 each_training_sample = each(TRAINING)
 each_evaluated_sample = each(EVALUATED)
@@ -31,12 +30,10 @@ def operators(tail, inputs):
 
 
 @only_emulated
-@each_strategy
 @each_training_sample
-def test_training_forward_is_one_cooperative_launch(sample, strategy, backend):
+def test_training_forward_is_one_cooperative_launch(sample, backend):
     tail, inputs, _ = build(sample)
-    with use_strategy(strategy):
-        assert launched(tail, inputs) == [("forward", True)]
+    assert launched(tail, inputs) == [("forward", True)]
 
 
 @only_emulated
@@ -46,17 +43,15 @@ def test_evaluation_forward_is_one_ordinary_launch(sample, backend):
     assert launched(tail.eval(), inputs) == [("apply", False)]
 
 
-@pytest.mark.covers("strategy", "device")
+@pytest.mark.covers("device")
 @on_kernels
-@each_strategy
 @each_training_sample
-def test_no_operator_runs_beside_the_training_forward(sample, strategy, device):
+def test_no_operator_runs_beside_the_training_forward(sample, device):
     tail, inputs, _ = build(sample, device)
-    with use_strategy(strategy):
-        assert operators(tail, inputs) == []
+    assert operators(tail, inputs) == []
 
 
-@pytest.mark.covers("strategy", "device")
+@pytest.mark.covers("device")
 @on_kernels
 @each_evaluated_sample
 def test_no_operator_runs_beside_the_evaluation_forward(sample, device):
@@ -98,14 +93,13 @@ def test_compiled_forward_of_no_pixels_launches_nothing(backend):
 
 
 @only_emulated
-@each_strategy
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @each(SMALL)
-def test_sanitize_smoke_forward(sample, dtype, strategy, backend):
+def test_sanitize_smoke_forward(sample, dtype, backend):
     """What runs under the sanitizers: a tail of each kind, in training and evaluation."""
     tail, inputs, _ = build(sample.with_dtype(dtype))
     tolerance = 1e-4 if dtype == torch.float32 else 0.1
-    with use_strategy(strategy), torch.no_grad():
+    with torch.no_grad():
         for training in (True, False):
             tail.train(training)
             expected = copy.deepcopy(tail).unfused(inputs).relu()

@@ -7,7 +7,7 @@ import torch
 from compare import assert_accurate, assert_as_accurate_as_unfused
 from dispatched import Operators
 from emulated import compiled_forward, on_kernels
-from kernel_samples import CHANNELS, each_dtype, each_mode, each_number_of_products, in_mode, sample_of
+from kernel_samples import CHANNELS, each_dtype, each_mode, each_number_of_products, sample_of
 from memory_layouts import LAYOUTS
 from samples import Branch, Sample, build
 
@@ -54,8 +54,8 @@ def test_forward_of_any_number_of_channels(channels, products, dtype, mode, devi
     inputs_of = dict(zip(CHANNELS, reversed(CHANNELS), strict=True))
     tail, inputs, _ = build(sample_of(products, channels, inputs_of[channels], dtype), device)
     layout = "channels_last" if dtype == torch.float16 else "NCHW"
-    with in_mode(tail, mode):
-        assert_forward_is_accurate(tail, laid_out(inputs, [layout, layout]))
+    tail.train(mode != "evaluation")
+    assert_forward_is_accurate(tail, laid_out(inputs, [layout, layout]))
 
 
 @on_kernels
@@ -65,8 +65,8 @@ def test_forward_of_any_number_of_channels(channels, products, dtype, mode, devi
 @each_layout
 def test_forward_of_any_layout(layouts, products, dtype, mode, device):
     tail, inputs, _ = build(sample_of(products, 64, 32, dtype), device)
-    with in_mode(tail, mode):
-        assert_forward_is_accurate(tail, laid_out(inputs, layouts))
+    tail.train(mode != "evaluation")
+    assert_forward_is_accurate(tail, laid_out(inputs, layouts))
 
 
 @on_kernels
@@ -76,7 +76,8 @@ def test_forward_of_any_layout(layouts, products, dtype, mode, device):
 def test_forward_copies_no_activation(layouts, products, mode, device):
     tail, inputs, _ = build(sample_of(products, 64, 32, torch.bfloat16), device)
     inputs = laid_out(inputs, layouts)
-    with in_mode(tail, mode), torch.no_grad(), Operators() as operators:
+    tail.train(mode != "evaluation")
+    with torch.no_grad(), Operators() as operators:
         tail.fused(inputs)
     assert [name for name, dimensions in operators.calls if dimensions == 4] == []
 
@@ -106,8 +107,8 @@ def test_forward_of_the_imaginary_part_of_a_conjugate(products, mode, device):
     tail, inputs, _ = build(sample_of(products, 64, 32, torch.float32), device)
     inputs = {name: torch.complex(x, -x).detach().conj().imag for name, x in inputs.items()}
     assert all(x.is_neg() for x in inputs.values())
-    with in_mode(tail, mode):
-        assert_forward_is_accurate(tail, inputs)
+    tail.train(mode != "evaluation")
+    assert_forward_is_accurate(tail, inputs)
 
 
 @on_kernels

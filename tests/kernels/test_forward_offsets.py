@@ -6,7 +6,7 @@ import pytest
 import torch
 from emulated import forward_call, on_kernels
 from far_apart import DTYPE, described, each_case, each_source, far_apart, new_norm
-from kernel_samples import each_mode, strategy_of
+from kernel_samples import each_mode
 from same_bits import assert_same_bits
 from samples import norm_of
 
@@ -41,7 +41,7 @@ def test_forward_of_inputs_far_apart_in_memory(dim, channels, source, mode, back
             norms,
         )
 
-    with strategy_of(mode), torch.no_grad():
+    with torch.no_grad():
         assert_same_bits(result(far_apart(x, dim)), result(x))
 
 
@@ -56,5 +56,5 @@ def test_forward_of_a_weight_far_apart_in_memory(dim, mode, backend, device):
     def result(weight):
         return outcome(backend, lambda norm: Projection(x, weight, norm), lambda norm: Direct(other, norm), norms)
 
-    with strategy_of(mode), torch.no_grad():
+    with torch.no_grad():
         assert_same_bits(result(far_apart(weight, dim)), result(weight))

@@ -61,7 +61,7 @@ def eager_bytes(activation):
 
 def fused_bytes(activation):
     channels = torch.empty(activation.channels, device="meta")
-    tail = Tail((Direct(activation.tensor(), Norm(channels, channels, channels, channels)),), ("auto",), relu=True)
+    tail = Tail((Direct(activation.tensor(), Norm(channels, channels, channels, channels)),), relu=True)
     needs = [Needs(x=True, weight=False, bias=False, gamma=True, beta=True)]
     both = traffic.forward(tail, keep=True), traffic.backward(tail, needs)
     return sum(of.bytes for of in both) * activation.times

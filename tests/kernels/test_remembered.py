@@ -175,13 +175,13 @@ def test_backward_goes_by_the_backend_of_its_own_time(device):
 def test_a_strategy_that_is_forced_is_not_that_of_an_earlier_call(device):
     tail, inputs, _ = build(SAMPLES["bottleneck identity"], device)
     saved = {}
-    for strategy in ("moments", "materialise", "moments", "materialise"):
+    for strategy in ("moments", "library", "moments", "library"):
         kept = []
         hooks = torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.shape) or t, lambda t: t)
         with use_strategy(strategy), hooks:
             tail.fused(inputs)
         saved.setdefault(strategy, []).append(kept)
-    assert saved["moments"][0] == saved["moments"][1] != saved["materialise"][0] == saved["materialise"][1]
+    assert saved["moments"][0] == saved["moments"][1] != saved["library"][0] == saved["library"][1]
 
 
 def test_what_is_saved_passes_the_hooks(device):

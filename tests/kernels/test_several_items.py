@@ -3,11 +3,9 @@
 import pytest
 import torch
 from emulated import compiled_backward, compiled_forward, multiprocessors, only_emulated, thread_order
-from kernel_samples import each, each_strategy
+from kernel_samples import each
 from same_bits import assert_same_bits
 from samples import Branch, Sample, build
-
-from fused_resnet.strategy import use_strategy
 
 # Three columns of tiles, several tiles in each, and several ranges of rows: all the work of one block.
 SHAPE = (2, 264, 13, 11)
@@ -33,13 +31,11 @@ def results(backend, case):
 
 
 @only_emulated
-@each_strategy
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @each(TAILS)
-def test_one_block_does_what_many_do(sample, seed, strategy, backend):
-    with use_strategy(strategy):
-        case = build(sample.with_dtype(torch.bfloat16))
-        with multiprocessors(64):
-            expected = results(backend, case)
-        with multiprocessors(1), thread_order(seed):
-            assert_same_bits(results(backend, case), expected)
+def test_one_block_does_what_many_do(sample, seed, backend):
+    case = build(sample.with_dtype(torch.bfloat16))
+    with multiprocessors(64):
+        expected = results(backend, case)
+    with multiprocessors(1), thread_order(seed):
+        assert_same_bits(results(backend, case), expected)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from compare import assert_accurate
 from emulated import multiprocessors, on_kernels, only_emulated, thread_order
-from kernel_samples import SMALL, each, each_dtype, each_strategy
+from kernel_samples import SMALL, each, each_dtype
 from refused import BackwardCall, refusal
 from same_bits import assert_same_bits
 from samples import Branch, Sample
@@ -72,76 +72,69 @@ def assert_as_accurate_as_the_whole_batch(case, processes, other=None):
         assert_accurate(name, result, eager[name], exact[name], dtype=tested["output"].dtype)
 
 
-def check(backend, device, strategy, sample, parts, local=()):
+def check(backend, device, sample, parts, local=()):
     case = Case(sample, parts, device, local)
-    processes = processes_of(backend, case, strategy)
+    processes = processes_of(backend, case)
     run_backward(processes, run_forward(processes))
     assert_as_accurate_as_the_whole_batch(case, processes)
 
 
 @on_kernels
-@each_strategy
 @each_dtype
 @each_split
 @each(SHARED)
-def test_parts_of_a_batch_give_the_results_of_the_whole(sample, parts, dtype, strategy, backend, device):
-    check(backend, device, strategy, sample.with_dtype(dtype), parts)
+def test_parts_of_a_batch_give_the_results_of_the_whole(sample, parts, dtype, backend, device):
+    check(backend, device, sample.with_dtype(dtype), parts)
 
 
 @on_kernels
-@each_strategy
 @each_dtype
 @each(LARGE)
-def test_parts_of_several_tiles_give_the_results_of_the_whole(sample, dtype, strategy, backend, device):
-    check(backend, device, strategy, sample.with_dtype(dtype), (1, 3, 1))
+def test_parts_of_several_tiles_give_the_results_of_the_whole(sample, dtype, backend, device):
+    check(backend, device, sample.with_dtype(dtype), (1, 3, 1))
 
 
 @on_kernels
-@each_strategy
 @each_dtype
 @each(SINGLE_ROWS)
-def test_parts_of_one_row_give_the_results_of_the_whole(sample, dtype, strategy, backend, device):
+def test_parts_of_one_row_give_the_results_of_the_whole(sample, dtype, backend, device):
     """A row has no variance, but it has its part in that of the others."""
-    check(backend, device, strategy, sample.with_dtype(dtype), (1, 32, 7))
+    check(backend, device, sample.with_dtype(dtype), (1, 32, 7))
 
 
 @on_kernels
-@each_strategy
 @each_dtype
 @pytest.mark.parametrize("local", ["main", "shortcut"])
 @pytest.mark.parametrize("name", ["two direct sources", "two projections", "direct and a projection"])
-def test_norm_beside_a_shared_one_keeps_its_own_statistics(name, local, dtype, strategy, backend, device):
-    check(backend, device, strategy, SHARED[name].with_dtype(dtype), (1, 3, 1), [local])
+def test_norm_beside_a_shared_one_keeps_its_own_statistics(name, local, dtype, backend, device):
+    check(backend, device, SHARED[name].with_dtype(dtype), (1, 3, 1), [local])
 
 
 @only_emulated
-@each_strategy
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @each(SMALL)
-def test_sanitize_smoke_shared_norms(sample, dtype, strategy, backend):
+def test_sanitize_smoke_shared_norms(sample, dtype, backend):
     """What runs under the sanitizers: a tail of each kind."""
-    check(backend, "cpu", strategy, sample.with_dtype(dtype), (1, 1))
+    check(backend, "cpu", sample.with_dtype(dtype), (1, 1))
 
 
 @on_kernels
-@each_strategy
 @pytest.mark.parametrize("name", ["two projections", "direct and a projection", "channels last"])
-def test_shared_norms_with_tf32_are_as_accurate_as_convolutions_in_tf32(name, strategy, backend, device):
+def test_shared_norms_with_tf32_are_as_accurate_as_convolutions_in_tf32(name, backend, device):
     case = Case(SHARED[name], (1, 3, 1), device)
     with tf32(True):
-        processes = processes_of(backend, case, strategy)
+        processes = processes_of(backend, case)
         run_backward(processes, run_forward(processes))
         assert_as_accurate_as_the_whole_batch(case, processes, with_rounding_convolutions(case.tail))
 
 
 @on_kernels
-@each_strategy
-def test_far_apart_means_of_processes_cost_no_accuracy(strategy, backend, device):
+def test_far_apart_means_of_processes_cost_no_accuracy(backend, device):
     """Each process centres about its own mean, which is not that of all."""
     case = Case(SHARED["two projections"], (1, 3, 1), device)
     for name, parts in case.inputs.items():
         case.inputs[name] = tuple(x + 3 * rank for rank, x in enumerate(parts))
-    processes = processes_of(backend, case, strategy)
+    processes = processes_of(backend, case)
     run_backward(processes, run_forward(processes))
     assert_as_accurate_as_the_whole_batch(case, processes)
 
@@ -166,29 +159,27 @@ def run_alone(process):
 
 
 @on_kernels
-@each_strategy
 @each_dtype
 @each(SHARED | LARGE)
 @pytest.mark.parametrize("run", [run_apart, run_alone])
-def test_one_process_gives_the_bits_of_a_single_launch(run, sample, dtype, strategy, backend, device):
+def test_one_process_gives_the_bits_of_a_single_launch(run, sample, dtype, backend, device):
     case = Case(sample.with_dtype(dtype), sample.shape[:1], device)
     results = []
     for compute in (run_whole, run):
-        processes = processes_of(backend, case, strategy)
+        processes = processes_of(backend, case)
         compute(processes[0])
         results.append(results_of(processes))
     assert_same_bits(*results)
 
 
 @only_emulated
-@each_strategy
 @each_dtype
 @pytest.mark.parametrize("name", LARGE)
-def test_shared_norms_give_the_same_bits_on_any_gpu_and_for_any_order_of_threads(name, dtype, strategy, backend):
+def test_shared_norms_give_the_same_bits_on_any_gpu_and_for_any_order_of_threads(name, dtype, backend):
     case = Case(LARGE[name].with_dtype(dtype), (2, 3), "cpu")
 
     def results():
-        processes = processes_of(backend, case, strategy)
+        processes = processes_of(backend, case)
         run_backward(processes, run_forward(processes))
         return results_of(processes)
 
@@ -205,11 +196,10 @@ def kernels(launches):
 
 
 @only_emulated
-@each_strategy
 @each(SHARED)
-def test_shared_norms_take_two_launches_forward_and_two_backward(sample, strategy, backend):
+def test_shared_norms_take_two_launches_forward_and_two_backward(sample, backend):
     case = Case(sample, sample.shape[:1], "cpu")
-    processes = processes_of(backend, case, strategy)
+    processes = processes_of(backend, case)
     with recorded_launches() as forward:
         own_means = run_forward(processes)
     with recorded_launches() as backward:
@@ -221,10 +211,9 @@ def test_shared_norms_take_two_launches_forward_and_two_backward(sample, strateg
 
 
 @only_emulated
-@each_strategy
-def test_evaluation_has_nothing_to_summarise(strategy, backend):
+def test_evaluation_has_nothing_to_summarise(backend):
     sample = Sample(Branch("projection", "eval"), Branch("direct"), shape=SHAPE)
-    process = processes_of(backend, Case(sample, (5,), "cpu"), strategy)[0]
+    process = processes_of(backend, Case(sample, (5,), "cpu"))[0]
     with recorded_launches() as launches:
         process.forward.summarise()
     assert launches == []
@@ -233,7 +222,7 @@ def test_evaluation_has_nothing_to_summarise(strategy, backend):
 @on_kernels
 def test_sums_are_those_of_shared_norms_alone(backend, device):
     case = Case(SHARED["two projections"], (5,), device, ["main"])
-    (process,) = processes_of(backend, case, "moments")
+    (process,) = processes_of(backend, case)
     (own_means,) = run_forward([process])
     call = process.backward(True, own_means)
     call.summarise()
@@ -241,11 +230,18 @@ def test_sums_are_those_of_shared_norms_alone(backend, device):
     assert torch.equal(call.sums(), torch.stack([dbeta, dgamma])[None])
 
 
+def shared_statistics(call, branch):
+    """What describes those of a projection."""
+    inputs = branch["x"].shape[1]
+    own = {"own_mean": call.floats(6), "mu": call.floats(inputs), "cov": call.floats(inputs, inputs)}
+    return {"shared": True, "training": True, "mean": call.floats(6), **own}
+
+
 @on_kernels
 def test_bias_ahead_of_shared_norms_gets_a_gradient_of_zero(backend, device):
     call = BackwardCall(backend, device)
     for branch in (call.main, call.shortcut):
-        branch["norm"] |= {"shared": True, "mean": call.floats(6), "own_mean": call.floats(6)}
+        branch["norm"] |= shared_statistics(call, branch)
     made = call.made()
     made.summarise()
     made.complete()
@@ -260,7 +256,7 @@ def test_sums_of_no_rows_are_zeros(backend, device):
     call.dy, call.mask = call.dy[:0], call.mask[:0]
     for branch in (call.main, call.shortcut):
         branch |= {"x": branch["x"][:0], "dx": branch["dx"][:0]}
-        branch["norm"] |= {"shared": True, "mean": call.floats(6), "own_mean": call.floats(6)}
+        branch["norm"] |= shared_statistics(call, branch)
     made = call.made()
     made.summarise()
     assert torch.equal(made.sums(), torch.zeros(2, 2, 6, device=device))
@@ -283,8 +279,8 @@ GIVEN = "expected a tensor where"
 )
 def test_backward_refuses_what_does_not_describe_shared_statistics(branch, changes, message, backend, device):
     call = BackwardCall(backend, device)
-    shared = {"shared": True, "mean": call.floats(6), "own_mean": call.floats(6)}
-    vars(call)[branch]["norm"] |= {**shared, **changes}
+    arguments = vars(call)[branch]
+    arguments["norm"] |= {**shared_statistics(call, arguments), **changes}
     assert refusal(call) == f"{branch}.norm.{message}"
 
 
@@ -307,10 +303,9 @@ def test_backward_refuses_a_mean_of_its_own_that_is_no_such_vector(own_mean, mes
 def test_shared_statistics_of_one_row_are_taken(backend, device):
     """Its mean, and a variance of zero."""
     sample = Sample(Branch("projection", "training"), None, shape=(1, 24, 1, 1))
-    for strategy in ("moments", "materialise"):
-        (process,) = processes_of(backend, Case(sample, (1,), device), strategy)
-        process.forward.summarise()
-        statistics = process.forward.statistics(0)
-        x, w = process.inputs["main.x"], process.case.tail.main.conv.weight.detach()
-        torch.testing.assert_close(statistics.mean, (w[:, :, 0, 0].double() @ x[0, :, 0, 0].double()).float())
-        torch.testing.assert_close(statistics.var, torch.zeros(24, device=device))
+    (process,) = processes_of(backend, Case(sample, (1,), device))
+    process.forward.summarise()
+    statistics = process.forward.statistics(0)
+    x, w = process.inputs["main.x"], process.case.tail.main.conv.weight.detach()
+    torch.testing.assert_close(statistics.mean, (w[:, :, 0, 0].double() @ x[0, :, 0, 0].double()).float())
+    torch.testing.assert_close(statistics.var, torch.zeros(24, device=device))

@@ -10,11 +10,8 @@ from samples import FUSED, Branch, Sample, build
 
 from benchmarks.emulator import is_activation, recorded_launches
 from fused_resnet.backends.kernels import launches
-from fused_resnet.backends.kernels.computation import KernelComputation
-from fused_resnet.backends.pytorch.computation import ReferenceComputation
 from fused_resnet.cost import traffic
-from fused_resnet.operation.computation import Needs, operands_of, settle
-from fused_resnet.strategy import Problem, cost, use_strategy
+from fused_resnet.operation.computation import Needs, Tail, operands_of
 
 INPUTS = ("main.x", "shortcut.x")
 PARTS = ("conv.weight", "conv.bias", "norm.weight", "norm.bias")
@@ -31,7 +28,6 @@ FROZEN = {
 }
 
 each_sample = pytest.mark.parametrize("sample", FUSED.values(), ids=FUSED)
-each_strategy = pytest.mark.parametrize("strategy", ["moments", "materialise"])
 
 
 def branches_of(module, inputs):
@@ -39,9 +35,8 @@ def branches_of(module, inputs):
     return module.main.described(inputs["main.x"]), shortcut
 
 
-def settled(sample, branches, backward):
-    present = [branch for branch in branches if branch is not None]
-    return settle(KernelComputation(module_of("emulated")), present, sample.activation == "relu", backward)
+def tail_of(sample, branches):
+    return Tail(tuple(branch for branch in branches if branch is not None), sample.activation == "relu")
 
 
 def launched(call):
@@ -63,23 +58,21 @@ def family(kernel):
 
 @only_emulated
 @each_sample
-@each_strategy
 @pytest.mark.parametrize("keep", [False, True])
-def test_forward_is_counted_and_named_as_it_runs(sample, strategy, keep, backend):
-    with use_strategy(strategy), torch.no_grad():
+def test_forward_is_counted_and_named_as_it_runs(sample, keep, backend):
+    with torch.no_grad():
         module, inputs, _ = build(sample)
         branches = branches_of(module, inputs)
-        tail = settled(sample, branches, backward=keep)
+        tail = tail_of(sample, branches)
         kernel, distinct, _ = launched(forward_call(backend, *branches, sample.activation, keep=keep)[0])
     assert (family(launches.forward_kernel(tail)), traffic.forward(tail, keep=keep).bytes) == (kernel, distinct)
 
 
 @only_emulated
 @each_sample
-@each_strategy
 @pytest.mark.parametrize("frozen", FROZEN.values(), ids=FROZEN)
-def test_backward_is_counted_and_named_as_it_runs(sample, strategy, frozen, backend):
-    assert_backward_is_counted_as_it_runs(replace(sample, frozen=frozenset(frozen)), strategy, backend)
+def test_backward_is_counted_and_named_as_it_runs(sample, frozen, backend):
+    assert_backward_is_counted_as_it_runs(replace(sample, frozen=frozenset(frozen)), backend)
 
 
 @only_emulated
@@ -87,16 +80,15 @@ def test_backward_is_counted_and_named_as_it_runs(sample, strategy, frozen, back
 def test_backward_without_any_work_launches_nothing(shortcut, backend):
     """As of a first block that is frozen all over, with an input that needs no gradient."""
     sample = Sample(Branch("projection", "training"), shortcut, frozen=frozenset((*INPUTS, *PARAMETERS)))
-    assert assert_backward_is_counted_as_it_runs(sample, "moments", backend) is None
+    assert assert_backward_is_counted_as_it_runs(sample, backend) is None
 
 
-def assert_backward_is_counted_as_it_runs(sample, strategy, backend):
+def assert_backward_is_counted_as_it_runs(sample, backend):
     """The kernel's family; None where nothing is launched."""
     module, inputs, dy = build(sample)
     branches = branches_of(module, inputs)
-    with use_strategy(strategy):
-        tail = settled(sample, branches, backward=True)
-        kernel, distinct, _ = launched(backward_call(backend, *branches, sample.activation, dy)[0])
+    tail = tail_of(sample, branches)
+    kernel, distinct, _ = launched(backward_call(backend, *branches, sample.activation, dy)[0])
     needs = [Needs(*(t is not None and t.requires_grad for t in operands_of(branch))) for branch in tail.branches]
     assert (family(launches.backward_kernel(tail, needs)), traffic.backward(tail, needs).bytes) == (kernel, distinct)
     return kernel
@@ -109,45 +101,21 @@ def whole_tiles(norm):
 
 
 @only_emulated
-@each_strategy
 @pytest.mark.parametrize("norm", ["training", "eval", None])
-def test_operations_are_two_for_each_multiply_add_of_the_launches(norm, strategy, backend):
+def test_operations_are_two_for_each_multiply_add_of_the_launches(norm, backend):
     sample = whole_tiles(norm)
     module, inputs, dy = build(sample)
     branches = branches_of(module, inputs)
     needs = [Needs(*(t is not None for t in operands_of(branch))) for branch in branches]
-    with use_strategy(strategy):
-        tail = settled(sample, branches, backward=True)
-        forward = launched(forward_call(backend, *branches, sample.activation)[0])[2]
-        backward = launched(backward_call(backend, *branches, sample.activation, dy)[0])[2]
+    tail = tail_of(sample, branches)
+    forward = launched(forward_call(backend, *branches, sample.activation)[0])[2]
+    backward = launched(backward_call(backend, *branches, sample.activation, dy)[0])[2]
     # Products of matrices of channels take three for one: W Cov, in both directions, and three of the four tiles of Q,
     # which is symmetric. Of x^T x, a quarter of a tile on the diagonal is left out.
-    of_moments = 2 if norm == "training" and strategy == "moments" else 0
+    of_moments = 2 if norm == "training" else 0
     matrices, left_out = of_moments * 256 * 128**2, of_moments * 128**3 // 4
     assert traffic.forward(tail, keep=True).operations == 2 * (forward + left_out - 2 * matrices)
     assert traffic.backward(tail, needs).operations == 2 * (backward - 2 * matrices - (9 - 4) * matrices // 4)
-
-
-@pytest.mark.parametrize("backward", [False, True])
-def test_strategies_differ_by_what_they_cost(backward):
-    """By which they are chosen; beside an identity, whose gradient is written with either."""
-    identity = Branch("direct", None, in_channels=256)
-    sample = Sample(Branch("projection", "training", in_channels=128), identity, shape=(2, 256, 8, 8))
-    branches = branches_of(*build(sample)[:2])
-    needs = [Needs(*(t is not None for t in operands_of(branch))) for branch in branches]
-
-    def counted(strategy):
-        with use_strategy(strategy):
-            tail = settle(ReferenceComputation(), branches, True, backward)
-        each = [traffic.forward(tail, keep=backward), *([traffic.backward(tail, needs)] if backward else [])]
-        return sum(of.bytes for of in each), sum(of.operations for of in each)
-
-    def costs(strategy):
-        own = cost(strategy, Problem(128, 128, 256, 4, backward))
-        return own.bytes, own.operations + own.matrix_operations
-
-    both = zip(*map(counted, ("moments", "materialise")), *map(costs, ("moments", "materialise")), strict=True)
-    assert all(a - b == c - d for a, b, c, d in both)
 
 
 @only_emulated
@@ -155,7 +123,7 @@ def test_kernels_names_are_those_that_a_build_has(backend):
     known = module_of(backend).launch_needs()
     for sample in FUSED.values():
         module, inputs, _ = build(sample)
-        tail = settled(sample, branches_of(module, inputs), backward=True)
+        tail = tail_of(sample, branches_of(module, inputs))
         needs = [Needs(*(t is not None for t in operands_of(branch))) for branch in tail.branches]
         names = launches.forward_kernel(tail), launches.backward_kernel(tail, needs)
         kernels = {re.sub("^(grad_)?apply", lambda phase: "backward" if phase[1] else "forward", of) for of in names}

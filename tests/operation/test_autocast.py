@@ -10,7 +10,7 @@ from fused_resnet.functional import Direct, Norm, Projection, residual_tail
 from fused_resnet.strategy import use_strategy
 
 
-@pytest.fixture(params=["moments", "materialise"], autouse=True)
+@pytest.fixture(params=["moments", "library"], autouse=True)
 def _strategy(request):
     with use_strategy(request.param):
         yield

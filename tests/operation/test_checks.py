@@ -136,7 +136,7 @@ def state(*branches):
 def assert_refused(error, message, make):
     branches = make()
     before = state(*branches)
-    for strategy in ("moments", "materialise"):
+    for strategy in ("moments", "library"):
         with use_strategy(strategy), pytest.raises(error) as caught:
             residual_tail(*branches)
         assert str(caught.value).startswith(message)
@@ -187,7 +187,7 @@ def test_one_value_a_channel_is_fine_in_evaluation(device):
     assert_as_accurate_as_unfused(*build(sample, device))
 
 
-@pytest.mark.parametrize("strategy", ["moments", "materialise"])
+@pytest.mark.parametrize("strategy", ["moments", "library"])
 @pytest.mark.parametrize("source", ["direct", "projection"])
 def test_vectors_of_different_dtypes_either_work_or_are_refused(source, strategy, device):
     """PyTorch refuses some of them in the middle of a batch norm; the tail does so before it counts the batch."""

@@ -14,6 +14,7 @@ from benchmarks import calibrate
 from benchmarks.result import read
 from fused_resnet.cost import choice, cost_model
 from fused_resnet.cost.cost_model import BranchProblem, Machine, TailProblem
+from fused_resnet.operation.branches import Projection
 
 MEASURED = calibrate.Measurements(read(calibrate.RESULT), calibrate.launches(read(calibrate.MODELLED)))
 RATES = cost_model.calibrated()
@@ -84,11 +85,6 @@ def test_twice_the_rows_take_no_less_than_before():
             assert cost_model.seconds(larger, ways, RATES) > cost_model.seconds(problem, ways, RATES)
 
 
-def test_evaluation_has_no_strategy_but_the_library():
-    evaluated = replace(EARLY, backward=False, branches=(replace(EARLY.branches[0], norm="running"), EARLY.branches[1]))
-    assert {ways[0] for ways in cost_model.ways_of(evaluated)} == {"moments", "library"}
-
-
 def test_a_gpu_is_described_by_its_driver(monkeypatch):
     h200 = SimpleNamespace(
         multi_processor_count=132, clock_rate=1_980_000, memory_clock_rate=3_201_000, memory_bus_width=6144
@@ -106,7 +102,12 @@ def modelled(monkeypatch):
     """As if the tensors' device were a GPU whose fastest ways are those that the test says."""
 
     def choose(ways):
-        monkeypatch.setattr(choice, "strategies", lambda branches, backward: None if ways is None else list(ways))
+        def answer(branches, backward):
+            if ways is None:
+                return None
+            return [way == "library" and isinstance(b, Projection) for way, b in zip(ways, branches, strict=True)]
+
+        monkeypatch.setattr(choice, "by_library", answer)
 
     return choose
 
@@ -116,7 +117,7 @@ def test_a_tail_is_computed_as_it_was_chosen(modelled, device):
     tail, inputs, _ = build(SAMPLES["bottleneck projection"], device)
     expected = tail.fused(inputs)
     shown = {}
-    for ways in (("moments", "materialise"), None):
+    for ways in (("moments", "library"), None):
         modelled(ways)
         assert torch.allclose(tail.fused(inputs), expected, rtol=1e-3, atol=1e-4)
         shown[ways] = str(fused_resnet.explain(_Model(tail), inputs["main.x"], inputs["shortcut.x"]))

@@ -60,11 +60,11 @@ class _Call(torch.nn.Module):
 @pytest.mark.parametrize("pair", PAIRS, ids=pair_id)
 def test_every_pair_of_branches(pair, activation, device):
     """With a gamma of zero, one below and one above."""
-    for strategy in ("moments", "materialise"):
+    for strategy in ("moments", "library"):
         check(Sample(*pair, activation, shape=(2, 3, 2, 1)), strategy, device, gammas=(0.0, -0.8, 1.3))
 
 
-@pytest.mark.parametrize("strategy", ["moments", "materialise"])
+@pytest.mark.parametrize("strategy", ["moments", "library"])
 @pytest.mark.parametrize("norm", ["training", "eval"])
 @pytest.mark.parametrize("source", ["direct", "projection"])
 def test_without_affine_parameters(source, norm, strategy, device):
@@ -72,7 +72,7 @@ def test_without_affine_parameters(source, norm, strategy, device):
     check(Sample(main, Branch("projection", norm, in_channels=3, affine=False), shape=(2, 3, 2, 1)), strategy, device)
 
 
-@pytest.mark.parametrize("strategy", ["moments", "materialise"])
+@pytest.mark.parametrize("strategy", ["moments", "library"])
 @pytest.mark.parametrize("stride", [1, 3])
 def test_strides(stride, strategy, device):
     main = Branch("projection", "training", in_channels=2, stride=stride)

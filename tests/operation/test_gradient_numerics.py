@@ -16,7 +16,7 @@ each_mode = pytest.mark.parametrize("mode", ["training", "eval"])
 each_source = pytest.mark.parametrize("source", ["direct", "projection"])
 
 
-@pytest.fixture(params=["moments", "materialise"], autouse=True)
+@pytest.fixture(params=["moments", "library"], autouse=True)
 def _strategy(request):
     with use_strategy(request.param):
         yield

@@ -7,12 +7,11 @@ from samples import FUSED, LAYOUTS, SAMPLES, Branch, Sample, build, lay_out
 
 from fused_resnet.strategy import use_strategy
 
-each_strategy = pytest.mark.parametrize("strategy", ["moments", "materialise"])
 each_sample = pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
 DENSE = ("contiguous", "channels_last")
 
 
-def outcomes(sample, strategy, device, layouts, weight_layout="contiguous", cut=0):
+def outcomes(sample, device, layouts, weight_layout="contiguous", cut=0):
     tail, inputs, dy = build(sample, device, cut)
     inputs = {
         name: lay_out(x.detach(), layout).requires_grad_()
@@ -21,16 +20,15 @@ def outcomes(sample, strategy, device, layouts, weight_layout="contiguous", cut=
     for parameter in tail.parameters():
         if parameter.dim() == 4:
             parameter.data = lay_out(parameter.data, weight_layout)
-    with use_strategy(strategy):
+    with use_strategy("moments"):
         return fused(tail, inputs, dy), unfused(tail, inputs, dy), inputs
 
 
-@each_strategy
 @each_sample
-def test_output_has_the_unfused_operations_memory_format(sample, strategy, device):
+def test_output_has_the_unfused_operations_memory_format(sample, device):
     for layout in LAYOUTS:
         for weight_layout in DENSE:
-            tested, expected, _ = outcomes(sample, strategy, device, (layout, layout), weight_layout)
+            tested, expected, _ = outcomes(sample, device, (layout, layout), weight_layout)
             assert_same_memory_format(tested.output, expected.output)
 
 
@@ -48,32 +46,29 @@ def test_padding_gives_the_unfused_operations_format(missing, shape, layout, str
         assert_same_memory_format(tail.fused(inputs), tail.unfused(inputs).relu())
 
 
-@each_strategy
 @each_sample
-def test_branches_in_different_formats_give_the_unfused_operations_format(sample, strategy, device):
+def test_branches_in_different_formats_give_the_unfused_operations_format(sample, device):
     for layouts in (DENSE, DENSE[::-1]):
-        tested, expected, _ = outcomes(sample, strategy, device, layouts)
+        tested, expected, _ = outcomes(sample, device, layouts)
         assert_same_memory_format(tested.output, expected.output)
 
 
-@each_strategy
 @pytest.mark.parametrize("sample", FUSED.values(), ids=FUSED)
-def test_gradient_has_its_inputs_memory_format(sample, strategy, device):
+def test_gradient_has_its_inputs_memory_format(sample, device):
     """pytorch issue 107199: the gradient's memory layout differs from the input's."""
     for layouts in ((DENSE[0],) * 2, (DENSE[1],) * 2, DENSE):
-        tested, _, inputs = outcomes(sample, strategy, device, layouts)
+        tested, _, inputs = outcomes(sample, device, layouts)
         for name, x in inputs.items():
             assert_same_memory_format(tested.gradients[name], x)
 
 
-@each_strategy
 @pytest.mark.parametrize("shape", [(3, 1, 4, 5), (3, 8, 1, 1), (3, 8, 1, 5), (3, 8, 5, 1), (1, 8, 4, 4)], ids=str)
 @pytest.mark.parametrize("layout", DENSE)
 @pytest.mark.parametrize("stride", [1, 2])
-def test_sizes_of_one_do_not_confuse_the_format(stride, layout, shape, strategy, device):
+def test_sizes_of_one_do_not_confuse_the_format(stride, layout, shape, device):
     sample = Sample(Branch("projection", "training", stride=stride), None, shape=shape)
     for cut in range(stride):
-        tested, expected, _ = outcomes(sample, strategy, device, (layout,), cut=cut)
+        tested, expected, _ = outcomes(sample, device, (layout,), cut=cut)
         assert_same_memory_format(tested.output, expected.output)
 
 
@@ -87,21 +82,20 @@ def test_output_is_new_memory(device):
 
 def test_strided_projection_has_zero_gradient_where_it_does_not_read(device):
     for layout in DENSE:
-        tested, _, _ = outcomes(SAMPLES["bottleneck projection"], "moments", device, (layout, layout))
+        tested, _, _ = outcomes(SAMPLES["bottleneck projection"], device, (layout, layout))
         gradient = tested.gradients["shortcut.x"].clone()
         assert gradient[:, :, ::2, ::2].abs().min() > 0
         gradient[:, :, ::2, ::2] = 0
         assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
-@each_strategy
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_gradient_of_a_weight_has_the_weights_own_strides(layout, strategy, device):
+def test_gradient_of_a_weight_has_the_weights_own_strides(layout, device):
     """Along sizes of one, too: `DistributedDataParallel` warns where its buckets' views differ there."""
     sample = Sample(Branch("projection", "training", in_channels=6), Branch("projection", in_channels=5))
     tail, inputs, dy = build(sample, device)
     tail = tail.to(memory_format=layout)
     weights = [tail.main.conv.weight, tail.shortcut.conv.weight]
-    with use_strategy(strategy):
+    with use_strategy("moments"):
         gradients = torch.autograd.grad(tail.fused(inputs), weights, dy)
     assert [gradient.stride() for gradient in gradients] == [weight.stride() for weight in weights]

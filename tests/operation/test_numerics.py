@@ -17,7 +17,7 @@ each_mode = pytest.mark.parametrize("mode", MODES)
 each_source = pytest.mark.parametrize("source", SOURCES)
 
 
-@pytest.fixture(params=["moments", "materialise"], autouse=True)
+@pytest.fixture(params=["moments", "library"], autouse=True)
 def _strategy(request):
     with use_strategy(request.param):
         yield

@@ -19,31 +19,29 @@ def branches_of(tail, inputs):
     return [branch for branch in (tail.main.described(inputs["main.x"]), shortcut) if branch is not None]
 
 
-def call_of(tail, inputs, strategy):
+def call_of(tail, inputs):
     """The operator that a call of `residual_tail` reaches, and its arguments."""
     branches = branches_of(tail, inputs)
     tracked = any(
         branch.norm is not None and branch.norm.training and branch.norm.running_mean is not None for branch in branches
     )
     operator = torch.ops.fused_resnet.residual_tail_tracked if tracked else torch.ops.fused_resnet.residual_tail
-    values = flat([forward_arguments(branch, strategy) for branch in branches])
+    values = flat([*map(forward_arguments, branches)])
     return operator.default, (*values, tail.activation == "relu")
 
 
-@pytest.mark.covers("backend", "strategy")
-@pytest.mark.parametrize("strategy", ["moments", "materialise", "auto"])
+@pytest.mark.covers("backend")
 @each_sample
-def test_operators_keep_the_contract(sample, strategy, device):
+def test_operators_keep_the_contract(sample, device):
     tail, inputs, _ = build(sample, device)
-    torch.library.opcheck(*call_of(tail, inputs, strategy))
+    torch.library.opcheck(*call_of(tail, inputs))
 
 
-@pytest.mark.covers("backend", "strategy")
-@pytest.mark.parametrize("strategy", ["moments", "materialise"])
+@pytest.mark.covers("backend")
 @each_sample
-def test_operators_with_statistics_keep_the_contract(sample, strategy, device):
+def test_operators_with_statistics_keep_the_contract(sample, device):
     tail, inputs, _ = build(sample, device)
-    operator, arguments = call_of(tail, inputs, strategy)
+    operator, arguments = call_of(tail, inputs)
     name = operator.overloadpacket.__name__.replace("residual_tail", "residual_tail_forward")
     torch.library.opcheck(getattr(torch.ops.fused_resnet, name).default, detached(arguments))
 
@@ -66,13 +64,12 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.covers("backend", "strategy")
-@pytest.mark.parametrize("strategy", ["moments", "materialise"])
+@pytest.mark.covers("backend")
 @each_sample
-def test_backward_operator_keeps_the_contract(sample, strategy, device):
+def test_backward_operator_keeps_the_contract(sample, device):
     tail, inputs, dy = build(sample, device)
     operator = torch.ops.fused_resnet.residual_tail_backward.default
-    with use_strategy(strategy):
+    with use_strategy("moments"):
         y = tail.fused(inputs)
     with Calls(operator) as calls:
         y.backward(dy)
@@ -101,10 +98,10 @@ def test_a_backend_runs_the_backward_of_anothers_forward(sample, direction, back
 def test_autocast_casts_a_projections_operands_and_no_others(device):
     """Also where the operator itself is called."""
     tail, inputs, _ = build(FUSED["bottleneck projection"], device)
-    operator, arguments = call_of(tail, inputs, "auto")
+    operator, arguments = call_of(tail, inputs)
     with torch.autocast(device, torch.bfloat16):
         assert operator(*arguments).dtype == torch.bfloat16
     tail, inputs, _ = build(FUSED["basic identity"], device)
-    operator, arguments = call_of(tail, inputs, "auto")
+    operator, arguments = call_of(tail, inputs)
     with torch.autocast(device, torch.bfloat16):
         assert operator(*arguments).dtype == torch.float32

@@ -12,7 +12,7 @@ from samples import DTYPES, SAMPLES, Branch, Sample, build, large_samples, sampl
 from fused_resnet.strategy import use_strategy
 
 each_sample = pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
-each_strategy = pytest.mark.parametrize("strategy", ["moments", "materialise"])
+each_strategy = pytest.mark.parametrize("strategy", ["moments", "library"])
 
 
 @each_strategy
@@ -23,7 +23,7 @@ def test_sample_is_as_accurate_as_the_unfused_modules(sample, dtype, strategy, d
         assert_as_accurate_as_unfused(*build(sample.with_dtype(dtype), device))
 
 
-@given(samples(), st.sampled_from(["moments", "materialise", "auto"]), st.integers(0, 2), st.integers(0, 999))
+@given(samples(), st.sampled_from(["moments", "library", "auto"]), st.integers(0, 2), st.integers(0, 999))
 def test_any_tail_is_as_accurate_as_the_unfused_modules(device, sample, strategy, cut, seed):
     torch.manual_seed(seed)
     with use_strategy(strategy):
@@ -32,7 +32,7 @@ def test_any_tail_is_as_accurate_as_the_unfused_modules(device, sample, strategy
 
 @on_kernels
 @settings(max_examples=20)
-@given(large_samples(), st.sampled_from(["moments", "materialise"]), st.integers(0, 1), st.integers(0, 999))
+@given(large_samples(), st.sampled_from(["moments", "library"]), st.integers(0, 1), st.integers(0, 999))
 def test_any_tail_of_several_tiles_is_as_accurate_as_the_unfused_modules(device, sample, strategy, cut, seed):
     torch.manual_seed(seed)
     with use_strategy(strategy):
@@ -166,7 +166,7 @@ def test_call_that_records_nothing_agrees_with_one_that_does(sample, strategy, d
 def test_strategies_agree_on_a_random_tail(device):
     case = build(SAMPLES["bottleneck projection"], device)
     outcomes = []
-    for strategy in ("moments", "materialise"):
+    for strategy in ("moments", "library"):
         with use_strategy(strategy):
             outcomes.append(fused(*case))
     torch.testing.assert_close(outcomes[0].output, outcomes[1].output)

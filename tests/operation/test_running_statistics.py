@@ -11,7 +11,7 @@ from fused_resnet.functional import Direct, Norm, Projection, residual_tail
 from fused_resnet.strategy import use_strategy
 
 
-@pytest.fixture(params=["moments", "materialise", "direct"])
+@pytest.fixture(params=["moments", "library", "direct"])
 def branch_with(request, device):
     """Makes a branch with the given norm over 6 channels, and the tensor that the norm sees."""
     x, weight = torch.randn(4, 5, 3, 2, device=device), torch.randn(6, 5, 1, 1, device=device)
@@ -101,7 +101,7 @@ def test_statistics_of_half_precision_activations_stay_float32(device):
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-@pytest.mark.parametrize("strategy", ["moments", "materialise"])
+@pytest.mark.parametrize("strategy", ["moments", "library"])
 @pytest.mark.parametrize("name", ["basic identity", "bottleneck projection", "cumulative averages"])
 def test_activation_checkpointing_updates_them_as_unfused(name, strategy, reentrant, device):
     """pytorch issue 96136: checkpointing runs the forward twice, and the statistics move twice, as eager's do."""

@@ -9,8 +9,16 @@ from torch.multiprocessing.reductions import StorageWeakRef
 import benchmarks.torchvision_operators  # noqa: F401 - before torchvision
 import fused_resnet
 from fused_resnet import models
+from fused_resnet.strategy import use_strategy
 
 torchvision = pytest.importorskip("torchvision")
+
+
+@pytest.fixture(autouse=True)
+def _moments():
+    """Convolutions would keep what they write."""
+    with use_strategy("moments"):
+        yield
 
 
 def saved_bytes(model: nn.Module, batch: int) -> int:

@@ -7,12 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from ...operation.branches import Branch, Direct, Norm, Projection, ZeroPad
-from ...operation.computation import Gradients, Statistics, StrategyChoice, is_identity, takes_moments
+from ...operation.computation import Gradients, Statistics, is_identity
 
 _SOURCES = {Direct: "direct", ZeroPad: "zero_pad", Projection: "projection"}
 
 
-def describe(module: Any, branch: Branch, strategy: StrategyChoice, keep: bool) -> Any:
+def describe(module: Any, branch: Branch, keep: bool) -> Any:
     """The branch as the module's forward takes it; `keep` says whether statistics will be asked for."""
     weight, bias = _parameters(branch)
     return module.Branch(
@@ -23,7 +23,6 @@ def describe(module: Any, branch: Branch, strategy: StrategyChoice, keep: bool) 
         weight=weight,
         bias=_contiguous(bias),
         norm=None if branch.norm is None else _describe_norm(module, branch.norm, keep),
-        materialise=not takes_moments(branch, strategy),
     )
 
 

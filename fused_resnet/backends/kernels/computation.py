@@ -14,14 +14,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ...operation.branches import Branch, Norm, Projection, named_tensors, output_shape, with_tensors
-from ...operation.checks import HALF_DTYPES
-from ...operation.computation import Gradients, Needs, Statistics, Strategy, Tail, shares_statistics
+from ...operation.branches import Branch, Norm, named_tensors, output_shape, with_tensors
+from ...operation.computation import Gradients, Needs, Statistics, Tail, shares_statistics
 from ...operation.layouts import empty_gradients, empty_output, output_format, readable
 from ...operation.relu_mask import is_packed, pack
 from ...operation.requirement import require_kernels
 from ...operation.synchronisation import add_up, combine_statistics, exchanges_sums
-from ...strategy import FLOAT32_OPERATIONS_PER_BYTE, decide, problem_of
 from ..pytorch.computation import ReferenceComputation
 from .branch_arguments import describe, describe_gradient, kept
 from .phases import masks_input
@@ -36,11 +34,6 @@ class KernelComputation:
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
-
-    def strategy(self, branch: Projection, backward: bool) -> Strategy:
-        if branch.x.dtype not in _DTYPES:
-            return ReferenceComputation().strategy(branch, backward)
-        return decide(problem_of(branch, backward), _operations_per_byte(branch.x.dtype))
 
     def packs_mask(self, tail: Tail) -> bool:
         return tail.relu and not masks_input(tail) and tail.branches[0].x.dtype in _DTYPES
@@ -106,8 +99,7 @@ def _backward_by_processes(call: Any, tail: Tail, needs: Sequence[Needs]) -> Non
 
 def forward_call(module: Any, tail: Tail, y: Tensor, keep: bool, mask: Tensor | None = None) -> Any:
     """The module's call that writes y and, where there is one, the packed mask of its relu, not yet run."""
-    each = zip(tail.branches, tail.strategies, strict=True)
-    main, shortcut, *_ = *[describe(module, *of, keep) for of in each], None
+    main, shortcut, *_ = *[describe(module, branch, keep) for branch in tail.branches], None
     allow_tf32 = torch.backends.cudnn.allow_tf32
     return module.Forward(main=main, shortcut=shortcut, y=y, mask=mask, relu=tail.relu, tf32=allow_tf32)
 
@@ -196,13 +188,3 @@ def _resolved(tail: Tail) -> Tail:
 def _resolved_branch(branch: Branch) -> Branch:
     negated = any(tensor.is_neg() for _, tensor in named_tensors(branch))
     return with_tensors(branch, Tensor.resolve_neg) if negated else branch
-
-
-def _operations_per_byte(dtype: torch.dtype) -> float:
-    """What a large GPU does in the time of moving one byte: on tensor cores in half precision, or on CUDA cores.
-
-    With tf32, x^T x takes three products for one (``csrc/products.cuh``): a third of the tensor cores' rate.
-    """
-    if dtype in HALF_DTYPES:
-        return 180.0
-    return 30.0 if torch.backends.cudnn.allow_tf32 else FLOAT32_OPERATIONS_PER_BYTE

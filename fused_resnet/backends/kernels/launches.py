@@ -12,7 +12,7 @@ import torch
 
 from ...operation.branches import Projection
 from ...operation.computation import Needs, Tail, shares_statistics
-from .phases import gradient_of, is_product, statistics_of
+from .phases import gradient_of
 
 
 def math_of(dtype: torch.dtype) -> str:
@@ -26,11 +26,10 @@ def forward_kernel(tail: Tail) -> str:
 
     Where processes share statistics, "summarise + apply<n>".
     """
-    each = list(zip(tail.branches, tail.strategies, strict=True))
-    products = sum(is_product(*of) for of in each)
+    products = sum(isinstance(branch, Projection) for branch in tail.branches)
     if any(map(shares_statistics, tail.branches)):
         return f"summarise + apply<{products}>"
-    training = any(statistics_of(*of) is not None for of in each)
+    training = any(branch.norm is not None and branch.norm.training for branch in tail.branches)
     return f"{'forward' if training else 'apply'}<{products}>"
 
 

@@ -7,27 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from ...operation.branches import Branch, Direct, Projection
-from ...operation.computation import Needs, StrategyChoice, Tail, is_identity, takes_moments
+from ...operation.computation import Needs, Tail, is_identity, takes_moments
 
-# Where a training norm's statistics come from: columns of a `Direct` source, x^T x, or p = x W^T, which is written.
-Statistics: TypeAlias = Literal["columns", "gram", "product"]
 _TILE_COLUMNS = 128  # of the kernels' tiles (csrc/partition.h)
-# What backward sums over the rows before anything else is known, beside g: g z, g^T x, or g p with p computed again.
-Reduction: TypeAlias = Literal["dot", "product", "recomputed"]
-
-
-def statistics_of(branch: Branch, strategy: StrategyChoice) -> Statistics | None:
-    """Where a training norm takes its statistics from; None without one."""
-    if branch.norm is None or not branch.norm.training:
-        return None
-    if isinstance(branch, Direct):
-        return "columns"
-    return "gram" if takes_moments(branch, strategy) else "product"
-
-
-def is_product(branch: Branch, strategy: StrategyChoice) -> bool:
-    """Whether the branch is multiplied where y is written."""
-    return isinstance(branch, Projection) and statistics_of(branch, strategy) != "product"
+# What backward sums over the rows before anything else is known, beside g: g z of a `Direct` source, or g^T x.
+Reduction: TypeAlias = Literal["dot", "product"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +19,6 @@ class BranchGradient:
     """What backward does for one branch; `needs` are the gradients that it computes."""
 
     branch: Branch
-    strategy: StrategyChoice
     needs: Needs
 
     @property
@@ -44,19 +27,12 @@ class BranchGradient:
         dots = self.needs.gamma or (of.norm is not None and of.norm.training and self.is_inner)
         if not isinstance(of, Projection):
             return "dot" if of.norm is not None and dots else None
-        if self._materialises:
-            return "recomputed" if dots else None
         return "product" if dots or self.needs.weight else None
 
     @property
     def is_inner(self) -> bool:
         """Whether the gradient of the pre-norm tensor, or what it would be, is needed."""
         return self.needs.x or self.needs.weight
-
-    @property
-    def is_recomputed(self) -> bool:
-        """Whether p is computed again, and its gradient dp written."""
-        return self._materialises and self.is_inner
 
     @property
     def has_vectors(self) -> bool:
@@ -66,23 +42,19 @@ class BranchGradient:
     @property
     def applies(self) -> bool:
         """Whether the last phase has something to write; an identity's gradient is g, which the first one writes."""
-        return self.is_recomputed or (self.needs.x and not is_identity(self.branch))
+        return self.needs.x and not is_identity(self.branch)
 
     @property
     def needs_masked(self) -> bool:
-        """Whether g is an identity's gradient, p is computed again, or several columns of tiles of dx read g."""
+        """Whether g is an identity's gradient, or several columns of tiles of dx read g."""
         of = self.branch
         reads_often = isinstance(of, Projection) and of.x.shape[1] > _TILE_COLUMNS
-        return self.is_recomputed or (self.needs.x and (is_identity(of) or reads_often))
+        return self.needs.x and (is_identity(of) or reads_often)
 
     @property
     def has_gram(self) -> bool:
         """Whether it follows moments."""
-        return statistics_of(self.branch, self.strategy) == "gram"
-
-    @property
-    def _materialises(self) -> bool:
-        return statistics_of(self.branch, self.strategy) == "product"
+        return takes_moments(self.branch)
 
 
 @dataclass(frozen=True)
@@ -130,7 +102,7 @@ def gradient_of(tail: Tail, needs: Sequence[Needs]) -> TailGradient:
 
     Without a relu an identity's gradient is dy, and nothing is computed for it.
     """
-    each = zip(tail.branches, tail.strategies, needs, strict=True)
-    passed = [own._replace(x=own.x and (tail.relu or not is_identity(branch))) for branch, _, own in each]
-    parts = map(BranchGradient, tail.branches, tail.strategies, passed)
+    each = zip(tail.branches, needs, strict=True)
+    passed = [own._replace(x=own.x and (tail.relu or not is_identity(branch))) for branch, own in each]
+    parts = map(BranchGradient, tail.branches, passed)
     return TailGradient(tail.relu, tuple(parts))

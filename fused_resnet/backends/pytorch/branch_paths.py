@@ -127,8 +127,8 @@ class NormPath:
         return Gradients(x=dz, gamma=dgamma, beta=dbeta)
 
 
-class MaterialisedPath:
-    """A projection and its norm by way of the pre-norm tensor, which backward computes again."""
+class EmptyPath:
+    """A projection of no rows, which have no moments, and its norm: as PyTorch's modules treat them."""
 
     owns_addend = True
 
@@ -137,26 +137,19 @@ class MaterialisedPath:
         self._branch, self._norm = branch, branch.norm
 
     def forward(self) -> tuple[Tensor, Statistics]:
-        bias = self._branch.bias
-        if self._norm.training:
-            # A bias changes nothing then but the running mean; rounding its sum with p would cost accuracy.
-            return NormPath(self._without_bias().forward()[0], self._norm, bias).forward()
-        addend, (mean, var, *_) = NormPath(reference.source(self._branch), self._norm).forward()
-        return addend, Statistics(mean if mean is None or bias is None else mean - bias, var)
+        addend, of = NormPath(reference.source(self._branch), self._norm).forward()
+        return addend, self._of_moments(of) if self._norm.training else of
 
-    def _without_bias(self) -> ProductPath:
-        return ProductPath(replace(self._branch, bias=None, norm=None))
+    def _of_moments(self, of: Statistics) -> Statistics:
+        assert of.var is not None
+        inputs = self._branch.x.shape[1]
+        return Statistics(None, of.var, of.var.new_zeros(inputs), of.var.new_zeros(inputs, inputs))
 
     def backward(self, g: Tensor, statistics: Statistics, needs: Needs) -> Gradients:
-        product = self._without_bias()  # as statistics are
-        inner = needs._replace(x=needs.x or needs.weight or needs.bias)
-        norm = NormPath(product.forward()[0], self._norm).backward(g, statistics, inner)
-        if norm.x is None:
-            return norm
-        own = product.backward(norm.x, statistics, needs)
-        # A bias ahead of a training norm changes nothing; the sum would leave the rounding of its terms.
-        bias = torch.zeros_like(own.bias) if own.bias is not None and self._norm.training else own.bias
-        return Gradients(own.x, own.weight, bias, norm.gamma, norm.beta)
+        assert statistics.var is not None
+        own = ProductPath(replace(self._branch, norm=None)).backward(g, statistics, needs)
+        vector = torch.zeros_like(statistics.var)
+        return Gradients(own.x, own.weight, own.bias, vector, vector)
 
 
 def upsample(dx: Tensor, shape: torch.Size, stride: int) -> Tensor:

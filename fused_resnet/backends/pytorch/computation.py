@@ -10,31 +10,16 @@ from torch import Tensor
 from ...operation import relu_mask
 from ...operation.autocast import autocast_off
 from ...operation.branches import Branch, Direct, Projection, ZeroPad
-from ...operation.checks import HALF_DTYPES
-from ...operation.computation import Gradients, Needs, Statistics, Strategy, StrategyChoice, Tail, shares_statistics
+from ...operation.computation import Gradients, Needs, Statistics, Tail, shares_statistics
 from ...operation.layouts import memory_format, vector_dtype
 from ...operation.synchronisation import add_up, combine_statistics
-from ...strategy import current_strategy, decide, problem_of
-from .branch_paths import IdentityPath, MaterialisedPath, NormPath, Path, ProductPath, ZeroPadPath
+from .branch_paths import EmptyPath, IdentityPath, NormPath, Path, ProductPath, ZeroPadPath
 from .moments import FoldedPath, MomentsPath
 from .synchronised_paths import SharedPath, shared_path
-
-# Operations of plain PyTorch's float32 convolutions in the time of moving one byte: a few CPU cores, a large GPU.
-_OPERATIONS_PER_BYTE = {"cpu": 8.0, "cuda": 64.0}
 
 
 class ReferenceComputation:
     """Tails by PyTorch's own operators, one path for each branch."""
-
-    def strategy(self, branch: Projection, backward: bool) -> Strategy:
-        # Plain PyTorch cannot multiply half-precision operands into a float32 result, and weights or products rounded
-        # to half precision would cost accuracy wherever the formulas subtract.
-        if current_strategy() == "auto":
-            if branch.x.dtype in HALF_DTYPES:
-                return "materialise"
-            if branch.norm is not None and not branch.norm.training:
-                return "moments"
-        return decide(problem_of(branch, backward), _OPERATIONS_PER_BYTE.get(branch.x.device.type, 64.0))
 
     def packs_mask(self, tail: Tail) -> bool:
         return False
@@ -120,18 +105,18 @@ def _sum(addends: list[Tensor], owned: list[bool]) -> Tensor:
 
 
 def _paths(tail: Tail) -> list[Path | SharedPath]:
-    return [_path(*of) for of in zip(tail.branches, tail.strategies, strict=True)]
+    return [*map(_path, tail.branches)]
 
 
-def _path(branch: Branch, strategy: StrategyChoice) -> Path | SharedPath:
+def _path(branch: Branch) -> Path | SharedPath:
     if isinstance(branch, ZeroPad):
         return ZeroPadPath(branch)
     if shares_statistics(branch):
-        return shared_path(branch, strategy)
+        return shared_path(branch)
     if isinstance(branch, Direct):
         return IdentityPath(branch) if branch.norm is None else NormPath(branch.x, branch.norm)
     if branch.norm is None:
         return ProductPath(branch)
-    if strategy == "materialise" or branch.x.numel() == 0:  # no rows have no mean
-        return MaterialisedPath(branch)
+    if branch.x.numel() == 0:
+        return EmptyPath(branch)
     return (MomentsPath if branch.norm.training else FoldedPath)(branch)

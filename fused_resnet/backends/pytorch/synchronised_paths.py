@@ -7,7 +7,6 @@ In the place of `forward`: `summarise`, the exchange, `addend`. In the place of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from ...operation import reference
 from ...operation.branches import Direct, Projection
-from ...operation.computation import Gradients, Needs, Statistics, StrategyChoice
+from ...operation.computation import Gradients, Needs, Statistics
 from ...operation.layouts import accumulation_dtype
-from .branch_paths import ProductPath, upsample
+from .branch_paths import upsample
 from .moments import (
     centred,
     covariance,
@@ -37,7 +36,7 @@ class SharedPath(ABC):
 
     def __init__(self, branch: Direct | Projection) -> None:
         assert branch.norm is not None
-        self._branch, self._norm = branch, branch.norm
+        self._norm = branch.norm
 
     @abstractmethod
     def summarise(self) -> Statistics:
@@ -55,26 +54,24 @@ class SharedPath(ABC):
         """`own` is what `sums` gave, `shared` those of all processes times this one's share of the rows."""
 
 
-def shared_path(branch: Direct | Projection, strategy: StrategyChoice) -> SharedPath:
+def shared_path(branch: Direct | Projection) -> SharedPath:
     """The path of a branch."""
-    if isinstance(branch, Projection) and strategy == "moments":
-        return SharedMomentsPath(branch)
-    return SharedNormPath(branch)
+    return SharedMomentsPath(branch) if isinstance(branch, Projection) else SharedNormPath(branch)
 
 
 class SharedNormPath(SharedPath):
-    """A norm on a given tensor, or on a projection's, which backward computes again."""
+    """A norm on a given tensor."""
+
+    def __init__(self, branch: Direct) -> None:
+        super().__init__(branch)
+        self._z = branch.x
 
     def summarise(self) -> Statistics:
-        self._z = self._pre_norm()
         if self._z.numel() == 0:
-            return _of_no_rows(self._branch)._replace(mu=None, cov=None)
+            vector = self._z.new_zeros(self._z.shape[1], dtype=accumulation_dtype(self._z))
+            return Statistics(vector, vector)
         var, mean = torch.var_mean(self._z.to(accumulation_dtype(self._z)), (0, 2, 3), correction=0)
         return Statistics(mean, var)
-
-    def _pre_norm(self) -> Tensor:
-        """z, without the projection's bias, which changes nothing but the running mean."""
-        return reference.source(_without_bias(self._branch))
 
     def addend(self, statistics: Statistics) -> Tensor:
         mean, var, *_ = statistics
@@ -92,23 +89,22 @@ class SharedNormPath(SharedPath):
         assert mean is not None
         assert var is not None
         invstd = (var + self._norm.eps).rsqrt()
-        return (self._pre_norm().to(var.dtype) - mean[:, None, None]) * invstd[:, None, None]
+        return (self._z.to(var.dtype) - mean[:, None, None]) * invstd[:, None, None]
 
     def backward(self, g: Tensor, statistics: Statistics, own: Tensor, shared: Tensor, needs: Needs) -> Gradients:
         assert statistics.var is not None
         a, rows = scale_of(self._norm, statistics.var)[0], max(g.numel() // g.shape[1], 1)
         db, dgamma = (shared / rows)[:, :, None, None]
         dz = (a[:, None, None] * (g - db - self._normalised(statistics) * dgamma)).to(g.dtype)
-        if isinstance(self._branch, Direct):
-            return Gradients(x=dz, gamma=own[1], beta=own[0])
-        product = ProductPath(replace(self._branch, norm=None)).backward(dz, statistics, needs._replace(bias=False))
-        return Gradients(product.x, product.weight, torch.zeros_like(own[0]), own[1], own[0])
+        return Gradients(x=dz, gamma=own[1], beta=own[0])
 
 
 class SharedMomentsPath(SharedPath):
     """A projection and its norm from the moments of x."""
 
-    _branch: Projection
+    def __init__(self, branch: Projection) -> None:
+        super().__init__(branch)
+        self._branch = branch
 
     def summarise(self) -> Statistics:
         x, stride = self._branch.x, self._branch.stride
@@ -122,7 +118,7 @@ class SharedMomentsPath(SharedPath):
     def addend(self, statistics: Statistics) -> Tensor:
         x, weight, beta = self._branch.x, self._branch.weight, self._norm.bias
         if x.numel() == 0:
-            return reference.source(_without_bias(self._branch))
+            return reference.source(self._branch)
         a, _, distance, _ = self._scales(statistics)
         shift = a * distance if beta is None else a * distance + beta
         dtype = self._xc.dtype
@@ -168,11 +164,7 @@ class SharedMomentsPath(SharedPath):
         return Gradients(dx, dweight, torch.zeros_like(own[0]), own[1], own[0])
 
 
-def _without_bias(branch: Direct | Projection) -> Direct | Projection:
-    return replace(branch, bias=None, norm=None) if isinstance(branch, Projection) else branch
-
-
-def _of_no_rows(branch: Direct | Projection) -> Statistics:
+def _of_no_rows(branch: Projection) -> Statistics:
     dtype = accumulation_dtype(branch.x)
     vector = branch.x.new_zeros(branch.out_channels, dtype=dtype)
     inputs = branch.x.shape[1]
