@@ -92,7 +92,7 @@ def test_picture_caption_and_headline_come_from_the_file(result: Result, quick_r
     assert "not measured" in shown.caption(result)
     header, rows = shown.headline(result)
     assert all(len(row) == len(header) for row in rows)
-    assert ["resnet50 (projection+identity) layer1.1", "2.56 + 3.81", "4.31 + 6.06", "2.31 + 3.56", "equal"] in rows
+    assert ["resnet50 (projection+identity) layer1.1", "2.56 + 3.81", "2.31 + 3.56", "equal"] in rows
 
 
 def one_byte_more(tail: object, needs: object) -> traffic.Traffic:
@@ -113,7 +113,7 @@ def test_a_byte_that_the_formula_has_too_many_is_found(tmp_path: Path, monkeypat
     monkeypatch.setattr(traffic, "backward", one_byte_more)
     result = run_and_read(tmp_path, status=1)
     assert {(row["direction"], row["differs"]) for row in result.rows} == {("forward", None), ("backward", "bytes")}
-    assert result.notes[0].startswith("21 rows differ from their formulas")
+    assert result.notes[0].startswith("16 rows differ from their formulas")
     assert all(row[-1] == "differs: bytes" for row in shown.headline(result)[1])
     assert "≠" in "".join(text.get_text() for axes in shown.draw(result).axes for text in axes.texts)
 

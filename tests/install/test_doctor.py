@@ -35,7 +35,7 @@ def self_tests(monkeypatch):
     def passing(backend, device):
         assert torch.get_num_threads() == 1
         targets.append((backend, str(device)))
-        return [selftest.Check(backend, str(device), Case("float32", 1, "moments"), 0.5, None)]
+        return [selftest.Check(backend, str(device), Case("float32", 1, "training"), 0.5, None)]
 
     monkeypatch.setattr(diagnosis, "run_checks", passing)
     return targets
@@ -159,7 +159,7 @@ def test_requirement_that_fails_every_tail_is_a_problem(installation, self_tests
 
 def test_cases_are_each_math_number_of_products_and_mode():
     found = list(cases())
-    assert len(found) == len(set(found)) == len(MATHS) * (3 + 5 + 5)
+    assert len(found) == len(set(found)) == len(MATHS) * 9
     assert {case.math for case in found} == {"float32", "tf32", "bfloat16", "float16"}
 
 
@@ -238,9 +238,9 @@ def test_forward_that_writes_wrong_numbers_is_found(only_float32, module, tested
     monkeypatch.setattr(module, "Forward", lambda *, y, **rest: Spoilt(forward(y=y, **rest), y))
     status, text = run_doctor(capsys)
     assert status == 1
-    assert f"{backend} on {tested}, 0 of 13 checks passed" in text
-    assert "reference on cpu, 13 of 13 checks passed" in text
-    assert f"PROBLEM: self-test: {backend} on {tested}, float32, 1 product, moments: output is off by" in text
+    assert f"{backend} on {tested}, 0 of 9 checks passed" in text
+    assert "reference on cpu, 9 of 9 checks passed" in text
+    assert f"PROBLEM: self-test: {backend} on {tested}, float32, 1 product, training: output is off by" in text
 
 
 @on_kernels
@@ -256,7 +256,7 @@ def test_backward_that_writes_wrong_numbers_is_found(only_float32, module, teste
     monkeypatch.setattr(module, "Backward", lambda **call: Spoilt(backward(**call), written[-1]))
     status, text = run_doctor(capsys)
     assert status == 1
-    assert f"{backend} on {tested}, 0 of 13 checks passed" in text
+    assert f"{backend} on {tested}, 0 of 9 checks passed" in text
     assert "gradient of shortcut.x is off by" in text
 
 
@@ -268,8 +268,8 @@ def test_module_that_raises_is_found_in_each_check(only_float32, module, tested,
     monkeypatch.setattr(module, "Forward", fail)
     status, text = run_doctor(capsys)
     assert status == 1
-    assert text.count("moments: RuntimeError: no kernel image is available for execution on the device\n") == 2
-    assert f"{backend} on {tested}, 0 of 13 checks passed" in text
+    assert text.count("training: RuntimeError: no kernel image is available for execution on the device\n") == 3
+    assert f"{backend} on {tested}, 0 of 9 checks passed" in text
 
 
 @pytest.mark.parametrize("allowed", [False, True])
@@ -284,7 +284,7 @@ def test_self_test_sets_tf32_and_restores_it(allowed, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
     monkeypatch.setattr(selftest, "residual_tail", recording)
     monkeypatch.setattr(selftest, "use_backend", lambda name: fused_resnet.use_backend("reference"))
-    assert len(list(selftest.run_checks("emulated", CPU))) == 52
+    assert len(list(selftest.run_checks("emulated", CPU))) == 36
     assert seen == {torch.float32: {False, True}, torch.bfloat16: {False}, torch.float16: {False}}
     assert torch.backends.cudnn.allow_tf32 is allowed
 
