@@ -102,7 +102,7 @@ def test_loops_of_float32_products_are_multiply_adds_for_the_most_part(architect
         for loop in innermost_loops(code)
         if kernel.math == "float32" and sum(name.startswith("FFMA") for name in loop) >= 64
     ]
-    assert len(shares) == 2 * 3  # of forward with one product and with two, and of backward
+    assert len(shares) >= 8
     assert all(share >= 0.7 for _, share in shares), shares
 
 
