@@ -4,7 +4,7 @@ import pytest
 import torch
 from compare import fused
 from emulated import only_emulated
-from samples import FUSED, build
+from samples import FUSED, Branch, Sample, build
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fused_resnet import use_backend
@@ -42,6 +42,22 @@ def test_operators_keep_the_contract(sample, device):
 def test_operators_with_statistics_keep_the_contract(sample, device):
     tail, inputs, _ = build(sample, device)
     operator, arguments = call_of(tail, inputs)
+    name = operator.overloadpacket.__name__.replace("residual_tail", "residual_tail_forward")
+    torch.library.opcheck(getattr(torch.ops.fused_resnet, name).default, detached(arguments))
+
+
+@pytest.mark.parametrize("mode", ["training", "eval"])
+def test_operators_of_an_empty_batch_keep_the_contract(mode, device):
+    """As a compiled network may meet one: nothing is computed, and gradients of parameters are zeros."""
+    sample = Sample(Branch("projection", mode, bias=True), Branch("direct", mode), shape=(0, 10, 4, 3))
+    tail, inputs, dy = build(sample, device)
+    operator, arguments = call_of(tail, inputs)
+    torch.library.opcheck(operator, arguments)
+    y = operator(*arguments)
+    y.backward(dy)
+    assert y.shape == dy.shape
+    for name, parameter in tail.named_parameters():
+        assert torch.equal(parameter.grad, torch.zeros_like(parameter)), name
     name = operator.overloadpacket.__name__.replace("residual_tail", "residual_tail_forward")
     torch.library.opcheck(getattr(torch.ops.fused_resnet, name).default, detached(arguments))
 

@@ -7,7 +7,6 @@ projection's input are in `fused_resnet.backends.pytorch.moments`.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from ...operation import reference
 from ...operation.branches import Direct, Norm, Projection, ZeroPad
 from ...operation.computation import Gradients, Needs, Statistics
-from ...operation.layouts import accumulation_dtype, memory_format
+from ...operation.layouts import accumulation_dtype, empty_statistics, memory_format
 
 
 class Path(Protocol):
@@ -91,19 +90,15 @@ class NormPath:
 
     owns_addend = True
 
-    def __init__(self, z: Tensor, norm: Norm, bias: Tensor | None = None) -> None:
-        """`bias` is one that z lacks, (C,)."""
-        self._z, self._norm, self._bias = z, norm, bias
+    def __init__(self, z: Tensor, norm: Norm) -> None:
+        self._z, self._norm = z, norm
 
     def forward(self) -> tuple[Tensor, Statistics]:
         norm, dtype = self._norm, accumulation_dtype(self._z)
         running = norm.running_mean, norm.running_var
-        factor = norm.count_batch()
         y, mean, invstd = torch.native_batch_norm(
-            self._z, norm.weight, norm.bias, *running, norm.training, factor, norm.eps
+            self._z, norm.weight, norm.bias, *running, norm.training, norm.count_batch(), norm.eps
         )
-        if norm.training and norm.running_mean is not None and self._bias is not None:
-            norm.running_mean.data.add_(self._bias, alpha=factor)
         if norm.training and mean.dtype == dtype:
             return y, Statistics(mean, invstd.pow(-2) - norm.eps)
         if norm.training:  # PyTorch has rounded them, on CPUs
@@ -115,8 +110,6 @@ class NormPath:
     def backward(self, g: Tensor, statistics: Statistics, needs: Needs) -> Gradients:
         norm, (mean, var, *_) = self._norm, statistics
         assert var is not None
-        if g.numel() == 0:  # ends the process on CPUs
-            return Gradients(x=torch.zeros_like(self._z), gamma=torch.zeros_like(var), beta=torch.zeros_like(var))
         gamma = None if norm.weight is None else norm.weight.to(var.dtype)
         invstd = (var + norm.eps).rsqrt()
         vectors = (None, None, mean, invstd) if norm.training else (mean, var, None, None)
@@ -128,28 +121,23 @@ class NormPath:
 
 
 class EmptyPath:
-    """A projection of no rows, which have no moments, and its norm: as PyTorch's modules treat them."""
+    """A norm of no rows, as PyTorch's modules treat it: the batch is counted, and gradients are zeros."""
 
-    owns_addend = True
+    owns_addend = False
 
-    def __init__(self, branch: Projection) -> None:
-        assert branch.norm is not None
-        self._branch, self._norm = branch, branch.norm
+    def __init__(self, branch: Direct | Projection) -> None:
+        self._branch = branch
 
     def forward(self) -> tuple[Tensor, Statistics]:
-        addend, of = NormPath(reference.source(self._branch), self._norm).forward()
-        return addend, self._of_moments(of) if self._norm.training else of
-
-    def _of_moments(self, of: Statistics) -> Statistics:
-        assert of.var is not None
-        inputs = self._branch.x.shape[1]
-        return Statistics(None, of.var, of.var.new_zeros(inputs), of.var.new_zeros(inputs, inputs))
+        if self._branch.norm is not None and self._branch.norm.training:
+            self._branch.norm.count_batch()
+        each = empty_statistics(self._branch)
+        return reference.source(self._branch), Statistics(*(None if t is None else t.zero_() for t in each))
 
     def backward(self, g: Tensor, statistics: Statistics, needs: Needs) -> Gradients:
-        assert statistics.var is not None
-        own = ProductPath(replace(self._branch, norm=None)).backward(g, statistics, needs)
-        vector = torch.zeros_like(statistics.var)
-        return Gradients(own.x, own.weight, own.bias, vector, vector)
+        weight = torch.zeros_like(self._branch.weight) if isinstance(self._branch, Projection) else None
+        vector = g.new_zeros(self._branch.out_channels)
+        return Gradients(torch.zeros_like(self._branch.x), weight, vector, vector, vector)
 
 
 def upsample(dx: Tensor, shape: torch.Size, stride: int) -> Tensor:

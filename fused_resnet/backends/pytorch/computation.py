@@ -113,10 +113,10 @@ def _path(branch: Branch) -> Path | SharedPath:
         return ZeroPadPath(branch)
     if shares_statistics(branch):
         return shared_path(branch)
-    if isinstance(branch, Direct):
-        return IdentityPath(branch) if branch.norm is None else NormPath(branch.x, branch.norm)
     if branch.norm is None:
-        return ProductPath(branch)
+        return IdentityPath(branch) if isinstance(branch, Direct) else ProductPath(branch)
     if branch.x.numel() == 0:
         return EmptyPath(branch)
+    if isinstance(branch, Direct):
+        return NormPath(branch.x, branch.norm)
     return (MomentsPath if branch.norm.training else FoldedPath)(branch)
