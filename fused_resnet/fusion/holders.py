@@ -6,6 +6,7 @@ what is in the place by key.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Set
 from functools import partial
@@ -24,7 +25,7 @@ class Absent:
     """Stands for a value that is not there."""
 
 
-class Holder:
+class Holder(ABC):
     """One place.
 
     Attributes:
@@ -37,9 +38,9 @@ class Holder:
     def __init__(self, owner: str, name: str, find: Find, shared: bool) -> None:
         self.owner, self.name, self.find, self.shared = owner, name, find, shared
 
+    @abstractmethod
     def contents(self, value: Any) -> dict[Any, Any]:
         """What the object holds, by key."""
-        raise NotImplementedError
 
     def get(self, value: Any, key: Any) -> Any:
         """What it holds by one key."""
@@ -49,9 +50,9 @@ class Holder:
         """Whether a forward may read what is there by that key."""
         return True
 
+    @abstractmethod
     def put_back(self, value: Any, contents: dict[Any, Any]) -> None:
         """Has it hold these values again."""
-        raise NotImplementedError
 
     def may_grow(self, value: Any) -> bool:
         """Whether a forward would see more in the object than there is now."""
@@ -265,6 +266,9 @@ class Parts(Holder):
 
     def contents(self, value: Any) -> dict[str, Any]:
         return {name: getattr(value, name) for name in self.NAMES if hasattr(value, name)}
+
+    def put_back(self, value: Any, contents: dict[str, Any]) -> None:
+        """Nothing: a forward cannot give such an object other parts."""
 
     def name_of(self, key: str) -> str:
         return self.name

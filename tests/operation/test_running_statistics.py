@@ -113,7 +113,10 @@ def test_activation_checkpointing_updates_them_as_unfused(name, strategy, reentr
         checkpoint(
             lambda *xs: tail.fused(dict(zip(inputs, xs, strict=True))), *inputs.values(), use_reentrant=reentrant
         ).backward(dy)
-    unfused = lambda *xs: F.relu(expected.unfused(dict(zip(inputs, xs, strict=True))))  # noqa: E731
+
+    def unfused(*xs):
+        return F.relu(expected.unfused(dict(zip(inputs, xs, strict=True))))
+
     checkpoint(unfused, *expected_inputs.values(), use_reentrant=reentrant).backward(dy)
     for buffer, value in expected.named_buffers():
         torch.testing.assert_close(tail.get_buffer(buffer), value, msg=buffer)
