@@ -46,6 +46,15 @@ def test_a_resnet50_training_step_saves_two_thirds():
     assert fused / standard <= 0.68
 
 
+@pytest.mark.parametrize(("batch", "share"), [(1, 0.85), (256, 0.67)])
+def test_plain_pytorch_saves_as_much_where_rows_are_many(batch, share):
+    with FakeTensorMode(), use_strategy("auto"), fused_resnet.use_backend("reference"):
+        model = torchvision.models.resnet50()
+        standard = saved_bytes(model, batch)
+        fused_resnet.fuse(model)
+        assert round(saved_bytes(model, batch) / standard, 2) == share
+
+
 @pytest.mark.parametrize(("name", "at_most"), [("resnet18", 0.97), ("resnet152", 0.68), ("wide_resnet50_2", 0.76)])
 def test_other_models_save_less_too(name, at_most):
     with FakeTensorMode():
