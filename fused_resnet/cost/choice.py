@@ -39,12 +39,12 @@ def by_library(branches: Sequence[Branch], backward: bool) -> list[bool] | None:
 
 
 def _is_dear_to_pytorch(problem: TailProblem, branch: BranchProblem) -> bool:
-    """Whether PyTorch's operators take too long for moments.
+    """Whether PyTorch's operators take too long for a norm that is derived from its projection's input.
 
     In half precision they would have to multiply in float32. With many input channels and few rows, W Cov is more work
     than the projection.
     """
-    if branch.source != "projection":
+    if branch.source != "projection" or branch.norm == "none":
         return False
     return problem.math == "half" or (branch.norm == "training" and problem.rows < _ROWS_A_CHANNEL * branch.in_channels)
 

@@ -1,5 +1,7 @@
 """Which projections PyTorch's convolution computes, and why."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -43,6 +45,13 @@ def test_running_statistics_are_folded_into_any_projection():
 def test_plain_pytorch_convolves_in_half_precision(training):
     """It cannot multiply half precision into float32."""
     assert chosen(rows=1000, dtype=torch.bfloat16, training=training) == [True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_projection_without_a_norm_is_part_of_the_operation(dtype):
+    """It is a convolution there, too, and without it there might be nothing but an addition."""
+    projection, identity = branches(rows=3, dtype=dtype)
+    assert choice.by_library([replace(projection, norm=None), identity], backward=True) == [False, False]
 
 
 def test_emulated_kernels_take_moments(monkeypatch):
