@@ -220,11 +220,11 @@ def test_quick_run_keeps_a_result(quick_run: Path) -> None:
     result = read(quick_run / "demo-quick-cpu.json")
     assert str(quick_run) not in (quick_run / "demo-quick-cpu.json").read_text(encoding="utf-8")
     rows = {result.key(row): row for row in result.rows}
-    for network, tails, blocks in (("ResNet-18", 8, 0), ("ResNet-50", 16, 16)):
+    for network, tails, blocks, share in (("ResNet-18", 8, 0, 1.0), ("ResNet-50", 16, 16, 0.857)):
         fused, unfused = (rows[network, "whole network", side] for side in ("fused", "unfused"))
         assert (fused["fused tails"], fused["refused tails"]) == (tails, 0)
-        # With so few rows, projections are PyTorch's convolutions.
-        assert fused["saved"] == unfused["saved"]
+        # With so few rows, most projections are PyTorch's convolutions.
+        assert (number(fused["saved"]) or 0) / (number(unfused["saved"]) or 1) == pytest.approx(share, abs=0.005)
         assert fused["saved / unfused"] == pytest.approx(
             (number(fused["saved"]) or 0) / (number(unfused["saved"]) or 1)
         )
