@@ -9,7 +9,6 @@ the result's own, where it is of the kernels as they are.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from scipy.optimize import nnls  # type: ignore[import-untyped]
 
 from fused_resnet.cost import cost_model
 from fused_resnet.cost.cost_model import Amounts, BranchProblem, Machine, Rates, TailProblem, Way
@@ -25,10 +25,8 @@ from .errors import UserError
 from .launches import BACKWARD, FORWARD
 from .model import gpu_time
 from .phases.columns import CONVOLUTION, DIRECT, EAGER, LIBRARY, MOMENTS, NCHW
-from .result import Result, number, read
-from .table import table
+from .result import Result, amount, number, read, table
 from .tail_shapes import NETWORKS, TailShape
-from .timing import Spread
 
 RESULT = Path(__file__).parent / "results" / "phases-h100.json"
 MODELLED = RESULT.with_name("model-h100.json")
@@ -79,7 +77,7 @@ def launches(modelled: Result) -> Launches:
     for row in modelled.rows:
         key = str(row["tail"]), str(row["way"]), str(row["phase"]).partition(" ")[0]
         ahead = found[key] + gpu.barrier - gpu.launch if key in found else 0.0
-        found[key] = ahead + (number(row["now, modelled"]) or 0.0) * 1e-3
+        found[key] = ahead + amount(row, "now, modelled") * 1e-3
     return found
 
 
@@ -109,9 +107,9 @@ class Measurements:
         """A column's median."""
         if (tail, way, column) in self._kernels:
             return self._kernels[tail, way, column]
-        value = self._rows[tail, way][column]
-        assert isinstance(value, Spread | float)
-        return (value.median if isinstance(value, Spread) else value) * 1e-3
+        value = number(self._rows[tail, way][column])
+        assert value is not None
+        return value * 1e-3
 
     def both(self, tail: str, way: str) -> float:
         """Forward and backward, with the convolution that a way leaves to PyTorch."""
@@ -197,19 +195,11 @@ class Observed:
 
 
 def fit(observed: Sequence[Observed]) -> Mapping[str, float]:
-    """Non-negative least squares of relative errors: every set of positive rates is tried."""
+    """Non-negative least squares of relative errors."""
     names = list(dict.fromkeys(name for one in observed for name in one.amounts))
     matrix = np.array([[one.amounts.get(name, 0.0) / one.seconds for name in names] for one in observed])
     scale = matrix.max(axis=0)
-    best, rates = np.inf, np.zeros(len(names))
-    for size in range(1, len(names) + 1):
-        for chosen in itertools.combinations(range(len(names)), size):
-            columns = list(chosen)
-            found = np.linalg.lstsq(matrix[:, columns] / scale[columns], np.ones(len(observed)), rcond=None)[0]
-            error = float(np.square(matrix[:, columns] / scale[columns] @ found - 1).sum())
-            if (found >= 0).all() and error < best * (1 - 1e-9):
-                best, rates = error, np.zeros(len(names))
-                rates[columns] = found / scale[columns]
+    rates = nnls(matrix / scale, np.ones(len(observed)))[0] / scale
     return {name: float(f"{rate:.4g}") for name, rate in zip(names, rates, strict=True)}
 
 

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from .timing import Spread
+from .result import Spread
 
 Call = Callable[[], object]
 K = TypeVar("K")

@@ -9,26 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import nn
 
 from .errors import UserError
+from .trainer import Batch
 
 _LEAST_IMAGES = 10
-
-
-@dataclass(frozen=True)
-class Images:
-    """Normalised images (N, C, H, W), float32, and their labels (N,), int64."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Images:
-        """On another device, the images in another dtype."""
-        return Images(self.images.to(device, dtype), self.labels.to(device))
 
 
 @dataclass(frozen=True)
@@ -39,13 +25,14 @@ class DataSet:
         name: for people.
         classes: labels are below it.
         channels: of an image.
+        train, test: normalised images, float32.
     """
 
     name: str
     classes: int
     channels: int
-    train: Images
-    test: Images
+    train: Batch
+    test: Batch
 
 
 def load(path: Path | None, limit: int | None, tests: int | None = None) -> DataSet:
@@ -82,8 +69,17 @@ def _normalised(
     parts = [p[:, None] if p.dim() == 3 else p.permute(0, 3, 1, 2).contiguous() for p in parts]
     std, mean = torch.std_mean(parts[0], (0, 2, 3), keepdim=True)
     targets = [torch.from_numpy(labels[index].astype(np.int64)) for index in (train, test)]
-    learnt, tested = (Images((p - mean) / std.clamp_min(1), t) for p, t in zip(parts, targets, strict=True))
+    learnt, tested = (Batch((p - mean) / std.clamp_min(1), t) for p, t in zip(parts, targets, strict=True))
     return DataSet(name, int(labels.max()) + 1, parts[0].shape[1], learnt, tested)
+
+
+@torch.inference_mode()
+def accuracy(network: nn.Module, test: Batch) -> float:
+    """Fraction that is right, in evaluation mode, by parts that bound the memory."""
+    network.eval()
+    parts = zip(torch.split(test.images, 1000), torch.split(test.labels, 1000), strict=True)
+    right = sum(int((network(x).argmax(1) == labels).sum()) for x, labels in parts)
+    return right / len(test.labels)
 
 
 def _cifar(folder: Path, limit: int | None) -> DataSet:

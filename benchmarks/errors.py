@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-EXTRA = ("matplotlib", "mlxtend", "numpy", "tqdm")
+EXTRA = ("matplotlib", "mlxtend", "numpy", "scipy", "tqdm")
 
 
 class UserError(Exception):

@@ -1,4 +1,4 @@
-"""Whole networks by name: this package's, torchvision's and timm's, all with the standard operations."""
+"""Whole networks by name, this package's, torchvision's and timm's, and the ways in which one is run."""
 
 from __future__ import annotations
 
@@ -7,28 +7,23 @@ import importlib
 import re
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+import fused_resnet
 from fused_resnet import models
 from fused_resnet.nn import Bottleneck
 
 _CIFAR = ("resnet20", "resnet56", "resnet110")
+_OTHERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+_WIDE = ("wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d")
 _LIBRARIES = ("torchvision", "timm")
-Maker = Callable[[], nn.Module]
-OWN: dict[str, Maker] = {
-    **{
-        name: partial(getattr(models, name), fused=False)
-        for name in (
-            *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
-            *("wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d"),
-        )
-    },
-    **{
-        f"{name}-{shortcut}": partial(getattr(models, name), shortcut=shortcut, fused=False)
-        for name in _CIFAR
-        for shortcut in ("A", "B")
-    },
+# All with the standard operations.
+OWN: dict[str, Callable[[], nn.Module]] = {
+    **{name: partial(getattr(models, name), fused=False) for name in (*_OTHERS, *_WIDE)},
+    **{f"{n}-{s}": partial(getattr(models, n), shortcut=s, fused=False) for n in _CIFAR for s in ("A", "B")},
 }
 # For smoke runs: a block of each kind.
 TINY = "tiny"
@@ -43,10 +38,14 @@ class UnavailableError(Exception):
 def names(text: str) -> list[str]:
     """An argument's type: names of networks, separated by commas; a library need not be installed."""
     asked = text.split(",")
-    unknown = [name for name in asked if name not in OWN and not _of_library(name)]
-    if unknown:
+    if unknown := [name for name in asked if name not in OWN and not _of_library(name)]:
         raise argparse.ArgumentTypeError(f"is {', '.join(unknown)}, expected some of {EXPECTED}")
     return asked
+
+
+def _of_library(name: str) -> bool:
+    library, _, model = name.partition(":")
+    return library in _LIBRARIES and bool(model)
 
 
 def make(name: str) -> nn.Module:
@@ -59,9 +58,12 @@ def make(name: str) -> nn.Module:
         return OWN[name]()
     library, _, model = name.partition(":")
     try:
-        return _make_of_library(library, model)
+        importlib.import_module("benchmarks.torchvision_operators")  # timm imports torchvision, too
+        module: Any = importlib.import_module("torchvision.models" if library == "torchvision" else "timm")
+        made: nn.Module = (module.get_model if library == "torchvision" else module.create_model)(model)
     except (ImportError, RuntimeError, ValueError) as error:
         raise UnavailableError(f"{name}: {str(error).splitlines()[0]}") from error
+    return made
 
 
 def image_size(name: str) -> int:
@@ -74,17 +76,35 @@ def blocks(network: nn.Module) -> list[str]:
     return [name for name, _ in network.named_modules() if re.fullmatch(r"layer\d+\.\d+", name)]
 
 
-def _of_library(name: str) -> bool:
-    library, _, model = name.partition(":")
-    return library in _LIBRARIES and bool(model)
+EAGER, COMPILE, FUSED, FUSED_COMPILE = "eager", "compile", "fused", "fused+compile"
+# All batch norms fused; and their outputs computed again in backward.
+NORMS, RECOMPUTE = "norms", "recompute"
+# What is compared where nothing else is asked for, and all that can be.
+USUAL = (EAGER, FUSED, COMPILE, FUSED_COMPILE)
+WAYS = (EAGER, FUSED, NORMS, RECOMPUTE, COMPILE, FUSED_COMPILE)
+# In pictures.
+COLOURS = {EAGER: "sky", FUSED: "red", NORMS: "pink", RECOMPUTE: "green", COMPILE: "grey", FUSED_COMPILE: "orange"}
 
 
-def _make_of_library(library: str, model: str) -> nn.Module:
-    # timm imports torchvision, too.
-    importlib.import_module("benchmarks.torchvision_operators")
-    made: nn.Module
-    if library == "torchvision":
-        made = importlib.import_module("torchvision.models").get_model(model)
-    else:
-        made = importlib.import_module("timm").create_model(model)
-    return made
+def fuses(way: str) -> bool:
+    """Whether `fused_resnet.fuse` is part of the way."""
+    return way in (FUSED, NORMS, RECOMPUTE, FUSED_COMPILE)
+
+
+def compiles(way: str) -> bool:
+    """Whether torch.compile is part of the way."""
+    return way in (COMPILE, FUSED_COMPILE)
+
+
+def forward(way: str, network: nn.Module, backend: str | Callable[..., Any] = "inductor") -> Callable[[Tensor], Tensor]:
+    """How the way computes the network, which it may change in place; `backend` is torch.compile's.
+
+    Raises:
+        RuntimeError: no tail of the network can be fused.
+    """
+    if fuses(way):
+        report = fused_resnet.fuse(network, norms=way == NORMS, recompute=way == RECOMPUTE)
+        if not report.fused:
+            raise RuntimeError(f"0 tails are fused; refused: {dict(report.refused)}")
+    # The sizes do not change.
+    return torch.compile(network, backend=backend, dynamic=False) if compiles(way) else network

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -27,19 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, quick: str) -> None:
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds ``--json`` and ``--plot`` alone."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file")
-    parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help=f"draw the result: {', '.join(pictures.SUFFIXES)} by the name's end"
-    )
+    suffixes = ", ".join(pictures.SUFFIXES)
+    parser.add_argument("--plot", type=Path, metavar="FILE", help=f"draw the result: {suffixes} by the name's end")
 
 
 def add_backend(parser: argparse.ArgumentParser) -> None:
     """Adds ``--backend``."""
-    parser.add_argument(
-        "--backend",
-        choices=("auto", "cuda", "emulated", "reference"),
-        default="auto",
-        help="what computes the fused tails (fused_resnet.use_backend)",
-    )
+    names = ("auto", "cuda", "emulated", "reference")
+    parser.add_argument("--backend", choices=names, default="auto", help="what computes the fused tails")
 
 
 def device_of(name: str | None) -> torch.device:
@@ -52,8 +47,8 @@ def device_of(name: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device is {name!r}, expected cpu, cuda or cuda:N") from error
+    except RuntimeError:
+        device = torch.device("meta")
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device is {name!r}, expected cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -77,20 +72,25 @@ def dtype_of(name: str | None, device: torch.device) -> torch.dtype:
     return DTYPES[name or ("bfloat16" if device.type == "cuda" else "float32")]
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """Such as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def check_files(arguments: argparse.Namespace) -> None:
     """Refuses, before anything is run, what could not be written at its end."""
     if arguments.plot is not None:
         check_dependencies()
-    if arguments.plot is not None and arguments.plot.suffix not in pictures.SUFFIXES:
-        raise UserError(f"--plot is '{arguments.plot}', expected a name that ends in {' or '.join(pictures.SUFFIXES)}")
+        if arguments.plot.suffix not in pictures.SUFFIXES:
+            suffixes = " or ".join(pictures.SUFFIXES)
+            raise UserError(f"--plot is '{arguments.plot}', expected a name that ends in {suffixes}")
     for path in filter(None, (arguments.json, arguments.plot)):
         path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def finish(result: Result, arguments: argparse.Namespace) -> None:
     """Prints the result and writes the files that are asked for."""
-    print(provenance_line(result))
-    print(f"\n{result.table()}\n")
+    print(f"{provenance_line(result)}\n\n{result.table()}\n")
     for note in result.notes:
         print(f"- {note}")
     write(result, arguments)
@@ -101,8 +101,7 @@ def write(result: Result, arguments: argparse.Namespace) -> None:
     keep(result, arguments)
     if arguments.plot is not None:
         pictures.save(shown(result).draw(result), arguments.plot)
-    written = [str(path) for path in (arguments.json, arguments.plot) if path is not None]
-    if written:
+    if written := [str(path) for path in (arguments.json, arguments.plot) if path is not None]:
         print(f"Written: {', '.join(written)}")
 
 
@@ -123,13 +122,12 @@ def at_least(least: int) -> Callable[[str], int]:
     return integer
 
 
-def one_or_more_of(names: Sequence[str]) -> Callable[[str], list[str]]:
+def one_or_more_of(names: Collection[str]) -> Callable[[str], list[str]]:
     """An argument's type: names among `names`, separated by commas."""
 
     def chosen(text: str) -> list[str]:
         asked = text.split(",")
-        unknown = [name for name in asked if name not in names]
-        if unknown:
+        if unknown := [name for name in asked if name not in names]:
             raise argparse.ArgumentTypeError(f"is {', '.join(unknown)}, expected some of {', '.join(names)}")
         return asked
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import signal
 import subprocess
 import threading
@@ -16,16 +15,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 # Between asking a command to end, so that it can write what it has, and ending it.
 GRACE_S = 5.0
-_POLL_S = 0.1
 # Begins the lines by which a process reports an item.
 _ITEM = "@item "
-
-Lines = Callable[[str], object]
 
 
 def report(**item: Any) -> None:
@@ -63,7 +59,7 @@ def run(
     command: Sequence[str | Path],
     *,
     limit_s: float,
-    on_line: Lines,
+    on_line: Callable[[str], object],
     environment: Mapping[str, str] | None = None,
     grace_s: float = GRACE_S,
 ) -> Ended:
@@ -84,68 +80,32 @@ def run(
         errors="replace",
         start_new_session=True,
     )
+    timed_out = threading.Event()
+    watch = threading.Thread(target=_watch, args=(process, limit_s, grace_s, timed_out), daemon=True)
+    watch.start()
+    assert process.stdout is not None
     try:
-        timed_out = not _deliver(process, _lines_of(process), on_line, started + limit_s, grace_s)
+        with process.stdout as lines:
+            for line in lines:
+                on_line(line.rstrip("\n"))
+        watch.join()
     finally:
         _kill(process)
-    return Ended(process.returncode, time.monotonic() - started, timed_out)
+    return Ended(process.wait(), time.monotonic() - started, timed_out.is_set())
 
 
-def _lines_of(process: subprocess.Popen[str]) -> queue.SimpleQueue[str | None]:
-    """Filled by a thread, as reading cannot be given a time limit; None comes last."""
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    assert process.stdout is not None
-    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
-    return lines
-
-
-def _read(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
-    with stream:
-        for line in stream:
-            lines.put(line.rstrip("\n"))
-    lines.put(None)
-
-
-def _deliver(
-    process: subprocess.Popen[str],
-    lines: queue.SimpleQueue[str | None],
-    on_line: Lines,
-    deadline: float,
-    grace_s: float,
-) -> bool:
-    """Whether the command ended in time."""
-    if _deliver_until(process, lines, on_line, deadline):
-        return True
-    process.send_signal(signal.SIGINT)
-    _deliver_until(process, lines, on_line, time.monotonic() + grace_s)
-    return False
-
-
-def _deliver_until(
-    process: subprocess.Popen[str], lines: queue.SimpleQueue[str | None], on_line: Lines, deadline: float
-) -> bool:
-    open_output = True
-    while time.monotonic() < deadline:
-        # The output can stay open: a process that was left behind has it, too.
-        ended = process.poll() is not None
-        try:
-            line = lines.get(timeout=_POLL_S) if open_output else None
-        except queue.Empty:
-            if ended:
-                return True
-            continue
-        if line is not None:
-            on_line(line)
-        elif ended:
-            return True
-        else:
-            open_output = False
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_POLL_S)
-    return False
+def _watch(process: subprocess.Popen[str], limit_s: float, grace_s: float, timed_out: threading.Event) -> None:
+    """Ends the command at its limit, and then whatever it has left behind, which could hold its output open."""
+    try:
+        process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        timed_out.set()
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace_s)
+    _kill(process)
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

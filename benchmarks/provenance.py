@@ -51,12 +51,15 @@ class Provenance:
     arguments: dict[str, object]
 
 
-def provenance(device: torch.device, arguments: argparse.Namespace) -> Provenance:
-    """The provenance of a run on a device ("cpu" or "cuda") with the command line's arguments."""
-    cpu = _cpu_model()
+def provenance(device: torch.device, arguments: argparse.Namespace, backend: str | None = None) -> Provenance:
+    """Of a run on a device ("cpu" or "cuda"); without a backend, that which `fused_resnet` takes by default."""
+    on_gpu, cpu = device.type == "cuda", _cpu_model()
+    # Results of an earlier run are not part of what is measured.
+    changes = _git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
+    kernels = on_gpu and fused_resnet.available_backends()["cuda"] is None
     return Provenance(
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        device=torch.cuda.get_device_name(device) if on_gpu else cpu,
         cpu=cpu,
         cores=available_cores(),
         threads=torch.get_num_threads(),
@@ -65,13 +68,18 @@ def provenance(device: torch.device, arguments: argparse.Namespace) -> Provenanc
         python=platform.python_version(),
         torch=torch.__version__,
         cuda=torch.version.cuda,
-        tf32=device.type == "cuda" and torch.backends.cudnn.allow_tf32,
+        tf32=on_gpu and torch.backends.cudnn.allow_tf32,
         fused_resnet=fused_resnet.__version__,
         commit=_git("rev-parse", "HEAD"),
-        dirty=_dirty(),
-        backend=_backend(device),
+        dirty=None if changes is None else bool(changes),
+        backend=backend or ("cuda" if kernels else "reference"),
         arguments={name: value.name if isinstance(value, Path) else value for name, value in vars(arguments).items()},
     )
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_model() -> str:
@@ -81,11 +89,6 @@ def _cpu_model() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _system() -> str:
@@ -104,15 +107,3 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-def _dirty() -> bool | None:
-    # Results of an earlier run are not part of what is measured.
-    changes = _git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
-    return None if changes is None else bool(changes)
-
-
-def _backend(device: torch.device) -> str:
-    """What the default choice of `fused_resnet.use_backend` takes."""
-    usable = device.type == "cuda" and fused_resnet.available_backends()["cuda"] is None
-    return "cuda" if usable else "reference"

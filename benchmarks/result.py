@@ -6,15 +6,40 @@ The file describes itself, so that two of any benchmark can be compared and all 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from . import json_file
 from .errors import UserError
 from .provenance import Provenance
-from .table import table
-from .timing import Spread
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of a number that was measured several times."""
+
+    median: float
+    lower: float
+    upper: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of at least two values."""
+        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, lower, upper)
+
+    @classmethod
+    def of_ratios(cls, values: Sequence[float], others: Sequence[float]) -> Spread:
+        """The spread of value / other, pair by pair: a drift of the machine hardly changes a pair's ratio."""
+        return cls.of([a / b for a, b in zip(values, others, strict=True)])
+
+    def scaled(self, factor: float) -> Spread:
+        """In another unit."""
+        return Spread(self.median * factor, self.lower * factor, self.upper * factor)
+
 
 Origin: TypeAlias = Literal["key", "measured", "counted", "modelled"]
 Value: TypeAlias = str | int | float | bool | Spread | None
@@ -42,7 +67,6 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """The name and the unit."""
         return f"{self.name} [{self.unit}]" if self.unit else self.name
 
 
@@ -83,7 +107,17 @@ class Result:
 
     def write(self, path: Path) -> None:
         """The JSON file."""
-        json_file.write(self, path)
+        write_json(self, path)
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Writes a dataclass, lists of numbers on one line each. No reader meets half of a file."""
+    text = json.dumps(asdict(content), indent=2)
+    text = re.sub(r"\[[\s\d.,e+-]+\]", lambda numbers: " ".join(numbers[0].split()), text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    unfinished.replace(path)
 
 
 def read(path: Path) -> Result:
@@ -96,8 +130,7 @@ def read(path: Path) -> Result:
     if not path.is_file():
         raise UserError(f"{path}: no such file, {expected}")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return _result(found)
+        return _result(json.loads(path.read_text(encoding="utf-8")))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not JSON ({error}), {expected}") from error
     except (AttributeError, KeyError, TypeError) as error:
@@ -105,18 +138,20 @@ def read(path: Path) -> Result:
 
 
 def _result(found: dict[str, Any]) -> Result:
-    return Result(
-        **{
-            **found,
-            "provenance": Provenance(**found["provenance"]),
-            "columns": [Column(**column) for column in found["columns"]],
-            "rows": [{name: _value(value) for name, value in row.items()} for row in found["rows"]],
-        }
-    )
+    parts = {
+        "provenance": Provenance(**found["provenance"]),
+        "columns": [Column(**column) for column in found["columns"]],
+        "rows": [{k: Spread(**v) if isinstance(v, dict) else v for k, v in row.items()} for row in found["rows"]],
+    }
+    return Result(**{**found, **parts})
 
 
-def _value(value: Any) -> Value:
-    return Spread(**value) if isinstance(value, dict) else value
+def grouped(rows: Sequence[Row], outer: str, inner: str) -> dict[str, dict[str, Row]]:
+    """Rows by the texts of two of their values, in order."""
+    groups: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        groups.setdefault(str(row[outer]), {})[str(row[inner])] = row
+    return groups
 
 
 def number(value: Value) -> float | None:
@@ -124,6 +159,11 @@ def number(value: Value) -> float | None:
     if isinstance(value, Spread):
         return value.median
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def amount(row: Row, name: str) -> float:
+    """A row's number, 0 where there is none."""
+    return number(row.get(name)) or 0.0
 
 
 def text(value: Value) -> str:
@@ -142,11 +182,18 @@ def text(value: Value) -> str:
 def _digits(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.{_places(value)}f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
+    places = next((places for limit, places in ((100, 0), (10, 1), (1, 2)) if abs(value) >= limit), 3)
+    return f"{value:.{places}f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
 
 
-def _places(value: float) -> int:
-    return next((places for limit, places in ((100, 0), (10, 1), (1, 2)) if abs(value) >= limit), 3)
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Plain text: the first column to the left and the others to the right, under an underlined header."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for row in (header, *rows):
+        first, *rest = zip(row, widths, strict=True)
+        lines.append("  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]).rstrip())
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
 def provenance_line(result: Result) -> str:

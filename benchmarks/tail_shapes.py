@@ -42,7 +42,6 @@ class TailShape:
 
     @property
     def kind(self) -> str:
-        """What both branches are."""
         return f"{'direct' if self.inner is None else 'projection'}+{self.shortcut}"
 
     @property
@@ -54,6 +53,11 @@ class TailShape:
     @property
     def rows(self) -> int:
         return self.batch * self.size**2
+
+    @property
+    def output(self) -> str:
+        """An image of it."""
+        return f"{self.channels} x {self.size} x {self.size}"
 
     @property
     def projections(self) -> list[int]:
@@ -74,6 +78,16 @@ class DistinctTail:
 
     shape: TailShape
     blocks: dict[str, int]
+
+    @property
+    def name(self) -> str:
+        """Of the rows of results."""
+        return f"{self.shape.network} {self.shape.block}"
+
+    @property
+    def counts(self) -> str:
+        """How many blocks of each network have it."""
+        return ", ".join(f"{network} {count}" for network, count in self.blocks.items())
 
 
 def _bottleneck(network: str, depths: tuple[int, ...], width: int = 64) -> tuple[TailShape, ...]:
@@ -125,13 +139,13 @@ NETWORKS = {
 }
 
 
-def distinct(networks: Iterable[str]) -> list[DistinctTail]:
+def distinct(networks: Iterable[str], batch: int = BATCH) -> list[DistinctTail]:
     """Every tail of the networks once, in their order."""
     found: dict[TailShape, DistinctTail] = {}
     for network in networks:
         for shape in NETWORKS[network]:
             anonymous = replace(shape, network="", block="", blocks=0)
-            tail = found.setdefault(anonymous, DistinctTail(shape, {}))
+            tail = found.setdefault(anonymous, DistinctTail(replace(shape, batch=batch), {}))
             tail.blocks[network] = tail.blocks.get(network, 0) + shape.blocks
     return list(found.values())
 

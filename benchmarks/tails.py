@@ -1,6 +1,8 @@
-"""The ResNets' tails as modules, and what the kernels must move and multiply for them."""
+"""The ResNets' tails as modules, in the modes that they are run in, and what the kernels must move for them."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +15,48 @@ from fused_resnet.operation.branches import Branch, ZeroPad
 from fused_resnet.operation.computation import Needs, operands_of
 from fused_resnet.operation.computation import Tail as DescribedTail
 
-from .tail_shapes import RESNET18, RESNET50, TailShape
+from .tail_shapes import TailShape
 
-__all__ = ["RESNET18", "RESNET50", "Tail", "TailShape", "counted_bytes", "described", "every_gradient"]
+# A share of the sum's root mean square: several times what rounding to bfloat16 on the way moves it by.
+_KINK = 0.125
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a tail is run.
+
+    Attributes:
+        training: norms take the batch's statistics in place of the running ones.
+        backward: backward follows, to both inputs and all parameters.
+    """
+
+    name: str
+    training: bool
+    backward: bool
+
+    @property
+    def grad_enabled(self) -> bool:
+        """In training, forward keeps what backward needs also where that does not follow."""
+        return self.training or self.backward
+
+
+MODES = {
+    mode.name: mode
+    for mode in (
+        Mode("training", training=True, backward=False),
+        Mode("training+backward", training=True, backward=True),
+        Mode("eval", training=False, backward=False),
+        Mode("eval+backward", training=False, backward=True),
+    )
+}
+
+
+def incoming_gradient(z: Tensor) -> Tensor:
+    """A random gradient of relu(z), like z, and 0 wherever z is so near to 0 that rounding decides the relu's mask.
+
+    One element that flips outweighs the rounding errors of all others.
+    """
+    return torch.randn_like(z).masked_fill_(z.abs() < _KINK * z.square().mean().sqrt(), 0)
 
 
 def counted_bytes(shape: TailShape, training: bool, element_size: int, backward: bool = False) -> int:

@@ -1,11 +1,11 @@
-"""The kernels that PyTorch's profiler sees a call run on a GPU."""
+"""What PyTorch sees of a call: the kernels that it runs on a GPU, and the memory that it takes at its height."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from torch._C._autograd import DeviceType
@@ -18,8 +18,7 @@ _LONGEST, _NAME_LENGTH = 10, 90
 _NO_KERNELS = ("Memcpy", "Memset")
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(NamedTuple):
     """One run of a kernel, or a copy: where it began and ended, in microseconds."""
 
     name: str
@@ -58,6 +57,27 @@ def longest(kernels: Iterable[Kernel], calls: int) -> list[dict[str, Any]]:
     for kernel in kernels:
         by_name[kernel.name].append(kernel.end - kernel.start)
     ordered = sorted(by_name.items(), key=lambda item: -sum(item[1]))[:_LONGEST]
-    return [
-        {"kernel": name[:_NAME_LENGTH], "ms": sum(us) / 1e3 / calls, "runs": len(us) / calls} for name, us in ordered
-    ]
+    return [{"kernel": n[:_NAME_LENGTH], "ms": sum(us) / 1e3 / calls, "runs": len(us) / calls} for n, us in ordered]
+
+
+def peak_bytes(call: Call) -> int:
+    """Most bytes of a GPU that one call had allocated at a time, beyond what was held before."""
+    torch.cuda.synchronize()
+    held = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - held
+
+
+def most_allocated(call: Call, device: str) -> int:
+    """The same on any device; on a CPU from the profiler's record, which has nothing of what libraries allocate."""
+    if device == "cuda":
+        return peak_bytes(call)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        call()
+    assert recorded.profiler is not None
+    assert recorded.profiler.kineto_results is not None
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    in_order = sorted(events, key=lambda event: event.start_ns())
+    return max(accumulate((int(event.nbytes()) for event in in_order), initial=0))

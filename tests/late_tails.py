@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.gradients import incoming_gradient
-from benchmarks.modes import Mode
-from benchmarks.tails import RESNET50, Tail
+from benchmarks.tail_shapes import RESNET50
+from benchmarks.tails import Mode, Tail, incoming_gradient
 
 MODES = (Mode("training", True, True), Mode("frozen norms", False, True), Mode("eval", False, False))
 

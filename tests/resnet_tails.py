@@ -10,7 +10,7 @@ from emulated import needs_emulator
 from tile_formula import BranchSizes, TailSizes
 
 from benchmarks.emulator import Traffic
-from benchmarks.tails import RESNET18, RESNET50, TailShape
+from benchmarks.tail_shapes import RESNET18, RESNET50, TailShape
 
 BEHIND_CONV = [replace(shape, inner=None) for shape in RESNET50]
 ALL = [*RESNET50, *BEHIND_CONV, *RESNET18]

@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import pictures
 from benchmarks.provenance import Provenance
-from benchmarks.result import Column, Result
-from benchmarks.timing import Spread
+from benchmarks.result import Column, Result, Spread
 
 PROVENANCE = Provenance(
     date="2026-01-02T03:04:05+00:00",

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.modes import MODES
 from benchmarks.tail_shapes import RESNET50
+from benchmarks.tails import MODES
 
 SMALL = RESNET50[1].shrunk(2, 5, 16)
 each_mode = pytest.mark.parametrize("mode", MODES.values(), ids=MODES)

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from benchmarks.network_ways import EAGER, FUSED
+from benchmarks.networks import EAGER, FUSED
 from benchmarks.training.job import Job
 
 JOB = Job("tiny", [EAGER, FUSED], 4, 64, "cpu", "float32", "reference", steps=3, in_a_row=1, seconds=60.0)

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from .. import options
 from ..errors import UserError
-from ..result import Result, Row, provenance_line, read
-from ..table import table
+from ..result import Result, Row, provenance_line, read, table
 from .comparison import UNCHANGED, compare, differences
 
 

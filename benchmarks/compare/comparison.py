@@ -9,8 +9,7 @@ from statistics import geometric_mean
 from typing import Any, Literal, TypeAlias, get_args
 
 from ..errors import UserError
-from ..result import Column, Result, Row, Value, number, text
-from ..timing import Spread
+from ..result import Column, Result, Row, Spread, Value, number, text
 
 Key: TypeAlias = tuple[Value, ...]
 Verdict: TypeAlias = Literal["better", "worse", "changed", "within the spread", "same", "only in A", "only in B"]

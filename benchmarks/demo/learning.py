@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from fused_resnet import models
 
-from ..data import DataSet, Images
+from ..data import DataSet, accuracy
 from ..progress import progress
 from ..result import Row
-from ..sides import Sides, beside_fused
-from .columns import SIDES
-from .settings import Settings
+from ..trainer import Batch, Trainer
+from .settings import FUSED, SIDES, UNFUSED, Settings, both_sides
 
 AGREEMENT_LIMIT = 1e-9
+_SGD: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 
 
 @dataclass(frozen=True)
 class Learning:
-    """What came out of training on real images.
+    """What came out of training on real images; by side, where both have it.
 
     Attributes:
         network: what learned.
@@ -38,14 +37,14 @@ class Learning:
 
     network: str
     data: DataSet
-    losses: Sides[list[float]]
-    test_accuracy: Sides[float]
-    exact: Sides[list[float]]
+    losses: dict[str, list[float]]
+    test_accuracy: dict[str, float]
+    exact: dict[str, list[float]]
 
     @property
     def difference(self) -> float:
         """The largest of the losses in float64, relative; NaN where one is."""
-        unfused, fused = (torch.tensor(side, dtype=torch.float64) for side in (self.exact.unfused, self.exact.fused))
+        unfused, fused = (torch.tensor(self.exact[side], dtype=torch.float64) for side in SIDES)
         return float(((fused - unfused) / unfused).abs().max())
 
     @property
@@ -54,34 +53,31 @@ class Learning:
         return self.difference <= AGREEMENT_LIMIT
 
     @property
+    def steps(self) -> int:
+        return len(self.losses[UNFUSED])
+
+    @property
     def note(self) -> str:
         """In a sentence."""
         return (
-            f"{self.network}, shortcut B, learned {self.data.name}: {len(self.data.train):,} images,"
-            f" {len(self.losses.unfused):,} steps, tested on {len(self.data.test):,} other images. In float64, the"
-            f" losses of {len(self.exact.unfused)} steps differ by {self.difference:.1e} at most, relatively (allowed:"
+            f"{self.network}, shortcut B, learned {self.data.name}: {len(self.data.train.labels):,} images,"
+            f" {self.steps:,} steps, tested on {len(self.data.test.labels):,} other images. In float64, the"
+            f" losses of {len(self.exact[UNFUSED])} steps differ by {self.difference:.1e} at most, relatively (allowed:"
             f" {AGREEMENT_LIMIT:.0e})."
         )
 
     @property
     def details(self) -> dict[str, Any]:
         """All losses."""
-        return {"losses": asdict(self.losses), "losses in float64": asdict(self.exact)}
+        return {"losses": self.losses, "losses in float64": self.exact}
 
     @property
     def rows(self) -> list[Row]:
         """A row a side; the loss is the mean of the last tenth of the steps."""
-        last = max(1, len(self.losses.unfused) // 10)
-        return [
-            {
-                "network": self.network,
-                "part": f"after {len(self.losses.unfused):,} steps",
-                "side": side,
-                "loss": fmean(getattr(self.losses, side)[-last:]),
-                "test accuracy": 100 * getattr(self.test_accuracy, side),
-            }
-            for side in SIDES
-        ]
+        of: Row = {"network": self.network, "part": f"after {self.steps:,} steps"}
+        last = max(1, self.steps // 10)
+        means = {side: fmean(self.losses[side][-last:]) for side in SIDES}
+        return [{**of, "side": s, "loss": means[s], "test accuracy": 100 * self.test_accuracy[s]} for s in SIDES]
 
 
 def learn(data: DataSet, settings: Settings, device: torch.device) -> Learning:
@@ -89,12 +85,11 @@ def learn(data: DataSet, settings: Settings, device: torch.device) -> Learning:
     network = f"CIFAR ResNet-{settings.depth}"
     with progress(f"{network}, float64 steps", settings.agreement_steps) as advance:
         exact, _ = _train(data, settings, device, torch.float64, settings.agreement_steps, advance)
-    steps = settings.epochs * max(1, len(data.train) // settings.learning_batch_size)
+    steps = settings.epochs * max(1, len(data.train.labels) // settings.learning_batch_size)
     with progress(f"{network}, {settings.epochs} epochs", steps) as advance:
         losses, trained = _train(data, settings, device, torch.float32, steps, advance)
-    test = data.test.to(device)
-    accuracy = trained.map(lambda model: _accuracy(model, test, settings.learning_batch_size))
-    return Learning(network, data, losses, accuracy, exact)
+    right = {side: accuracy(model, data.test.to(device)) for side, model in trained.items()}
+    return Learning(network, data, losses, right, exact)
 
 
 def _train(
@@ -104,52 +99,30 @@ def _train(
     dtype: torch.dtype,
     steps: int,
     advance: Callable[[], object],
-) -> tuple[Sides[list[float]], Sides[nn.Module]]:
+) -> tuple[dict[str, list[float]], dict[str, nn.Module]]:
     """Every step's losses, and the trained models."""
     torch.manual_seed(0)
-    model = models.cifar_resnet(
-        settings.depth, shortcut="B", num_classes=data.classes, in_channels=data.channels, fused=False
-    )
-    trained = beside_fused(model.to(device, dtype))
-    step = trained.map(lambda model: _trainer(model, settings.learning_rate, steps))
-    losses: Sides[list[float]] = Sides([], [])
+    sizes = {"num_classes": data.classes, "in_channels": data.channels}
+    model = models.cifar_resnet(settings.depth, shortcut="B", fused=False, **sizes).to(device, dtype)
+    trained, _ = both_sides(model.train())
+
+    def trainer_of(network: nn.Module) -> Trainer:
+        return Trainer(network, dtype, schedule=lambda done: 1 - done / steps, lr=settings.learning_rate, **_SGD)
+
+    trainers = {side: trainer_of(network) for side, network in trained.items()}
+    losses: dict[str, list[float]] = {UNFUSED: [], FUSED: []}
     for batch in islice(_batches(data.train.to(device, dtype), settings.learning_batch_size), steps):
-        losses.unfused.append(step.unfused(batch))
-        losses.fused.append(step.fused(batch))
+        for side, trainer in trainers.items():
+            losses[side].append(float(trainer.step(batch)))
         advance()
     return losses, trained
 
 
-def _trainer(model: nn.Module, learning_rate: float, steps: int) -> Callable[[Images], float]:
-    """A function that takes one optimizer step on a batch and returns the loss ahead of it."""
-    optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / steps)
-    model.train()
-
-    def step(batch: Images) -> float:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(batch.images), batch.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        schedule.step()
-        return loss.item()
-
-    return step
-
-
-def _batches(images: Images, batch_size: int) -> Iterator[Images]:
+def _batches(images: Batch, batch_size: int) -> Iterator[Batch]:
     """Shuffled epochs without end, the same at every call; what does not fill a batch is left out of its epoch."""
     generator = torch.Generator().manual_seed(0)
     while True:
-        order = torch.randperm(len(images), generator=generator).to(images.labels.device)
+        order = torch.randperm(len(images.labels), generator=generator).to(images.labels.device)
         for start in range(0, max(1, len(order) - batch_size + 1), batch_size):
             chosen = order[start : start + batch_size]
-            yield Images(images.images[chosen], images.labels[chosen])
-
-
-@torch.inference_mode()
-def _accuracy(model: nn.Module, test: Images, batch_size: int) -> float:
-    model.eval()
-    starts = range(0, len(test), batch_size)
-    predicted = torch.cat([model(test.images[start : start + batch_size]).argmax(1) for start in starts])
-    return float((predicted == test.labels).double().mean())
+            yield Batch(images.images[chosen], images.labels[chosen])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fused_resnet import models
@@ -16,116 +15,78 @@ from fused_resnet.nn import ResidualBlock
 from ..accuracy import errors_against_float64
 from ..clocks import Call, WallClock, measure
 from ..progress import progress
-from ..result import Row
+from ..result import Row, Spread
 from ..saved_activations import saved_bytes, saved_bytes_by_module
-from ..sides import Models, Sides, beside_fused
-from ..timing import Spread
-from .columns import FUSED, SIDES, UNFUSED, WHOLE
-from .settings import Settings
+from ..trainer import Trainer, random_batch
+from .settings import FUSED, SIDES, UNFUSED, WHOLE, Settings, both_sides
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"ResNet-18": models.resnet18, "ResNet-50": models.resnet50}
+NETWORKS = {"ResNet-18": models.resnet18, "ResNet-50": models.resnet50}
 BLOCKS_OF = "ResNet-50"
 _CLASSES = 1000
-
-
-def build(name: str, device: torch.device) -> Models:
-    """One of `NETWORKS`, unfused and fused, with the same random parameters, in channels_last."""
-    torch.manual_seed(0)
-    network = NETWORKS[name](num_classes=_CLASSES, fused=False).to(device)
-    return beside_fused(network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-
-
-def random_images(batch_size: int, settings: Settings, device: torch.device) -> Tensor:
-    """(batch_size, 3, image_size, image_size), channels_last, the same at every call."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(batch_size, 3, settings.image_size, settings.image_size, generator=generator)
-    return x.to(device=device, memory_format=torch.channels_last)
+# By part of the network, then by side.
+_Calls = Mapping[str, Mapping[str, Call]]
+_Seconds = dict[str, dict[str, list[float]]]
 
 
 def rows_of(name: str, settings: Settings, device: torch.device) -> Iterator[Row]:
     """The rows of one of `NETWORKS`, and of the blocks of `BLOCKS_OF`."""
-    networks = build(name, device)
-    few = random_images(settings.accuracy_batch_size, settings, device)
+    torch.manual_seed(0)
+    made = NETWORKS[name](num_classes=_CLASSES, fused=False)
+    networks, report = both_sides(made.to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
+    few, batch = (
+        random_batch(count, settings.image_size, _CLASSES, device.type)
+        for count in (settings.accuracy_batch_size, settings.batch_size)
+    )
     with progress(f"{name}, accuracy against float64", 3) as advance:
-        errors = errors_against_float64(networks, few, _labels(few), advance)
-    x = random_images(settings.batch_size, settings, device)
-    saved = {WHOLE: networks.map(lambda network: saved_bytes(network.train(), x))}
-    steps = {WHOLE: networks.map(lambda network: _training_step(network, x, _labels(x)))}
+        errors = errors_against_float64(networks, *few, advance)
+    saved = {WHOLE: {side: saved_bytes(network.train(), batch.images) for side, network in networks.items()}}
+    steps = {WHOLE: {side: partial(Trainer(network).step, batch) for side, network in networks.items()}}
     step = _times(f"{name}, training", steps, settings.pairs, settings, device)
-    forwards = {WHOLE: networks.map(lambda network: _forward(network, x))}
+    forwards = {WHOLE: {side: _forward(network, batch.images) for side, network in networks.items()}}
     evaluation = _times(f"{name}, evaluation", forwards, settings.pairs, settings, device)
+    tails = {"fused tails": len(report.fused), "refused tails": len(report.refused)}
     for row in _rows(name, saved, {"step": step, "evaluation": evaluation}):
-        tails = (
-            {}
-            if row["side"] == UNFUSED
-            else {
-                "fused tails": len(networks.fused_tails),
-                "refused tails": len(networks.refused_tails),
-            }
-        )
-        yield {**row, **tails, **getattr(errors, str(row["side"])).row}
+        yield {**row, **(tails if row["side"] == FUSED else {}), **errors[str(row["side"])]}
     if name == BLOCKS_OF:
-        yield from _rows_of_blocks(name, networks.map(nn.Module.train), x, settings, device)
+        yield from _rows_of_blocks(name, {s: n.train() for s, n in networks.items()}, batch.images, settings, device)
 
 
 def _rows_of_blocks(
-    name: str, networks: Sides[nn.Module], x: Tensor, settings: Settings, device: torch.device
+    name: str, networks: Mapping[str, nn.Module], x: Tensor, settings: Settings, device: torch.device
 ) -> Iterator[Row]:
     """What each block is the first to save, and the time of its forward and backward on the input that it has there."""
-    blocks = [block for block, module in networks.unfused.named_modules() if isinstance(module, ResidualBlock)]
-    by_block = networks.map(lambda model: saved_bytes_by_module(model, x, blocks))
+    blocks = [block for block, module in networks[UNFUSED].named_modules() if isinstance(module, ResidualBlock)]
+    saved = {side: saved_bytes_by_module(network, x, blocks) for side, network in networks.items()}
     passes = {
-        block: networks.map(partial(_forward_backward, name=block, x=given.requires_grad_()))
-        for block, given in _inputs(networks.unfused, x, blocks).items()
+        block: {side: _forward_backward(networks[side].get_submodule(block), given.requires_grad_()) for side in SIDES}
+        for block, given in _inputs(networks[UNFUSED], x, blocks).items()
     }
-    times = _times(f"{name}, block by block", passes, settings.block_pairs, settings, device)
-    saved = {block: Sides(by_block.unfused[block], by_block.fused[block]) for block in blocks}
-    yield from _rows(name, saved, {"step": times})
+    times = _times(f"{name}, block by block", passes, max(2, settings.pairs // 2), settings, device)
+    yield from _rows(name, {block: {side: saved[side][block] for side in SIDES} for block in blocks}, {"step": times})
 
 
-def _rows(
-    name: str, saved: Mapping[str, Sides[int]], times: Mapping[str, Mapping[str, Sides[list[float]]]]
-) -> Iterator[Row]:
+def _rows(name: str, saved: Mapping[str, Mapping[str, int]], times: Mapping[str, _Seconds]) -> Iterator[Row]:
     """A row for either side of each part; the fused one's has the ratios."""
     for part, nbytes in saved.items():
         for side in SIDES:
-            row: Row = {"network": name, "part": part, "side": side, "saved": getattr(nbytes, side)}
+            row: Row = {"network": name, "part": part, "side": side, "saved": nbytes[side]}
             for what, seconds in times.items():
-                row[what] = Spread.of(getattr(seconds[part], side)).scaled(1e3)
+                row[what] = Spread.of(seconds[part][side]).scaled(1e3)
                 if side == FUSED:
-                    row[f"{what} / unfused"] = Spread.of_ratios(seconds[part].fused, seconds[part].unfused)
-            yield row if side == UNFUSED else {**row, "saved / unfused": nbytes.fused / nbytes.unfused}
+                    row[f"{what} / unfused"] = Spread.of_ratios(seconds[part][FUSED], seconds[part][UNFUSED])
+            yield row if side == UNFUSED else {**row, "saved / unfused": nbytes[FUSED] / nbytes[UNFUSED]}
 
 
-def _times(
-    what: str, calls: Mapping[str, Sides[Call]], pairs: int, settings: Settings, device: torch.device
-) -> dict[str, Sides[list[float]]]:
+def _times(what: str, calls: _Calls, pairs: int, settings: Settings, device: torch.device) -> _Seconds:
     """Seconds of both sides of each part, pair by pair."""
-    each = {(part, side): getattr(sides, side) for part, sides in calls.items() for side in SIDES}
+    each = {(part, side): call for part, sides in calls.items() for side, call in sides.items()}
     with progress(what, settings.warm_up + pairs) as advance:
         clock = WallClock(device.type)
         times = measure(each, clock, runs=pairs, warm_up=settings.warm_up, advance=advance)
-    return {part: Sides(*(times[part, side].seconds for side in SIDES)) for part in calls}
+    return {part: {side: times[part, side].seconds for side in SIDES} for part in calls}
 
 
-def _labels(x: Tensor) -> Tensor:
-    return torch.arange(len(x), device=x.device) % _CLASSES
-
-
-def _training_step(network: nn.Module, x: Tensor, labels: Tensor) -> Callable[[], object]:
-    """A whole step: zero_grad, forward, cross entropy, backward, SGD with momentum."""
-    optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
-    network.train()
-
-    def step() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(network(x), labels).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
-
-
-def _forward(network: nn.Module, x: Tensor) -> Callable[[], object]:
+def _forward(network: nn.Module, x: Tensor) -> Call:
     network.eval()
     return torch.inference_mode()(lambda: network(x))
 
@@ -145,9 +106,8 @@ def _inputs(network: nn.Module, x: Tensor, names: list[str]) -> dict[str, Tensor
     return inputs
 
 
-def _forward_backward(network: nn.Module, name: str, x: Tensor) -> Callable[[], object]:
-    """The named block's forward pass and its backward pass for x and all parameters."""
-    block = network.get_submodule(name)
+def _forward_backward(block: nn.Module, x: Tensor) -> Call:
+    """The block's forward pass and its backward pass for x and all parameters."""
     operands = [x, *block.parameters()]
     dy = torch.ones_like(block(x))
     return lambda: torch.autograd.grad(block(x), operands, dy)

@@ -1,8 +1,37 @@
-"""How much the demo does: on a CPU, on a GPU, and for a smoke run."""
+"""How much the demo does, on which two sides, and its table: a row is a network or one of its blocks on one side."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
+
+from torch import nn
+
+import fused_resnet
+from fused_resnet.fusion import FusionReport
+
+from ..result import Column
+
+UNFUSED, FUSED = SIDES = ("unfused", "fused")
+WHOLE = "whole network"
+COLUMNS = [
+    Column("network", "key"),
+    Column("part", "key"),
+    Column("side", "key"),
+    Column("step", "measured", "ms", "lower"),
+    Column("step / unfused", "measured", "", "lower"),
+    Column("evaluation", "measured", "ms", "lower"),
+    Column("evaluation / unfused", "measured", "", "lower"),
+    Column("saved", "counted", "B", "lower"),
+    Column("saved / unfused", "counted", "", "lower"),
+    Column("fused tails", "counted"),
+    Column("refused tails", "counted"),
+    Column("output error", "measured", "", "lower", shown=False),
+    Column("gradient error", "measured", "", "lower"),
+    Column("evaluation error", "measured", "", "lower", shown=False),
+    Column("loss", "measured", "", "lower"),
+    Column("test accuracy", "measured", "%", "higher"),
+]
 
 
 @dataclass(frozen=True)
@@ -32,21 +61,15 @@ class Settings:
     warm_up: int = 2
     accuracy_batch_size: int = 4
 
-    @property
-    def block_pairs(self) -> int:
-        return max(2, self.pairs // 2)
-
 
 CPU = Settings()
 GPU = replace(CPU, epochs=20, batch_size=64, pairs=40, warm_up=5, accuracy_batch_size=16)
-QUICK = Settings(
-    depth=8,
-    image_limit=160,
-    epochs=1,
-    learning_batch_size=32,
-    batch_size=2,
-    image_size=64,
-    pairs=2,
-    warm_up=1,
-    accuracy_batch_size=2,
-)
+_SMALL = {"batch_size": 2, "image_size": 64, "pairs": 2, "warm_up": 1, "accuracy_batch_size": 2}
+QUICK = Settings(depth=8, image_limit=160, epochs=1, learning_batch_size=32, **_SMALL)
+
+
+def both_sides(model: nn.Module) -> tuple[dict[str, nn.Module], FusionReport]:
+    """A standard model beside a copy that `fused_resnet.fuse` has fused."""
+    fused = copy.deepcopy(model)
+    report = fused_resnet.fuse(fused)
+    return {UNFUSED: model, FUSED: fused}, report

@@ -5,10 +5,11 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..pictures import COLOURS, FAINT, INK, style
-from ..result import Result, Row, number, provenance_line, text
-from ..timing import Spread
-from .columns import FUSED, RATIOS, SIDES, UNFUSED, WHOLE
+from ..pictures import COLOURS, FAINT, INK, label_rows, style
+from ..result import Result, Row, Spread, amount, number, provenance_line, text
+from .settings import FUSED, SIDES, UNFUSED, WHOLE
+
+RATIOS = ("step / unfused", "evaluation / unfused", "saved / unfused")
 
 
 def rows(result: Result, side: str, *, whole: bool) -> list[Row]:
@@ -59,7 +60,7 @@ def draw(result: Result) -> Figure:
 def _draw_blocks(axes: Axes, result: Result, column: str, label: str, factor: float) -> None:
     for side, offset in zip(SIDES, (-0.2, 0.2), strict=True):
         own = rows(result, side, whole=False)
-        heights = [(number(row[column]) or 0.0) * factor for row in own]
+        heights = [amount(row, column) * factor for row in own]
         bars = axes.bar([i + offset for i in range(len(own))], heights, 0.4, color=_COLOURS[side], label=side)
         for i, row in enumerate(own):
             if isinstance(spread := row[column], Spread):
@@ -101,9 +102,7 @@ def _draw_ratios(axes: Axes, networks: list[Row]) -> None:
         axes.plot(number(ratio) or 0.0, place, "D", color=_COLOURS[FUSED], markersize=8)
         axes.text(1.02, place, f"{number(ratio):.3f}", transform=axes.get_yaxis_transform(), va="center")
     axes.axvline(1, color=INK, linewidth=1, zorder=0)
-    axes.set_yticks(range(len(points)), [label for label, _ in points])
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(points) - 0.5, -0.5)
+    label_rows(axes, [label for label, _ in points])
     axes.set_title("Whole networks: median and middle half of the pairs")
     axes.set_xlabel("fused / unfused (below 1: fused needs less)")
     axes.grid(axis="x")

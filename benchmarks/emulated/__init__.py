@@ -21,7 +21,6 @@ free cores, most of it for W Cov W^T of the two widest tails.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
 import torch
 
@@ -31,7 +30,7 @@ from ..errors import UserError
 from ..progress import progress
 from ..provenance import available_cores, provenance
 from ..result import Result, Row
-from .cases import BATCH, SIZE, Case, cases
+from .formulas import BATCH, SIZE, Case, cases
 from .rows import COLUMNS, count_all
 
 
@@ -62,9 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _count(chosen: list[Case], dtype: torch.dtype, jobs: int, arguments: argparse.Namespace) -> Result:
     """The result, of which the file is written as it grows."""
-    name = str(dtype).removeprefix("torch.")
-    settings = {"dtype": name, "rows": BATCH * SIZE**2, "jobs": jobs}
-    origin = replace(provenance(torch.device("cpu"), arguments), backend="emulated")
+    settings = {"dtype": options.name_of(dtype), "rows": BATCH * SIZE**2, "jobs": jobs}
+    origin = provenance(torch.device("cpu"), arguments, "emulated")
     rows: list[Row] = []
     result = Result("emulated", origin, settings, COLUMNS, rows)
     found: dict[Case, list[Row]] = {}

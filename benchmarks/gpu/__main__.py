@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..process import ROOT
-from ..table import table
+from ..result import table
 from . import __doc__ as description
 from .machine import look_up
 from .parts import PARTS

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import network_ways
+from .. import networks
 from ..process import Ended, run
 from ..result import Result, number, read, text
 from . import counters, sanitize
@@ -72,14 +72,14 @@ def time_phases(record: Record, rehearse: bool) -> None:
 def train(record: Record, rehearse: bool) -> None:
     """Further ways, which take longer, of the largest batch alone, and last."""
     for batch, ways in (("128", "eager,fused"), ("256", "eager,fused,norms,recompute")):
-        networks = [] if rehearse else ["--models", "resnet50"]
-        options = [*networks, "--batches", "4" if rehearse else batch, "--ways", ways]
+        models = [] if rehearse else ["--models", "resnet50"]
+        options = [*models, "--batches", "4" if rehearse else batch, "--ways", ways]
         _run_networks(record, options, f"training-{batch}.json", rehearse)
 
 
 def evaluate(record: Record, rehearse: bool) -> None:
-    networks = [] if rehearse else ["--models", "resnet50,resnet18"]
-    options = [*networks, "--batches", "1,4" if rehearse else "1,128", "--ways", "eager,fused", "--evaluation"]
+    models = [] if rehearse else ["--models", "resnet50,resnet18"]
+    options = [*models, "--batches", "1,4" if rehearse else "1,128", "--ways", "eager,fused", "--evaluation"]
     _run_networks(record, options, "evaluation.json", rehearse)
 
 
@@ -161,7 +161,7 @@ def _run_networks(
     if result is None:
         return
     for failure in result.details["failures"]:
-        if failure["kind"] in ("error", "wrong") and not network_ways.compiles(failure["way"]):
+        if failure["kind"] in ("error", "wrong") and not networks.compiles(failure["way"]):
             record.problem(f"{failure['where']}: {failure['what']}")
     steps = [f"{row['model']} {row['batch']} {row['way']} {text(number(row['step']))} ms" for row in result.rows]
     record.headline = ", ".join(filter(None, [record.headline, *steps]))

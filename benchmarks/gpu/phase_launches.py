@@ -15,13 +15,13 @@ import torch
 
 import fused_resnet
 
-from ..gradients import incoming_gradient
 from ..launches import PHASES
 from ..phases.calls import Inputs, kernel_way
 from ..phases.columns import EAGER
 from ..phases.run import ways_of
 from ..process import report
-from ..tails import RESNET50, Tail
+from ..tail_shapes import RESNET50
+from ..tails import Tail, incoming_gradient
 
 
 def launch(block: str, rehearse: bool) -> None:

@@ -25,8 +25,8 @@ from fused_resnet.operation.branches import Branch, Direct, Norm, Projection, Ze
 from fused_resnet.strategy import use_strategy
 
 from ..accuracy import relative_error, tf32
-from ..gradients import incoming_gradient
 from ..launches import BACKWARD_PHASES, FORWARD_PHASES, Launches
+from ..tails import incoming_gradient
 
 # Limits for the norm of the difference from float64: about four times what one rounding of every operand gives.
 TOLERANCES = {"float32": 1e-5, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 1.5e-2}

@@ -11,9 +11,7 @@ A round takes eight calls on either side, in turn: forward of all, then one back
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import ExitStack
 
 import torch
 
@@ -37,23 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=options.at_least(2), default=200, help="default: %(default)s")
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """To start others takes longer than small tensors do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Measures, prints and writes what is asked for."""
     options.check_files(arguments)
     device = options.device_of(arguments.device)
     backend: Backend = "cuda" if device.type == "cuda" else "emulated"
-    origin = replace(provenance(device, arguments), backend=backend)
+    origin = provenance(device, arguments, backend)
     result = Result("host", origin, {"device": device.type, "backend": backend}, COLUMNS, [])
     with ExitStack() as stack:
         try:
@@ -62,7 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"there are no kernels to call: {error}") from error
         if backend == "emulated":
             stack.enter_context(emulator.launches_left_out())
-            stack.enter_context(_one_thread())
+            # To start others takes longer than small tensors do.
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(1)
             result.notes.append("The kernels' launches are left out: what is timed is everything around them.")
         each, missing = cases(device)
         result.notes.extend(missing)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import functools
 import importlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 import fused_resnet
 from fused_resnet.nn import Bottleneck
 
-from ..sides import Sides
-from ..tail_shapes import DistinctTail, distinct, small_of_each_kind
+from ..tail_shapes import distinct, small_of_each_kind
 from ..tails import Tail
 
+SIDES = ("unfused", "fused")
 # Channels of a block's 3x3 convolution.
 _WIDTH = 8
 CALLS = 8
@@ -30,23 +30,25 @@ class Case:
 
     Attributes:
         autocast: the dtype that autocast gives, None without.
-        calls: of either side, without arguments.
+        calls: of each side, without arguments.
         leaves: whatever gets a gradient.
     """
 
     what: str
     kind: str
     autocast: torch.dtype | None
-    calls: Sides[list[Callable[[], Tensor]]]
-    leaves: list[Tensor]
+    calls: dict[str, list[Callable[[], Tensor]]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    leaves: list[Tensor] = field(default_factory=list)
+
+    def add(self, leaves: list[Tensor], unfused: Callable[[], Tensor], fused: Callable[[], Tensor]) -> None:
+        self.leaves.extend(leaves)
+        self.calls["unfused"].append(unfused)
+        self.calls["fused"].append(fused)
 
 
 def cases(device: torch.device) -> tuple[list[Case], list[str]]:
     """All cases, and which could not be made."""
-    found: list[Case] = []
-    for tail in small_of_each_kind(distinct(("resnet50", "resnet18", "resnet20"))):
-        found += [_tail_case(tail, autocast, device) for autocast in (None, torch.bfloat16)]
-    missing = []
+    found, missing = list(_tail_cases(device)), []
     for what, make in (("own block", _own), ("torchvision block", _of_torchvision)):
         try:
             found += list(_block_cases(what, make, device))
@@ -55,25 +57,22 @@ def cases(device: torch.device) -> tuple[list[Case], list[str]]:
     return found, missing
 
 
-def _tail_case(tail: DistinctTail, autocast: torch.dtype | None, device: torch.device) -> Case:
-    calls: Sides[list[Callable[[], Tensor]]] = Sides([], [])
-    leaves: list[Tensor] = []
-    for _ in range(CALLS):
-        # Activations are in half precision already, where autocast is on; parameters are not.
-        made = Tail(tail.shape, torch.float32).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        x, before = (t.to(autocast or t.dtype).detach().requires_grad_() for t in made.inputs(device, torch.float32))
-        calls.unfused.append(functools.partial(made, x, before))
-        calls.fused.append(functools.partial(made.fused, x, before))
-        leaves += [x, before, *made.parameters()]
-    return Case("tail", tail.shape.kind, autocast, calls, leaves)
+def _tail_cases(device: torch.device) -> Iterator[Case]:
+    for tail in small_of_each_kind(distinct(("resnet50", "resnet18", "resnet20"))):
+        for autocast in (None, torch.bfloat16):
+            case = Case("tail", tail.shape.kind, autocast)
+            for _ in range(CALLS):
+                # Activations are in half precision already, where autocast is on; parameters are not.
+                made = Tail(tail.shape, torch.float32).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                inputs = [t.to(autocast or t.dtype).requires_grad_() for t in made.inputs(device, torch.float32)]
+                case.add([*inputs, *made.parameters()], partial(made, *inputs), partial(made.fused, *inputs))
+            yield case
 
 
 def _block_cases(what: str, make: Callable[[bool], nn.Module], device: torch.device) -> Iterator[Case]:
     for changes in (True, False):
-        kind = "projection+projection" if changes else "projection+identity"
         for autocast in (None, torch.bfloat16):
-            calls: Sides[list[Callable[[], Tensor]]] = Sides([], [])
-            leaves: list[Tensor] = []
+            case = Case(what, "projection+projection" if changes else "projection+identity", autocast)
             for _ in range(CALLS):
                 block = make(changes).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
                 fused = copy.deepcopy(block)
@@ -81,10 +80,8 @@ def _block_cases(what: str, make: Callable[[bool], nn.Module], device: torch.dev
                 fused_resnet.unfuse(block)
                 x = torch.randn(2, _WIDTH if changes else 4 * _WIDTH, 2, 2, device=device, dtype=autocast)
                 x = x.to(memory_format=torch.channels_last).requires_grad_()
-                calls.unfused.append(functools.partial(block, x))
-                calls.fused.append(functools.partial(fused, x))
-                leaves += [x, *block.parameters(), *fused.parameters()]
-            yield Case(what, kind, autocast, calls, leaves)
+                case.add([x, *block.parameters(), *fused.parameters()], partial(block, x), partial(fused, x))
+            yield case
 
 
 def _own(changes_shape: bool) -> nn.Module:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
 
-from ..result import Column, Row, number
-from ..timing import Spread
-from .cases import Case
+from ..result import Column, Row, Spread, amount
+from .cases import SIDES, Case
 
 NETWORK = "resnet50"
 # How many blocks of the network are of a kind.
 BLOCKS_OF_NETWORK = {"projection+projection": 4, "projection+identity": 12}
-SIDES, DIRECTIONS = ("unfused", "fused"), ("forward", "backward")
+DIRECTIONS = ("forward", "backward")
+_TIMES = [f"{side} {way}" for side in SIDES for way in DIRECTIONS]
+_WARM_UP = 3
 
 COLUMNS = [
     Column("what", "key"),  # "tail", "own block" or "torchvision block"
     Column("kind", "key"),  # of both branches
     Column("precision", "key"),
-    *(Column(f"{side} {way}", "measured", "us", better="lower") for side in SIDES for way in DIRECTIONS),
+    *(Column(name, "measured", "us", better="lower") for name in _TIMES),
     Column("ratio", "measured", better="lower"),  # of the sums of both directions
 ]
 
@@ -30,41 +30,27 @@ COLUMNS = [
 def summed(rows: Sequence[Row]) -> Iterator[Row]:
     """A row for all of the network, of each kind of thing in each precision."""
     for what, precision in dict.fromkeys((row["what"], row["precision"]) for row in rows):
-        weighted = [
-            (BLOCKS_OF_NETWORK[str(row["kind"])], row)
-            for row in rows
-            if row["what"] == what and row["precision"] == precision and row["kind"] in BLOCKS_OF_NETWORK
-        ]
-        sums = {
-            f"{side} {way}": sum(count * (number(row[f"{side} {way}"]) or 0.0) for count, row in weighted)
-            for side in SIDES
-            for way in DIRECTIONS
-        }
+        own = [row for row in rows if (row["what"], row["precision"]) == (what, precision)]
+        counted = [(BLOCKS_OF_NETWORK.get(str(row["kind"]), 0), row) for row in own]
+        sums = {name: sum(count * amount(row, name) for count, row in counted) for name in _TIMES}
         unfused, fused = (sum(sums[f"{side} {way}"] for way in DIRECTIONS) for side in SIDES)
         yield {"what": what, "kind": NETWORK, "precision": precision, **sums, "ratio": fused / unfused}
 
 
-_WARM_UP = 3
-
-
 def row_of(case: Case, device: torch.device, rounds: int) -> Row:
     """Microseconds of a call in so many (at least 2) rounds, and the ratio of the sides in each."""
-    times: dict[str, list[float]] = {f"{side} {way}": [] for side in SIDES for way in DIRECTIONS}
-    sides = dict(zip(SIDES, (case.calls.unfused, case.calls.fused), strict=True))
+    times: dict[str, list[float]] = {name: [] for name in _TIMES}
     gc.collect()
     gc.disable()  # as `timeit` does
     try:
         for turn in range(-_WARM_UP, rounds):
             for side in SIDES if turn % 2 == 0 else reversed(SIDES):
-                taken = _seconds(sides[side], case, device)
-                for way, seconds in zip(DIRECTIONS, taken, strict=True):
+                for way, seconds in zip(DIRECTIONS, _seconds(case, side, device), strict=True):
                     if turn >= 0:
-                        times[f"{side} {way}"].append(seconds / len(sides[side]) * 1e6)
+                        times[f"{side} {way}"].append(seconds / len(case.calls[side]) * 1e6)
     finally:
         gc.enable()
-    unfused, fused = (
-        [sum(pair) for pair in zip(*(times[f"{side} {way}"] for way in DIRECTIONS), strict=True)] for side in SIDES
-    )
+    unfused, fused = ([sum(p) for p in zip(*(times[f"{s} {w}"] for w in DIRECTIONS), strict=True)] for s in SIDES)
     return {
         "what": case.what,
         "kind": case.kind,
@@ -74,7 +60,7 @@ def row_of(case: Case, device: torch.device, rounds: int) -> Row:
     }
 
 
-def _seconds(calls: Sequence[Callable[[], Tensor]], case: Case, device: torch.device) -> tuple[float, float]:
+def _seconds(case: Case, side: str, device: torch.device) -> tuple[float, float]:
     """Until everything was queued, forward and backward."""
     for leaf in case.leaves:
         leaf.grad = None
@@ -82,7 +68,7 @@ def _seconds(calls: Sequence[Callable[[], Tensor]], case: Case, device: torch.de
         torch.cuda.synchronize(device)
     begun = time.perf_counter()
     with torch.autocast(device.type, case.autocast or torch.bfloat16, enabled=case.autocast is not None):
-        outputs = [call() for call in calls]
+        outputs = [call() for call in case.calls[side]]
     middle = time.perf_counter()
     incoming = [torch.empty_like(output) for output in outputs]
     again = time.perf_counter()

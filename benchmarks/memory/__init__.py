@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from .. import emulator, network_ways, networks, options
+from .. import emulator, networks, options
 from ..errors import UserError
-from ..network_ways import EAGER, FUSED, RECOMPUTE
+from ..networks import EAGER, FUSED, RECOMPUTE, WAYS
 from ..progress import progress
 from ..provenance import provenance
 from ..result import Column, Result, Row
@@ -43,23 +42,15 @@ _COLUMNS = [
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the benchmark's options."""
     options.add_arguments(parser, quick="a few networks on small images")
-    parser.add_argument(
-        "--models",
-        type=networks.names,
-        metavar="NAMES",
-        help=f"separated by commas: {networks.EXPECTED}; default: {','.join(_MODELS)}",
-    )
-    parser.add_argument(
-        "--blocks", type=networks.names, metavar="NAMES", help="networks counted block by block; default: resnet50"
-    )
-    parser.add_argument(
-        "--ways",
-        type=options.one_or_more_of(network_ways.WAYS),
-        metavar="NAMES",
-        help=f"some of {','.join(network_ways.WAYS)}; default: all of {','.join(_COMPILED)}, else {','.join(_WAYS)}",
-    )
-    parser.add_argument("--batch", type=options.at_least(1), metavar="N", help="images; default: 16")
-    parser.add_argument("--size", type=options.at_least(1), metavar="N", help="of images; default: 224, of CIFAR's 32")
+    ways = f"some of {','.join(WAYS)}; default: all of {','.join(_COMPILED)}, else {','.join(_WAYS)}"
+    for name, parse, what in (
+        ("models", networks.names, f"of {networks.EXPECTED}; default: {','.join(_MODELS)}"),
+        ("blocks", networks.names, "networks counted block by block; default: resnet50"),
+        ("ways", options.one_or_more_of(WAYS), ways),
+        ("batch", options.at_least(1), "images; default: 16"),
+        ("size", options.at_least(1), "of images; default: 224, of CIFAR's 32"),
+    ):
+        parser.add_argument(f"--{name}", type=parse, metavar="N", help=what)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -72,13 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     conditions = Conditions(device, dtype, batch, size)
     models = arguments.models or (_QUICK_MODELS if quick else _MODELS)
     ways = {model: arguments.ways or _ways(model, quick) for model in models}
-    result = Result(
-        "memory",
-        provenance(device, arguments),
-        {"batch": batch, "size": size, "dtype": str(dtype).removeprefix("torch."), "device": device.type},
-        _COLUMNS,
-        [],
-    )
+    settings = {"batch": batch, "size": size, "dtype": options.name_of(dtype), "device": device.type}
+    result = Result("memory", provenance(device, arguments), settings, _COLUMNS, [])
     with progress("saved activations", sum(map(len, ways.values()))) as advance:
         for model in models:
             counted = {}
@@ -100,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _ways(model: str, quick: bool) -> Sequence[str]:
-    return network_ways.WAYS if model in _COMPILED[: 1 if quick else None] else _WAYS
+    return WAYS if model in _COMPILED[: 1 if quick else None] else _WAYS
 
 
 def _failure(model: str, way: str, error: Exception) -> str:
@@ -112,28 +98,22 @@ def _failure(model: str, way: str, error: Exception) -> str:
 
 def _rows(model: str, counted: dict[str, Saved], batch: int) -> Iterator[Row]:
     """The whole network in each way, then each block; what no block saves comes last, so that all of it adds up."""
-    for way, saved in counted.items():
-        row = _row(model, WHOLE, way, saved.total, batch, counted[EAGER].total if EAGER in counted else None)
-        tails = {"fused tails": saved.fused_tails, "refused tails": saved.refused_tails}
-        yield {**row, **(tails if network_ways.fuses(way) else {})}
-    parts = {way: _parts(saved) for way, saved in counted.items() if saved.blocks}
-    for block in next(iter(parts.values()), ()):
-        for way, bytes_of in parts.items():
-            eager = parts[EAGER][block] if EAGER in parts else None
-            yield _row(model, block, way, bytes_of[block], batch, eager)
+    parts = {way: {WHOLE: saved.total, **_blocks(saved)} for way, saved in counted.items()}
+    for block in dict.fromkeys(block for of in parts.values() for block in of):
+        eager = parts.get(EAGER, {}).get(block)
+        for way, saved in counted.items():
+            if block in parts[way]:
+                tails = {"fused tails": saved.fused_tails, "refused tails": saved.refused_tails}
+                yield {
+                    "model": model,
+                    "block": block,
+                    "way": way,
+                    "saved": parts[way][block],
+                    "an image": parts[way][block] / batch / 1e6,
+                    "ratio to eager": parts[way][block] / eager if eager else None,
+                    **(tails if block == WHOLE and networks.fuses(way) else {}),
+                }
 
 
-def _parts(saved: Saved) -> dict[str, int]:
-    return {**saved.blocks, REST: saved.total - sum(saved.blocks.values())}
-
-
-def _row(model: str, block: str, way: str, saved: int, batch: int, eager: int | None) -> dict[str, Any]:
-    ratio = saved / eager if eager else None
-    return {
-        "model": model,
-        "block": block,
-        "way": way,
-        "saved": saved,
-        "an image": saved / batch / 1e6,
-        "ratio to eager": ratio,
-    }
+def _blocks(saved: Saved) -> dict[str, int]:
+    return {**saved.blocks, REST: saved.total - sum(saved.blocks.values())} if saved.blocks else {}

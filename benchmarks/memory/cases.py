@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fused_resnet
 
-from .. import emulator, network_ways, networks
+from .. import emulator, networks
 from ..saved_activations import saved_bytes, saved_bytes_by_module
 
 
@@ -48,7 +48,7 @@ class Saved:
 
 
 def count(name: str, way: str, conditions: Conditions, by_block: bool) -> Saved:
-    """Counts one of `networks.names` in one of `network_ways.WAYS`; a compiled network is one graph and has no blocks.
+    """Counts one of `networks.names` in one of `networks.WAYS`; a compiled network is one graph and has no blocks.
 
     Raises:
         networks.UnavailableError: its library cannot give it.
@@ -59,12 +59,12 @@ def count(name: str, way: str, conditions: Conditions, by_block: bool) -> Saved:
         network = networks.make(name).train()
         images = conditions.images(name)
         tails = fused_resnet.fuse(network, dry_run=True)
-        forward = network_ways.forward(way, network, _without_code)
+        forward = networks.forward(way, network, _without_code)
         total = saved_bytes(network, images, forward)
-        wanted = networks.blocks(network) if by_block and not network_ways.compiles(way) else []
+        wanted = networks.blocks(network) if by_block and not networks.compiles(way) else []
         blocks = saved_bytes_by_module(network, images, wanted) if wanted else {}
-    fused = len(tails.fused) if network_ways.fuses(way) else 0
-    return Saved(total, blocks, fused, len(tails.refused) if network_ways.fuses(way) else 0)
+    fused = len(tails.fused) if networks.fuses(way) else 0
+    return Saved(total, blocks, fused, len(tails.refused) if networks.fuses(way) else 0)
 
 
 def kernels(device: torch.device) -> AbstractContextManager[object]:

@@ -15,18 +15,30 @@ docs/model.md says what the model takes for granted, and how well it does.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from .. import options
+from ..launches import PHASES
 from ..phases.columns import EAGER, whole
 from ..provenance import provenance
-from ..result import Result, read
+from ..result import Column, Result, Row, amount, number, read
 from . import counts, fit, gpu_time
-from .rows import COLUMNS, Compared, rows_of
 
 MEASURED = Path(__file__).parents[1] / "results" / "phases-h100.json"
+COLUMNS = [
+    Column("tail", "key"),
+    Column("way", "key"),
+    Column("phase", "key"),
+    Column("measured", "measured", "ms", better="lower"),
+    Column("then, modelled", "modelled", "ms", better="lower"),
+    Column("now, modelled", "modelled", "ms", better="lower"),
+    Column("limit", "modelled"),
+    Column("of a copy", "modelled", better="higher"),
+    Column("bytes", "counted", "B", better="lower", shown=False),
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,13 +67,39 @@ def run(arguments: argparse.Namespace) -> int:
 
 def compared(measured: Result, arguments: argparse.Namespace) -> Result:
     """The table: measured, and by the model with the kernels as they were and as they are."""
-    gpu, then, now = gpu_time.read(), counts.read(counts.THEN), counts.read(counts.NOW)
-    rows = rows_of(Compared(measured, gpu, then, now))
+    rows = list(_rows(measured, gpu_time.read(), counts.read(counts.THEN), counts.read(counts.NOW)))
     settings = {"gpu": measured.provenance.device, "dtype": "bfloat16", "batch": measured.settings["batch"]}
-    close = [row for row in rows if abs(float(str(row["then, modelled"])) / float(str(row["measured"])) - 1) <= 0.25]
+    close = [row for row in rows if abs(amount(row, "then, modelled") / amount(row, "measured") - 1) <= 0.25]
     notes = [
         f"The model meets {len(close)} of {len(rows)} measured phases, to which it was fitted, within 25 %.",
         "No GPU has run the kernels as they are: their times are modelled.",
     ]
     details = {"eager": {row["tail"]: whole(row) for row in measured.rows if row["way"] == EAGER}}
     return Result("model", provenance(torch.device("cpu"), arguments), settings, COLUMNS, rows, notes, details)
+
+
+def _rows(measured: Result, gpu: gpu_time.Gpu, then: counts.Counts, now: counts.Counts) -> Iterator[Row]:
+    """A row for every phase that was measured and counted, of both kernels."""
+    copy = float(measured.details["ceilings"]["bytes_per_s"])
+    for row in measured.rows:
+        for phase in PHASES:
+            key = str(row["tail"]), str(row["way"]), phase
+            milliseconds = number(row.get(phase))
+            if milliseconds is None or key not in then or key not in now:
+                continue
+            modelled = gpu_time.seconds(now[key], gpu)
+            yield {
+                "tail": key[0],
+                "way": key[1],
+                "phase": phase,
+                "measured": milliseconds,
+                "then, modelled": _digits(gpu_time.seconds(then[key], gpu) * 1e3),
+                "now, modelled": _digits(modelled * 1e3),
+                "limit": gpu_time.limit(now[key], gpu),
+                "of a copy": _digits(now[key].distinct / modelled / copy),
+                "bytes": round(now[key].distinct),
+            }
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -8,7 +8,7 @@ How many items the full size has is asked of the launcher, which then launches n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -112,10 +112,9 @@ def amounts_of(launch: Launch, scattered: Container[str]) -> Amounts:
     )
 
 
-def unevenness(weights: Sequence[float], blocks: int) -> float:
-    """The busiest block's work over the average, where each takes every `blocks`-th item."""
-    busiest = max(sum(weights[block::blocks]) for block in range(min(blocks, len(weights))))
-    return busiest * blocks / sum(weights)
+def unevenness(items: int, blocks: int) -> float:
+    """The busiest block's work over the average, where each takes every `blocks`-th item; all are alike."""
+    return math.ceil(items / blocks) * blocks / items
 
 
 @dataclass(frozen=True)
@@ -140,21 +139,11 @@ class Counter:
                 yield phase, replace(self._finishing(phase, items), slots=slots, scattered_slots=SCATTERED_SLOTS)
                 continue
             count = self._along_columns if phase.endswith("apply") else self._of_ranges
-            weights = self.weights(phase, items[phase])
-            yield (
-                phase,
-                replace(
-                    count(phase, tiles, items),
-                    slots=slots,
-                    scattered_slots=SCATTERED_SLOTS,
-                    uneven=unevenness(weights, min(len(weights), slots)),
-                    uneven_multiprocessors=unevenness(weights, self.multiprocessors),
-                ),
-            )
-
-    def weights(self, phase: str, items: int) -> Sequence[float]:
-        """The items' work in units of one item: all are alike (csrc/partition.h)."""
-        return [1.0] * items
+            uneven = {
+                "uneven": unevenness(items[phase], min(items[phase], slots)),
+                "uneven_multiprocessors": unevenness(items[phase], self.multiprocessors),
+            }
+            yield phase, replace(count(phase, tiles, items), slots=slots, scattered_slots=SCATTERED_SLOTS, **uneven)
 
     def _along_columns(self, phase: str, tiles: int, items: Mapping[str, int]) -> Amounts:
         """Amounts of a phase whose blocks keep to a column of tiles. It runs one block a column."""

@@ -1,8 +1,7 @@
 """Fits a GPU's constants to times of phases that were measured on it.
 
-Differential evolution (Storn and Price, 1997): many sets of constants within their bounds, each generation made of
-differences in the last one. Bounds keep to what data sheets and microbenchmarks allow, so that no constant can stand
-in for another one's physics.
+By differential evolution (Storn and Price, 1997). Bounds keep to what data sheets and microbenchmarks allow, so that no
+constant can stand in for another one's physics.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import differential_evolution  # type: ignore[import-untyped]
 
 from ..progress import progress
 from ..result import Result, number
@@ -38,8 +38,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "store": (1.0, 14.0),
     "scattered": (0.1, 1.0),
 }
-# How many sets of constants compete.
-_SETS = 120
+# Sets of constants that compete, for each constant.
+_SETS = 5
 _CLOSE = np.log(1.25)
 
 Vector = npt.NDArray[np.float64]
@@ -73,15 +73,22 @@ def gpu_of(constants: Vector) -> Gpu:
 
 def fitted(phases: Sequence[Observed], generations: int = 700) -> Gpu:
     """The constants whose times are closest to the measured ones."""
-    random = np.random.default_rng(1)
-    low, high = _ends()
-    sets = low + (high - low) * random.random((_SETS, len(_BOUNDS)))
-    losses = np.array([_loss(one, phases) for one in sets])
     with progress("fitting", generations) as step:
-        for _ in range(generations):
+
+        def count(*_: object, **__: object) -> None:  # what returns true ends the search
             step()
-            _next_generation(sets, losses, phases, random)
-    return gpu_of(sets[losses.argmin()])
+
+        found = differential_evolution(
+            lambda constants: _loss(constants, phases),
+            np.log(list(_BOUNDS.values())),
+            maxiter=generations,
+            popsize=_SETS,
+            rng=1,
+            callback=count,
+            polish=False,
+            tol=0.0,
+        )
+    return gpu_of(found.x)
 
 
 def held_out(measured: Result, counts: Counts, parts: int = 3) -> tuple[int, int]:
@@ -95,24 +102,6 @@ def held_out(measured: Result, counts: Counts, parts: int = 3) -> tuple[int, int
         close += sum(abs(seconds(of.amounts, gpu) / of.seconds - 1) <= 0.25 for of in tested)
         total += len(tested)
     return close, total
-
-
-def _next_generation(sets: Vector, losses: Vector, phases: Sequence[Observed], random: np.random.Generator) -> None:
-    """Each set is crossed with a step from the best one, and replaced where that is better."""
-    low, high = _ends()
-    for i in range(len(sets)):
-        a, b = sets[random.integers(len(sets), size=2)]
-        tried = sets[losses.argmin()] + random.uniform(0.5, 1.0) * (a - b)
-        crossed = np.where(random.random(len(low)) < 0.7, np.clip(tried, low, high), sets[i])
-        loss = _loss(crossed, phases)
-        if loss <= losses[i]:
-            sets[i], losses[i] = crossed, loss
-
-
-def _ends() -> tuple[Vector, Vector]:
-    """Logarithms of the bounds."""
-    low, high = np.log(np.array(list(_BOUNDS.values()))).T
-    return low, high
 
 
 def _loss(constants: Vector, phases: Sequence[Observed]) -> float:

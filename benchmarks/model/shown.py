@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ..launches import BACKWARD, FORWARD
 from ..phases.columns import DIRECT, MOMENTS
 from ..pictures import COLOURS, FAINT, style
-from ..result import Result, Row, number, text
+from ..result import Result, Row, amount, text
 
 STAGES = ("measured", "then, modelled", "now, modelled")
 
@@ -26,7 +26,7 @@ def by_tail(result: Result) -> dict[str, list[Row]]:
 
 def milliseconds(rows: list[Row], stage: str, direction: str) -> float:
     """The time of a direction: its phases added up."""
-    return sum(number(row[stage]) or 0.0 for row in rows if str(row["phase"]).startswith(direction))
+    return sum(amount(row, stage) for row in rows if str(row["phase"]).startswith(direction))
 
 
 def caption(result: Result) -> str:
@@ -71,7 +71,7 @@ def _draw_points(axes: Axes, result: Result) -> None:
     )
     for phase, colour in _PHASES.items():
         rows = [row for row in result.rows if str(row["phase"]).endswith(phase)]
-        x, y = ([number(row[name]) or 0.0 for row in rows] for name in ("measured", "then, modelled"))
+        x, y = ([amount(row, name) for row in rows] for name in ("measured", "then, modelled"))
         axes.plot(x, y, "o", markersize=4, color=COLOURS[colour], alpha=0.8, label=phase)
     axes.set_xscale("log")
     axes.set_yscale("log")

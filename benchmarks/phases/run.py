@@ -13,15 +13,15 @@ import torch
 from fused_resnet.cost.choice import machine_of
 
 from .. import options
+from ..accuracy import TOLERANCE, largest_error
 from ..clocks import clock_of, measure
-from ..gradients import incoming_gradient
 from ..progress import progress
 from ..provenance import provenance
 from ..result import Result, Row
-from ..tail.measure import TOLERANCE, largest_error, said
+from ..tail.measure import said
 from ..tail.work import Ceilings, measure_ceilings
 from ..tail_shapes import NETWORKS, DistinctTail, TailShape, distinct, small_of_each_kind
-from ..tails import Tail
+from ..tails import Tail, incoming_gradient
 from .calls import Inputs, Way, eager_way, kernel_way
 from .columns import COLUMNS, DIRECT, EAGER, LIBRARY, MOMENTS, NCHW, rates
 
@@ -37,10 +37,10 @@ class Run:
         self._clock = clock_of(device, _BUSY_MS)
         self._runs = 2 if arguments.quick else arguments.runs
         self._ceilings: Ceilings = measure_ceilings(device, dtype, self._clock, quick=arguments.quick)
-        self._origin = replace(provenance(device, arguments), backend=backend)
+        self._origin = provenance(device, arguments, backend)
         self._rows: list[Row] = []
         self._problems: list[str] = []
-        self._left_out: list[str] = []
+        self.left_out: list[str] = []
 
     def measure(self, tail: DistinctTail, suffix: str = "") -> None:
         """Adds the rows of a tail; with the suffix `NCHW`, of one whose incoming gradient has its channels apart."""
@@ -56,31 +56,25 @@ class Run:
                 way = eager if name == EAGER else kernel_way(name, made, inputs, self._backend)
                 row = self._row(tail, suffix, name, way, eager)
             except Exception as error:  # such as too little memory: other ways may fit
-                self._problems.append(f"{shape.network} {shape.block}{suffix}, {name}: {said(error)}")
+                self._problems.append(f"{tail.name}{suffix}, {name}: {said(error)}")
             else:
                 self._rows += [] if row is None else [row]
 
-    def leave_out(self, tail: DistinctTail) -> None:
-        """Notes that there was no time."""
-        self._left_out.append(f"{tail.shape.network} {tail.shape.block}")
-
     def result(self) -> Result:
         """All that is known so far."""
-        notes = [*self._problems, *self._limits(), *self._meanings()]
+        limits = [f"No time was left for {', '.join(self.left_out)}."] if self.left_out else []
         settings = {
             "device": self._device.type,
-            "dtype": str(self._dtype).removeprefix("torch."),
+            "dtype": options.name_of(self._dtype),
             "batch": self._arguments.batch,
             "runs": self._runs,
             "tolerance": TOLERANCE[self._dtype],
         }
-        details: dict[str, Any] = {
-            "ceilings": asdict(self._ceilings),
-            "problems": self._problems,
-            "left_out": self._left_out,
-        }
+        ceilings = asdict(self._ceilings)
+        details: dict[str, Any] = {"ceilings": ceilings, "problems": self._problems, "left_out": self.left_out}
         if self._device.type == "cuda":
             details["machine"] = asdict(machine_of(torch.cuda.current_device()))
+        notes = [*self._problems, *limits, *self._meanings()]
         return Result("phases", self._origin, settings, COLUMNS, self._rows, notes, details)
 
     def _inputs(self, tail: Tail) -> Inputs:
@@ -91,17 +85,15 @@ class Run:
     def _row(self, tail: DistinctTail, suffix: str, name: str, way: Way, eager: Way) -> Row | None:
         error = largest_error(way.results, eager.results)
         if not error <= TOLERANCE[self._dtype]:
-            where = f"{tail.shape.network} {tail.shape.block}{suffix}"
-            self._problems.append(
-                f"{name} differs from eager, so it was not timed: {where}, relative error {error:.2g}."
-            )
+            where = f"{tail.name}{suffix}, relative error {error:.2g}."
+            self._problems.append(f"{name} differs from eager, so it was not timed: {where}")
             return None
         times = measure(way.calls, self._clock, runs=self._runs, warm_up=1)
         row: Row = {
-            "tail": f"{tail.shape.network} {tail.shape.block}{suffix}",
+            "tail": f"{tail.name}{suffix}",
             "way": name,
             "kind": tail.shape.kind,
-            "blocks": ", ".join(f"{network} {count}" for network, count in tail.blocks.items()),
+            "blocks": tail.counts,
             **{column: of.device.scaled(1e3) for column, of in times.items()},
             **{f"{direction} bytes": nbytes for direction, nbytes in way.bytes.items()},
             "error": error,
@@ -109,13 +101,9 @@ class Run:
         # On a CPU the emulator computes, whose time says nothing about memory.
         return row | (rates(row, self._ceilings.bytes_per_s) if self._device.type == "cuda" else {})
 
-    def _limits(self) -> list[str]:
-        return [f"No time was left for {', '.join(self._left_out)}."] if self._left_out else []
-
     def _meanings(self) -> list[str]:
         notes = [
-            f"ceilings: {self._ceilings.bytes_per_s / 1e9:.4g} GB/s of a large copy, bytes read and written,"
-            f" {self._ceilings.operations_per_s / 1e12:.3g} TFLOP/s of a large product of matrices, both of this run.",
+            self._ceilings.note,
             "forward and backward are the single launches of a training step; their phases were launched alone.",
             "library leaves the main projection to PyTorch's convolution, whose time comes on top and is told apart.",
             "GB/s are of the bytes that the launch has to move, each once.",
@@ -134,7 +122,7 @@ def ways_of(shape: TailShape) -> list[str]:
 def run_tails(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype, backend: str) -> Result:
     """Measures for as long as there is time; the JSON file, if one is asked for, is there after every tail."""
     deadline = time.monotonic() + (arguments.seconds or math.inf)
-    tails = [replace(tail, shape=replace(tail.shape, batch=arguments.batch)) for tail in distinct(arguments.networks)]
+    tails = distinct(arguments.networks, arguments.batch)
     if arguments.quick:
         tails = small_of_each_kind(tails)
     run = Run(arguments, device, dtype, backend)
@@ -143,7 +131,7 @@ def run_tails(arguments: argparse.Namespace, device: torch.device, dtype: torch.
     with progress("tails", len(each)) as advance:
         for tail, suffix in each:
             if time.monotonic() > deadline:
-                run.leave_out(tail)
+                run.left_out.append(tail.name)
             else:
                 run.measure(tail, suffix)
                 options.keep(run.result(), arguments)

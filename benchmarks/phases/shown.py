@@ -7,28 +7,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ..launches import BACKWARD, BACKWARD_PHASES, FORWARD, FORWARD_PHASES
-from ..pictures import COLOURS, FAINT, INK, style
-from ..result import Result, Row, number, text
+from ..pictures import COLOURS, FAINT, INK, stacked, style
+from ..result import Result, Row, grouped, number, text
 from .columns import CONVOLUTION, EAGER, LIBRARY, whole
 
 # A result of earlier kernels has a strategy more.
 _WAYS = ("moments", "materialise", "library")
 
 
-def by_tail(result: Result) -> dict[str, dict[str, Row]]:
-    """The rows of each tail, by their ways."""
-    tails: dict[str, dict[str, Row]] = {}
-    for row in result.rows:
-        tails.setdefault(str(row["tail"]), {})[str(row["way"])] = row
-    return tails
-
-
 def caption(result: Result) -> str:
     """What the picture shows, for whoever does not see it."""
     settings = result.settings
     return (
-        f"Time of {len(by_tail(result))} residual tails, forward + backward, eager and in each way of the kernels, cut"
-        " into phases that were launched alone. Measured on"
+        f"Time of {len({row['tail'] for row in result.rows})} residual tails, forward + backward, eager and in each way"
+        " of the kernels, cut into phases that were launched alone. Measured on"
         f" {result.provenance.device} ({settings['dtype']}, batches of {settings['batch']}, {result.provenance.backend}"
         " backend)."
     )
@@ -40,7 +32,7 @@ def headline(result: Result) -> tuple[list[str], list[list[str]]]:
     header = ["forward + backward, ms (measured)", "blocks", EAGER]
     header += ["library + convolution" if way == LIBRARY else way for way in present]
     header += ["moments, of a copy's rate"]
-    return header, [_line(tail, ways, present) for tail, ways in by_tail(result).items()]
+    return header, [_line(tail, ways, present) for tail, ways in grouped(result.rows, "tail", "way").items()]
 
 
 def _line(tail: str, ways: dict[str, Row], present: list[str]) -> list[str]:
@@ -99,7 +91,7 @@ _LEGEND = {
 
 def draw(result: Result) -> Figure:
     """Bars as long as the way takes, in units of eager operations' time; milliseconds are written at their ends."""
-    tails = by_tail(result)
+    tails = grouped(result.rows, "tail", "way")
     bars = sum(map(len, tails.values()))
     with style():
         height = 1.7 + 0.23 * (bars + (_ABOVE_TITLE + _BELOW_TITLE) * len(tails))
@@ -131,14 +123,12 @@ def _draw_bar(axes: Axes, place: float, row: Row, eager: float | None) -> None:
     total = whole(row)
     if total is None:
         return
-    unit = eager or total
     parts = phases(row) + [(name, value) for name in CONVOLUTION.values() if (value := number(row.get(name)))]
     # Phases apart do not add up to their launch exactly: the bar is as long as the launch.
-    scale, left = total / sum(value for _, value in parts) / unit, 0.0
-    for name, value in parts:
-        axes.barh(place, value * scale, _BAR, left=left, color=_PHASE_COLOURS.get(name, COLOURS["grey"]))
-        left += value * scale
-    axes.text(left + 0.04, place, f"{text(total)} ms", va="center", fontsize=9)
+    scale = total / sum(value for _, value in parts) / (eager or total)
+    drawn = [(_PHASE_COLOURS.get(name, COLOURS["grey"]), value * scale) for name, value in parts]
+    end = stacked(axes, place, drawn, _BAR)
+    axes.text(end + 0.04, place, f"{text(total)} ms", va="center", fontsize=9)
 
 
 def _finish(axes: Axes, ticks: dict[float, str], end: float) -> None:

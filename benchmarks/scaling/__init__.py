@@ -23,39 +23,38 @@ import argparse
 import torch
 
 from .. import options
-from ..clocks import clock_of
 from ..errors import UserError
 from ..progress import progress
 from ..provenance import provenance
-from ..result import Result, Row
+from ..result import Column, Result, Row
 from . import ranks, sizes
-from .rows import COLUMNS
-from .sizes import DiffersError, row_of
 
-_BUSY_MS = 6.0  # longer than Python takes to queue a tail's step
+COLUMNS = [
+    Column("sweep", "key"),
+    Column("value", "key"),
+    *(Column(name, "counted", shown=False) for name in "MKC"),
+    Column("strategy", "counted"),
+    *(Column(side, "measured", "ms", better="lower") for side in sizes.SIDES),
+    Column("fused / eager", "measured", better="lower"),
+    *(Column(f"{side} rate", "measured", "1/s", better="higher") for side in ranks.SIDES),
+    *(Column(f"{side} efficiency", "measured", better="higher", shown=False) for side in ranks.SIDES),
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the benchmark's options."""
     options.add_arguments(parser, quick="about 20 s")
     parser.add_argument(
-        "--shortcut", choices=("identity", "projection"), default="identity", help="default: %(default)s"
+        "--shortcut", choices=("identity", "projection"), default="identity", help="the first, by default"
     )
     parser.add_argument("--compile", action="store_true", help="time torch.compile, too")
-    parser.add_argument(
-        "--ranks",
-        type=_numbers,
-        metavar="N,...",
-        help="numbers of processes; one is always among them; 0: none; default: 1, 2, 4 up to all GPUs or cores",
-    )
+    numbers = "numbers of processes; one is always among them; 0: none; default: 1, 2, 4 up to all GPUs or cores"
+    parser.add_argument("--ranks", type=_numbers, metavar="N,...", help=numbers)
 
 
 def _numbers(text: str) -> list[int]:
     """Numbers of processes, in order."""
-    if text == "0":
-        return []
-    asked = [options.at_least(1)(part) for part in text.split(",")]
-    return sorted({1, *asked})
+    return [] if text == "0" else sorted({1, *(options.at_least(1)(part) for part in text.split(","))})
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,51 +62,36 @@ def run(arguments: argparse.Namespace) -> int:
     options.check_files(arguments)
     device = options.device_of(arguments.device)
     dtype = options.dtype_of(arguments.dtype, device)
-    counts = ranks.counts(device) if arguments.ranks is None else arguments.ranks
-    if arguments.quick and arguments.ranks is None:
-        counts = counts[:1]
+    counts = ranks.counts(device)[: 1 if arguments.quick else None] if arguments.ranks is None else arguments.ranks
     if device.type == "cuda" and max(counts, default=0) > torch.cuda.device_count():
         raise UserError(f"--ranks has {max(counts)}, but PyTorch sees {torch.cuda.device_count()} GPUs")
-    plan = sizes.QUICK if arguments.quick else sizes.GPU if device.type == "cuda" else sizes.CPU
-    trained = ranks.QUICK if arguments.quick else ranks.GPU if device.type == "cuda" else ranks.CPU
+    plan, trained = sizes.plan_of(device, arguments.quick), ranks.training_of(device, arguments.quick)
     base = plan.base
     settings = {
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": options.name_of(dtype),
         "shortcut": arguments.shortcut,
         "base": {"M": base.rows, "K": base.inner, "C": base.channels, "batch": base.batch},
         "network": trained.model,
         "batch a process": trained.batch,
     }
     result = Result("scaling", provenance(device, arguments), settings, COLUMNS, [])
-    right = _sweep(result, plan, device, dtype, arguments)
+    right, points = True, list(plan.points(arguments.shortcut))
+    conditions = plan.conditions(device, dtype)
+    with progress("sizes of a tail", len(points)) as advance:
+        for point in points:
+            row, problem = sizes.timed(point, conditions, arguments.compile)
+            result.rows.extend([row] if row else [])
+            result.notes.extend([f"{point.sweep} = {point.value}: {problem}."] if problem else [])
+            right &= row is not None
+            options.keep(result, arguments)
+            advance()
     right &= _scale(result, counts, trained, device, arguments)
     options.finish(result, arguments)
     return 0 if right else 1
 
 
-def _sweep(
-    result: Result, plan: sizes.Plan, device: torch.device, dtype: torch.dtype, arguments: argparse.Namespace
-) -> bool:
-    """Whether all values were right."""
-    points, clock, right = list(plan.points(arguments.shortcut)), clock_of(device, _BUSY_MS), True
-    with progress("sizes of a tail", len(points)) as advance:
-        for point in points:
-            try:
-                result.rows.append(row_of(point, plan, device, dtype, clock, arguments.compile))
-            except DiffersError as error:
-                result.notes.append(f"{point.sweep} = {point.value} is left out: {error}.")
-                right = False
-            options.keep(result, arguments)
-            advance()
-    return right
-
-
 def _scale(
-    result: Result,
-    counts: list[int],
-    trained: ranks.Training,
-    device: torch.device,
-    arguments: argparse.Namespace,
+    result: Result, counts: list[int], trained: ranks.Training, device: torch.device, arguments: argparse.Namespace
 ) -> bool:
     """Whether all processes ended well."""
     if counts and device.type == "cpu":

@@ -6,7 +6,6 @@ Writes the seconds of each round's steps, between barriers, to a file of its own
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import time
@@ -15,14 +14,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import fused_resnet
 
 from .. import options
-from .ranks import CPU, GPU, QUICK, SIDES, SYNCHRONISED, Training
+from ..trainer import Trainer, random_batch
+from .ranks import SIDES, SYNCHRONISED, Training, training_of
 
 
 def main() -> None:
@@ -50,8 +49,7 @@ def _train(arguments: argparse.Namespace) -> dict[str, list[float]]:
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(1)
-    plan = QUICK if arguments.quick else GPU if device.type == "cuda" else CPU
-    dtype = options.DTYPES[arguments.dtype]
+    plan, dtype = training_of(device, arguments.quick), options.DTYPES[arguments.dtype]
     sides = [side for side in SIDES if side != SYNCHRONISED or device.type == "cpu"]
     steps = {side: _step(plan, side, device, dtype) for side in sides}
     seconds: dict[str, list[float]] = {side: [] for side in steps}
@@ -63,31 +61,19 @@ def _train(arguments: argparse.Namespace) -> dict[str, list[float]]:
     return seconds
 
 
-def _step(plan: Training, side: str, device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
+def _step(plan: Training, side: str, device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
     """A training step of a network of its own."""
     torch.manual_seed(0)
     model = _network(plan, side != "eager", device)
     wrapped = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
     if side == SYNCHRONISED:
         _synchronise_tails(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    torch.manual_seed(1 + dist.get_rank())
-    images = torch.randn(plan.batch, 3, plan.image_size, plan.image_size, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(plan.batch, device=device) % plan.classes
-
-    def step() -> None:
-        optimizer.zero_grad()
-        autocast = torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
-        with autocast:
-            loss = F.cross_entropy(wrapped(images).float(), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    step()
+    trainer = Trainer(model, dtype, forward=wrapped)
+    batch = random_batch(plan.batch, plan.image_size, plan.classes, device.type, seed=1 + dist.get_rank())
+    trainer.step(batch)
     if not all(math.isfinite(p.sum().item()) for p in model.parameters()):
         raise RuntimeError(f"{side}: a parameter is not finite after one step")
-    return step
+    return lambda: trainer.step(batch)
 
 
 def _network(plan: Training, fused: bool, device: torch.device) -> nn.Module:
@@ -109,7 +95,7 @@ def _synchronise_tails(model: nn.Module) -> None:
             setattr(block, name, nn.SyncBatchNorm.convert_sync_batchnorm(own))  # type: ignore[no-untyped-call]
 
 
-def _seconds(step: Callable[[], None], device: torch.device) -> float:
+def _seconds(step: Callable[[], object], device: torch.device) -> float:
     """How long one step takes, from when all processes begin until this one's device is done."""
     dist.barrier()
     start = time.perf_counter()

@@ -13,8 +13,7 @@ import torch
 
 from ..process import run
 from ..provenance import available_cores
-from ..result import Row
-from ..timing import Spread
+from ..result import Row, Spread
 
 SYNCHRONISED = "fused, synchronised"
 SIDES = ("fused", "eager", SYNCHRONISED)
@@ -39,6 +38,10 @@ GPU = Training("resnet50", batch=64, image_size=224, classes=1000, rounds=30, wa
 QUICK = Training("resnet20", batch=2, image_size=16, classes=10, rounds=2, warm_up=1)
 
 
+def training_of(device: torch.device, quick: bool) -> Training:
+    return QUICK if quick else GPU if device.type == "cuda" else CPU
+
+
 class TorchrunError(Exception):
     """How torchrun ended, and the last that it said."""
 
@@ -59,12 +62,8 @@ def launch(count: int, device: torch.device, dtype: str, quick: bool) -> list[di
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
         command += ["-m", "benchmarks.scaling.rank", "--folder", folder, "--device", device.type, "--dtype", dtype]
         said: list[str] = []
-        ended = run(
-            [*command, *(["--quick"] if quick else [])],
-            limit_s=LIMIT_S,
-            on_line=said.append,
-            environment={"OMP_NUM_THREADS": "1"},
-        )
+        command += ["--quick"] if quick else []
+        ended = run(command, limit_s=LIMIT_S, on_line=said.append, environment={"OMP_NUM_THREADS": "1"})
         if ended.problem is not None:
             raise TorchrunError(f"{ended.problem}: {_last_error(said)}")
         files = [Path(folder, f"rank-{rank}.json") for rank in range(count)]

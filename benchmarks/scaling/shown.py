@@ -10,11 +10,16 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from .. import pictures
 from ..pictures import COLOURS, FAINT, INK
-from ..result import Result, Row, number, text
-from ..timing import Spread
-from .ranks import SIDES, SYNCHRONISED
-from .rows import of_ranks, of_sweep
-from .sizes import COMPILED, EAGER, FUSED, SWEEPS
+from ..result import Result, Row, Spread, amount, number, text
+from .ranks import SIDES, SWEEP, SYNCHRONISED
+from .sizes import SWEEPS
+
+FUSED, EAGER, COMPILED = "fused", "eager", "torch.compile"
+
+
+def of_sweep(result: Result, sweep: str) -> list[Row]:
+    """The sweep's rows, by value; those of `SWEEP` are of processes."""
+    return sorted((row for row in result.rows if row["sweep"] == sweep), key=lambda row: amount(row, "value"))
 
 
 def caption(result: Result) -> str:
@@ -30,9 +35,9 @@ def caption(result: Result) -> str:
 def headline(result: Result) -> tuple[list[str], list[list[str]]]:
     """The ends of every sweep, and each number of processes."""
     header = ["", "fused (measured)", "eager (measured)", "fused / eager (measured)"]
-    sweeps = [of_sweep(result.rows, sweep) for sweep in SWEEPS]
+    sweeps = [of_sweep(result, sweep) for sweep in SWEEPS]
     lines = [_point(row) for rows in sweeps for row in ([rows[0], rows[-1]] if len(rows) > 1 else rows)]
-    processes = of_ranks(result.rows)
+    processes = of_sweep(result, SWEEP)
     for row in processes:
         lines.append([f"ranks = {row['value']}", _rate(row, FUSED), _rate(row, EAGER), text(row["fused / eager"])])
     for row in processes:
@@ -68,11 +73,11 @@ def draw(result: Result) -> Figure:
         for place, sweep in enumerate(SWEEPS):
             axes = figure.add_subplot(grid[place // 2, place % 2], sharey=first)
             first = first or axes
-            _draw_sweep(axes, sweep, of_sweep(result.rows, sweep))
+            _draw_sweep(axes, sweep, of_sweep(result, sweep))
             if place % 2 == 0:
                 axes.set_ylabel("forward + backward [ms]")
-        _draw_rates(figure.add_subplot(grid[2, 0]), of_ranks(result.rows), result)
-        _draw_efficiency(figure.add_subplot(grid[2, 1]), of_ranks(result.rows))
+        _draw_rates(figure.add_subplot(grid[2, 0]), of_sweep(result, SWEEP), result)
+        _draw_efficiency(figure.add_subplot(grid[2, 1]), of_sweep(result, SWEEP))
         drawn = [line for axes in figure.axes for line in axes.get_lines()]
         lines = {str(line.get_label()): line for line in drawn if line.get_label() in _COLOURS}
         figure.legend(list(lines.values()), list(lines), loc="outside upper center", ncols=len(_COLOURS))
@@ -95,7 +100,7 @@ def _draw_sweep(axes: Axes, sweep: str, rows: list[Row]) -> None:
             _draw_line(axes, side, timed)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    _plain_ticks(axes, [int(str(row["value"])) for row in rows])
+    _plain_ticks(axes, [int(amount(row, "value")) for row in rows])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.margins(x=0.12)
     axes.set_title(f"against {sweep}")
@@ -105,7 +110,7 @@ def _draw_sweep(axes: Axes, sweep: str, rows: list[Row]) -> None:
 
 def _draw_line(axes: Axes, name: str, rows: list[Row], column: str | None = None) -> None:
     spreads = [value for row in rows if isinstance(value := row[column or name], Spread)]
-    values = [int(str(row["value"])) for row in rows]
+    values = [int(amount(row, "value")) for row in rows]
     colour = _COLOURS[name]
     lower, upper = ([getattr(spread, edge) for spread in spreads] for edge in ("lower", "upper"))
     axes.fill_between(values, list(lower), list(upper), color=colour, alpha=0.25, linewidth=0)
@@ -115,7 +120,7 @@ def _draw_line(axes: Axes, name: str, rows: list[Row], column: str | None = None
 def _mark_strategies(axes: Axes, rows: list[Row]) -> None:
     """The strategy's name over each run of points that have it, with a line between two."""
     edges = [i for i in range(1, len(rows)) if rows[i]["strategy"] != rows[i - 1]["strategy"]]
-    values = [int(str(row["value"])) for row in rows]
+    values = [int(amount(row, "value")) for row in rows]
     for edge in edges:
         axes.axvline((values[edge - 1] * values[edge]) ** 0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     for begin, end in zip([0, *edges], [*edges, len(rows)], strict=True):
@@ -141,9 +146,9 @@ def _draw_rates(axes: Axes, rows: list[Row], result: Result) -> None:
 
 
 def _draw_efficiency(axes: Axes, rows: list[Row]) -> None:
-    values = [int(str(row["value"])) for row in rows]
+    values = [int(amount(row, "value")) for row in rows]
     for side in _trained(rows):
-        heights = [number(row[f"{side} efficiency"]) or 0.0 for row in rows]
+        heights = [amount(row, f"{side} efficiency") for row in rows]
         axes.plot(values, heights, color=_COLOURS[side], marker=_MARKERS[side], linewidth=2)
     axes.axhline(1, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
@@ -160,7 +165,7 @@ def _finish_ranks(axes: Axes, rows: list[Row]) -> None:
         axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", color=INK)
     else:
         axes.set_xscale("log", base=2)
-        _plain_ticks(axes, [int(str(row["value"])) for row in rows])
+        _plain_ticks(axes, [int(amount(row, "value")) for row in rows])
         axes.set_ylim(0, 1.15 * axes.get_ylim()[1])
     axes.set_xlabel("processes")
     axes.grid(color=FAINT)

@@ -24,10 +24,9 @@ from .. import options
 from ..provenance import provenance
 from .contrasts import contrast_table
 from .cost import measure_costs
-from .networks import OPTIONS
 from .outcome import contrasts_of, result_of
 from .pool import Study, run_all
-from .settings import CPU, GPU, QUICK, Settings
+from .settings import CPU, GPU, OPTIONS, QUICK, Settings
 from .task import load
 
 _WORK = Path(__file__).parents[2] / "build" / "shortcuts"

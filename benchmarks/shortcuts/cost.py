@@ -8,13 +8,13 @@ from functools import partial
 
 import torch
 
-from ..clocks import Clock, clock_of, measure
+from ..clocks import clock_of, measure
 from ..progress import progress
+from ..result import Spread
 from ..saved_activations import saved_bytes
-from ..timing import Spread
 from .settings import Settings
 from .task import Task
-from .training import Trainer, new_network
+from .training import new_network, trainer_of
 
 # The ways' names; the key says whether tails are fused.
 WAYS = {False: "eager", True: "fused"}
@@ -42,37 +42,22 @@ def measure_costs(
 ) -> dict[tuple[str, int], Cost]:
     """By option and depth. The options of a depth are timed in turn, so that a drift of the machine meets all alike."""
     clock = clock_of(device, _BUSY_MS)
+    batch = task.batch(settings.batch_size, torch.Generator().manual_seed(0))
     costs: dict[tuple[str, int], Cost] = {}
     with progress("what a step costs", len(settings.depths)) as advance:
         for depth in settings.depths:
-            costs |= _of_depth(depth, task, settings, device, dtype, clock, runs)
+            steps: dict[tuple[str, str], Callable[[], object]] = {}
+            counted: dict[str, tuple[int, dict[str, int]]] = {}
+            for option in settings.options:
+                saved = {}
+                for fused, way in WAYS.items():
+                    torch.manual_seed(0)
+                    network = new_network(option, depth, task, device, fused)
+                    saved[way] = saved_bytes(network, batch.images)
+                    steps[option, way] = partial(trainer_of(network, settings, dtype).step, batch)
+                counted[option] = sum(p.numel() for p in network.parameters() if p.requires_grad), saved
+            times = measure(steps, clock, runs=runs, warm_up=_WARM_UP)
+            for option, amounts in counted.items():
+                costs[option, depth] = Cost(*amounts, {way: times[option, way].device for way in WAYS.values()})
             advance()
     return costs
-
-
-def _of_depth(
-    depth: int,
-    task: Task,
-    settings: Settings,
-    device: torch.device,
-    dtype: torch.dtype,
-    clock: Clock,
-    runs: int,
-) -> dict[tuple[str, int], Cost]:
-    batch = task.batch(settings.batch_size, torch.Generator().manual_seed(0))
-    steps: dict[str, Callable[[], object]] = {}
-    counted: dict[str, tuple[int, dict[str, int]]] = {}
-    for option in settings.options:
-        saved = {}
-        for fused, way in WAYS.items():
-            torch.manual_seed(0)
-            network = new_network(option, depth, task, device, fused)
-            saved[way] = saved_bytes(network, batch.images)
-            steps[f"{option} {way}"] = partial(Trainer(network, settings, device, dtype).step, batch)
-        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        counted[option] = trained, saved
-    times = measure(steps, clock, runs=runs, warm_up=_WARM_UP)
-    return {
-        (option, depth): Cost(trained, saved, {way: times[f"{option} {way}"].device for way in WAYS.values()})
-        for option, (trained, saved) in counted.items()
-    }

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from statistics import fmean
-from typing import Any
 
 from ..provenance import Provenance
-from ..result import Column, Result, Row
-from ..timing import Spread
+from ..result import Column, Result, Row, Spread
 from .contrasts import Contrast, contrasts
 from .cost import WAYS, Cost
-from .pool import Job
-from .settings import Settings
+from .settings import Job, Settings
 from .training import WINDOW, Run
 
 _LAST = 3  # windows of losses that are averaged
@@ -86,11 +83,8 @@ def _notes(s: Settings, task: str, runs: Mapping[Job, Run]) -> list[str]:
 
 def runs_of(result: Result) -> dict[Job, Run]:
     """Each training of a result."""
-    return {Job(*_taken(run, Job._fields)): Run(**run) for run in map(dict, result.details["runs"])}
-
-
-def _taken(run: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
-    return [run.pop(name) for name in names]
+    runs = [dict(run) for run in result.details["runs"]]
+    return {Job(*(run.pop(name) for name in Job._fields)): Run(**run) for run in runs}
 
 
 def contrasts_of(result: Result) -> list[Contrast]:

@@ -12,27 +12,14 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-from .. import json_file
 from ..progress import progress
-from .settings import Settings
+from ..result import write_json
+from .settings import Job, Settings
 from .task import Task, load
 from .training import Run, train
-
-
-class Job(NamedTuple):
-    """One training."""
-
-    option: str
-    depth: int
-    seed: int
-
-    @property
-    def file(self) -> str:
-        return f"{self.option.replace(' ', '-')}-{self.depth}-{self.seed}.json"
 
 
 @dataclass(frozen=True)
@@ -67,7 +54,7 @@ def run_all(study: Study, parent: Path, workers: int) -> dict[Job, Run]:
     with progress("trainings, weighted by depth", sum(job.depth for job in jobs)) as advance:
         advance(sum(job.depth for job in runs))
         for job, run in _run_side_by_side(study, missing, workers):
-            json_file.write(run, folder / job.file)
+            write_json(run, folder / job.file)
             runs[job] = run
             advance(job.depth)
     return runs

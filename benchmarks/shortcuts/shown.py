@@ -12,12 +12,11 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatt
 
 from .. import pictures
 from ..pictures import COLOURS, FAINT, INK
-from ..result import Result, number
+from ..result import Result, amount
 from .contrasts import Contrast
 from .cost import WAYS
-from .networks import OPTIONS
 from .outcome import contrasts_of, runs_of
-from .pool import Job
+from .settings import OPTIONS, Job
 from .training import Run
 
 _PALETTE = ("grey", "pink", "sky", "red", "orange", "blue", "green")
@@ -154,7 +153,7 @@ def _draw_cost(axes: Axes, result: Result, what: str, unit: str) -> None:
     for place, row in enumerate(rows):
         option = str(row["shortcuts"])
         for i, way in enumerate(WAYS.values()):
-            height = number(row[f"{what}, {way}"]) or 0.0
+            height = amount(row, f"{what}, {way}")
             colour = _COLOURS[option]
             look: dict[str, Any] = (
                 {"hatch": "///", "edgecolor": colour, "facecolor": "none"} if i else {"color": colour}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import data
-from ..data import DataSet, Images
+from ..data import DataSet
 from ..errors import UserError
+from ..trainer import Batch
 from .settings import Settings
 
 _DIGIT_CROP = 20  # of 28x28 pixels: digits of up to 20x20 lose up to 4 at a border
@@ -33,8 +34,8 @@ class Task:
 
     name: str
     classes: int
-    train: Images
-    test: Images
+    train: Batch
+    test: Batch
     size: int
     flips: bool
 
@@ -44,22 +45,21 @@ class Task:
 
     def to(self, device: torch.device) -> Task:
         """On another device."""
-        return Task(self.name, self.classes, self.train.to(device), self.test.to(device), self.size, self.flips)
+        return replace(self, train=self.train.to(device), test=self.test.to(device))
 
     def drawn(self, count: int | None, seed: int) -> Task:
         """The task with so many of its training images."""
-        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))[:count]
-        train = Images(self.train.images[order], self.train.labels[order])
-        return Task(self.name, self.classes, train, self.test, self.size, self.flips)
+        order = torch.randperm(len(self.train.labels), generator=torch.Generator().manual_seed(seed))[:count]
+        return replace(self, train=Batch(self.train.images[order], self.train.labels[order]))
 
-    def batch(self, count: int, generator: torch.Generator) -> Images:
+    def batch(self, count: int, generator: torch.Generator) -> Batch:
         """Training images, drawn with replacement, cropped and mirrored at random; channels_last."""
-        index = torch.randint(len(self.train), (count,), generator=generator)
+        index = torch.randint(len(self.train.labels), (count,), generator=generator)
         images = random_crops(self.train.images[index], self.size, generator)
         if self.flips:
             mirrored = torch.rand(count, generator=generator).lt(0.5).to(images.device)
             images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        return Images(images, self.train.labels[index])
+        return Batch(images, self.train.labels[index])
 
 
 def load(path: Path | None, settings: Settings) -> Task:
@@ -70,8 +70,10 @@ def load(path: Path | None, settings: Settings) -> Task:
     """
     found = data.load(path, None, tests=settings.test_images if path is None else None)
     task = _digits(found) if path is None else _padded(found, flips=path.is_dir())
-    if len(task.train) < (settings.train_images or 1):
-        raise UserError(f"{found.name} has {len(task.train)} images to train on, expected {settings.train_images}")
+    if len(task.train.labels) < (settings.train_images or 1):
+        raise UserError(
+            f"{found.name} has {len(task.train.labels)} images to train on, expected {settings.train_images}"
+        )
     return task
 
 
@@ -81,7 +83,7 @@ def _digits(found: DataSet) -> Task:
         f"{found.name}, shifted by up to 4 pixels",
         found.classes,
         found.train,
-        Images(test, found.test.labels),
+        Batch(test, found.test.labels),
         _DIGIT_CROP,
         flips=False,
     )
@@ -89,7 +91,7 @@ def _digits(found: DataSet) -> Task:
 
 def _padded(found: DataSet, flips: bool) -> Task:
     """Crops of images padded with zeros, as in the paper's section 4.2."""
-    padded = Images(F.pad(found.train.images, [_CIFAR_PADDING] * 4), found.train.labels)
+    padded = Batch(F.pad(found.train.images, [_CIFAR_PADDING] * 4), found.train.labels)
     return Task(found.name, found.classes, padded, found.test, found.test.images.shape[-1], flips)
 
 

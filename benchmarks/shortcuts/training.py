@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data import Images
-from .networks import blocks_of, build
-from .settings import Settings
+from ..data import accuracy
+from ..trainer import Batch, Trainer
+from .settings import Settings, blocks_of, build
 from .task import Task
 
 WINDOW = 10  # steps whose losses become one number
@@ -43,34 +42,11 @@ def new_network(option: str, depth: int, task: Task, device: torch.device, fused
     return network.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload, no-any-return]
 
 
-class Trainer:
-    """A network that learns a task, step by step."""
-
-    def __init__(self, network: nn.Module, settings: Settings, device: torch.device, dtype: torch.dtype) -> None:
-        self._network, self._device, self._dtype = network, device, dtype
-        self._optimizer = torch.optim.SGD(
-            network.parameters(),
-            settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=True,
-        )
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, lambda step: rate(step, settings.steps))
-        self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-
-    def step(self, batch: Images) -> Tensor:
-        """The loss of the batch ahead of the step."""
-        self._optimizer.zero_grad()
-        with self._autocast():
-            loss = F.cross_entropy(self._network(batch.images), batch.labels)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._schedule.step()
-        return loss.detach()
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
+def trainer_of(network: nn.Module, settings: Settings, dtype: torch.dtype) -> Trainer:
+    """SGD with Nesterov's momentum, at a rate that rises and falls."""
+    names = ("momentum", "weight_decay")
+    sgd = {"lr": settings.learning_rate, "nesterov": True, **{name: getattr(settings, name) for name in names}}
+    return Trainer(network, dtype, schedule=lambda step: rate(step, settings.steps), **sgd)
 
 
 def rate(step: int, steps: int) -> float:
@@ -90,24 +66,15 @@ def train(option: str, depth: int, seed: int, task: Task, settings: Settings, dt
     generator = torch.Generator().manual_seed(seed)
     probe = own.batch(settings.probe, generator)
     before = gradient_norms(network, probe)
-    trainer = Trainer(network, settings, device, dtype)
-    losses = [trainer.step(own.batch(settings.batch_size, generator)) for _ in range(settings.steps)]
-    means = [torch.stack(losses[i : i + WINDOW]).float().mean().item() for i in range(0, len(losses), WINDOW)]
+    trainer = trainer_of(network, settings, dtype)
+    each = [trainer.step(own.batch(settings.batch_size, generator)) for _ in range(settings.steps)]
+    means = [torch.stack(each[i : i + WINDOW]).float().mean().item() for i in range(0, len(each), WINDOW)]
     after = gradient_norms(network, probe)
-    return Run(
-        accuracy_on(network, task.test),
-        losses=_rounded(means),
-        gradients_before=_rounded(before),
-        gradients_after=_rounded(after),
-        seconds=round(time.process_time() - begun, 2),
-    )
+    losses, before, after = ([float(f"{value:.5g}") for value in values] for values in (means, before, after))
+    return Run(accuracy(network, task.test), losses, before, after, round(time.process_time() - begun, 2))
 
 
-def _rounded(values: list[float]) -> list[float]:
-    return [float(f"{value:.5g}") for value in values]
-
-
-def gradient_norms(network: nn.Module, batch: Images) -> list[float]:
+def gradient_norms(network: nn.Module, batch: Batch) -> list[float]:
     """Norms of the cross entropy's gradient at each block's output, first block first, in training mode.
 
     Running statistics are left as they were.
@@ -126,16 +93,3 @@ def gradient_norms(network: nn.Module, batch: Images) -> list[float]:
     for name, buffer in network.named_buffers():
         buffer.copy_(kept[name])
     return norms
-
-
-@torch.inference_mode()
-def accuracy_on(network: nn.Module, test: Images) -> float:
-    """Fraction that is right, in evaluation mode, by batches that bound the memory."""
-    network.eval()
-    parts = zip(torch.split(test.images, 1000), torch.split(test.labels, 1000), strict=True)
-    right = sum(int((network(_channels_last(x)).argmax(1) == labels).sum()) for x, labels in parts)
-    return right / len(test)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)

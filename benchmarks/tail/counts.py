@@ -15,9 +15,9 @@ from fused_resnet.cost import traffic
 from fused_resnet.operation.branches import Branch, Direct, Projection, output_shape
 from fused_resnet.operation.computation import Tail as DescribedTail
 
-from ..modes import Mode
-from ..tails import Tail, TailShape, described, every_gradient
-from .passes import Watched, watch
+from ..tail_shapes import TailShape
+from ..tails import Mode, Tail, described, every_gradient
+from .passes import watch
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,14 @@ def counted(way: str, shape: TailShape, mode: Mode, dtype: torch.dtype) -> Count
 
 
 def _eager(at: _Setting) -> Counted:
-    tail = _on_meta(at)
-    inputs = _inputs(tail, at)
+    tail, x, before = _on_meta(at)
 
     def call() -> None:
-        y = tail(*inputs)
+        y = tail(x, before)
         if at.mode.backward:
-            tail.gradients(y, inputs, torch.empty_like(y))
+            tail.gradients(y, (x, before), torch.empty_like(y))
 
-    return _of(_watched(call, at), at)
+    return _watched(call, at)
 
 
 def _moments(at: _Setting) -> Counted:
@@ -68,8 +67,8 @@ def _moments(at: _Setting) -> Counted:
 
 def _library(at: _Setting) -> Counted:
     """The convolutions and, of a tail behind them, the kernels; their launches are not known."""
-    tail = _on_meta(at)
-    branches = tail.branches(*_inputs(tail, at))
+    tail, x, before = _on_meta(at)
+    branches = tail.branches(x, before)
 
     def call() -> None:
         for of in branches:
@@ -78,7 +77,7 @@ def _library(at: _Setting) -> Counted:
                 if at.mode.backward:
                     torch.autograd.grad(p, [of.x, of.weight], torch.empty_like(p))
 
-    apart = _of(_watched(call, at), at)
+    apart = _watched(call, at)
     behind = _of_kernels(DescribedTail(tuple(map(_behind_convolution, branches)), relu=True), at)
     return Counted(apart.bytes + behind.bytes, apart.operations + behind.operations, None)
 
@@ -91,14 +90,11 @@ def _behind_convolution(branch: Branch) -> Branch:
 
 def _cudnn(at: _Setting) -> Counted:
     """The shortcut's projection writes what is added; one operator reads that and x and writes y."""
-    shape = at.shape
+    shape, before = at.shape, at.shape.before or 0
     y = shape.rows * shape.channels
-    elements = shape.rows * (shape.inner or 0) + 2 * y
-    operations = 2 * y * (shape.inner or 0)
-    if shape.before is None:
-        return Counted(elements * at.dtype.itemsize, operations, 1)
-    elements += shape.rows * shape.before + y
-    return Counted(elements * at.dtype.itemsize, operations + 2 * y * shape.before, 2)
+    elements = shape.rows * (shape.inner or 0) + 2 * y + (shape.rows * before + y if before else 0)
+    operations = 2 * y * ((shape.inner or 0) + before)
+    return Counted(elements * at.dtype.itemsize, operations, 2 if before else 1)
 
 
 _COUNTS: dict[str, Callable[[_Setting], Counted]] = {
@@ -111,22 +107,17 @@ _COUNTS: dict[str, Callable[[_Setting], Counted]] = {
 }
 
 
-def _on_meta(at: _Setting) -> Tail:
+def _on_meta(at: _Setting) -> tuple[Tail, Tensor, Tensor]:
+    """The tail and both inputs."""
     with torch.device("meta"):
-        return Tail(at.shape, at.dtype).train(at.mode.training)
+        tail = Tail(at.shape, at.dtype).train(at.mode.training)
+    x, before = (t.requires_grad_(at.mode.grad_enabled) for t in tail.inputs("meta", at.dtype))
+    return tail, x, before
 
 
-def _inputs(tail: Tail, at: _Setting) -> tuple[Tensor, Tensor]:
-    x, before = tail.inputs("meta", at.dtype)
-    return x.requires_grad_(at.mode.grad_enabled), before.requires_grad_(at.mode.grad_enabled)
-
-
-def _watched(call: Callable[[], object], at: _Setting) -> Watched:
+def _watched(call: Callable[[], object], at: _Setting) -> Counted:
     with torch.set_grad_enabled(at.mode.grad_enabled):
-        return watch(call)
-
-
-def _of(watched: Watched, at: _Setting) -> Counted:
+        watched = watch(call)
     return Counted(watched.elements * at.dtype.itemsize, watched.operations, watched.operators)
 
 
@@ -137,8 +128,5 @@ def _of_kernels(tail: DescribedTail, at: _Setting) -> Counted:
     if at.mode.backward:
         directions.append(traffic.backward(tail, needs))
         names.append(launches.backward_kernel(tail, needs))
-    return Counted(
-        sum(direction.bytes for direction in directions),
-        sum(direction.operations for direction in directions),
-        sum(len(name.split(" + ")) for name in names if name is not None),
-    )
+    moved, operations = (sum(getattr(of, name) for of in directions) for name in ("bytes", "operations"))
+    return Counted(moved, operations, sum(len(name.split(" + ")) for name in names if name is not None))

@@ -1,32 +1,33 @@
-"""One tail in one mode: every way checked against eager operations, then all timed in turn."""
+"""One tail in one mode: every way checked against eager operations, then all timed in turn.
+
+No call finds its inputs in the cache: each takes the next of several copies, which together do not fit the last-level
+cache. On a GPU the clock empties the L2 cache besides, so that no call has to write back what another has left there.
+"""
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..accuracy import relative_error
+from ..accuracy import TOLERANCE, Values, largest_error
 from ..clocks import Clock, Times, measure
-from ..gradients import incoming_gradient
-from ..modes import Mode
-from ..peak import peak_bytes
 from ..tail_shapes import TailShape
-from ..tails import Tail
-from ..trace import launched_kernels
+from ..tails import Mode, Tail, incoming_gradient
+from ..trace import launched_kernels, peak_bytes
 from .counts import Counted, counted
-from .rotation import Case, Rotation, copies_for
 from .ways import EAGER, WAYS, Forward, ImpossibleError
 
-# Limits for the relative error of a way against eager operations in the same dtype; float32 on a GPU may be tf32.
-TOLERANCE = {torch.float32: 2e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
-# What is computed, by name.
-Values = Mapping[str, Tensor]
+# Where a system does not tell.
+_USUAL_CACHE_BYTES = 32 * 2**20
+_MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,6 @@ def measure_tail(shape: TailShape, mode: Mode, ways: Sequence[str], conditions: 
     outcome = Outcome()
     calls = _prepared(shape, mode, ways, conditions, outcome)
     errors = _errors(calls, conditions.dtype, outcome)
-    if not errors:
-        return outcome
     right = {name: calls[name] for name in errors}
     times = measure(right, conditions.clock_of(mode), runs=conditions.runs, warm_up=conditions.warm_up)
     on_gpu = conditions.device.type == "cuda"
@@ -113,11 +112,45 @@ def _prepared(
     return calls
 
 
-def _call(forward: Forward, tail: Tail, rotation: Rotation, mode: Mode) -> Values:
-    case = rotation()
-    with torch.set_grad_enabled(mode.grad_enabled):
-        y = forward(*case.inputs)
-        return {"output": y, **({} if case.dy is None else tail.gradients(y, case.inputs, case.dy))}
+class Case(NamedTuple):
+    """What one call is given: both inputs and, where backward follows, the output's gradient."""
+
+    x: Tensor
+    before: Tensor
+    dy: Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in self if t is not None)
+
+    def copied(self, memory_format: torch.memory_format) -> Case:
+        """The same values in memory of their own, which require gradients as these do."""
+        copies = [t if t is None else t.detach().clone(memory_format=memory_format) for t in self]
+        return Case(*(c if c is None else c.requires_grad_(t.requires_grad) for c, t in zip(copies, self, strict=True)))  # type: ignore[arg-type, union-attr]
+
+
+class Rotation:
+    """Copies of one case, taken in turn: a call gives that which was taken longest ago."""
+
+    def __init__(self, case: Case, memory_format: torch.memory_format, copies: int) -> None:
+        self._next = cycle([case.copied(memory_format) for _ in range(copies)])
+
+    def __call__(self) -> Case:
+        return next(self._next)
+
+
+def copies_for(case_bytes: int, cache_bytes: int, most_bytes: int = _MOST_BYTES) -> int:
+    """How many copies are twice the cache, and two at least; no more than fit `most_bytes`."""
+    return max(2, min(-(-2 * cache_bytes // case_bytes), most_bytes // case_bytes))
+
+
+def cache_bytes(device: torch.device) -> int:
+    """The size of the last-level cache."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    said = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((int(text[:-1]) * units[text[-1]] for text in said if text[-1:] in units), default=_USUAL_CACHE_BYTES)
 
 
 def _case(tail: Tail, mode: Mode, conditions: Conditions) -> Case:
@@ -127,27 +160,25 @@ def _case(tail: Tail, mode: Mode, conditions: Conditions) -> Case:
     return Case(x.requires_grad_(mode.grad_enabled), before.requires_grad_(mode.grad_enabled), dy)
 
 
+def _call(forward: Forward, tail: Tail, rotation: Rotation, mode: Mode) -> Values:
+    x, before, dy = rotation()
+    with torch.set_grad_enabled(mode.grad_enabled):
+        y = forward(x, before)
+        return {"output": y, **({} if dy is None else tail.gradients(y, (x, before), dy))}
+
+
 def _errors(calls: Mapping[str, Callable[[], Values]], dtype: torch.dtype, outcome: Outcome) -> dict[str, float]:
     """Errors of those that are right."""
     exact = {name: value.detach().double() for name, value in calls[EAGER]().items()}
-    right = {}
+    right: dict[str, float] = {}
     for name, call in calls.items():
         try:
             error = largest_error(call(), exact)
         except Exception as raised:
             outcome.failed[name] = said(raised)
             continue
-        if error <= TOLERANCE[dtype]:
-            right[name] = error
-        else:
-            outcome.wrong[name] = error
+        (right if error <= TOLERANCE[dtype] else outcome.wrong)[name] = error
     return right
-
-
-def largest_error(found: Values, exact: Values) -> float:
-    """Of the values that were found, against those of the same names in float64; NaN before all."""
-    errors = (relative_error(value.detach(), exact[name].double()) for name, value in found.items())
-    return max(errors, key=lambda error: (math.isnan(error), error))
 
 
 def said(error: Exception) -> str:

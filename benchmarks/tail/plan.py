@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from ..clocks import clock_of
-from ..modes import MODES, Mode
 from ..options import add_backend, at_least, one_or_more_of
 from ..tail_shapes import BATCH, NETWORKS, DistinctTail, distinct, small_of_each_kind
-from .measure import Conditions
-from .rotation import cache_bytes
+from ..tails import MODES, Mode
+from .measure import Conditions, cache_bytes
 from .ways import EAGER, FUSED, PEERS, TURNS, WAYS
 
 _USUAL_PEERS = (EAGER, "eager-contiguous", "compile")
@@ -25,29 +24,18 @@ _BUSY_MS = {False: 2.0, True: 6.0}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what is not common to all benchmarks."""
-    some = "names, separated by commas, of"
-    networks, modes, peers = (one_or_more_of(list(names)) for names in (NETWORKS, MODES, PEERS))
-    parser.add_argument("--networks", type=networks, help=f"{some} {', '.join(NETWORKS)}; default: all")
-    parser.add_argument("--modes", type=modes, help=f"{some} {', '.join(MODES)}; default: all")
-    parser.add_argument(
-        "--peers",
-        type=peers,
-        help=f"{some} {', '.join(f'{name} ({WAYS[name].explained})' for name in PEERS)};"
-        f" {EAGER} is always there; default: {', '.join(_GPU_PEERS)}"
-        f" on a GPU, {', '.join(_USUAL_PEERS)} on a CPU",
-    )
-    parser.add_argument("--batch", type=at_least(1), help=f"images; default: {BATCH} on a GPU, {_CPU_BATCH} on a CPU")
-    parser.add_argument(
-        "--runs",
-        type=at_least(2),
-        help=f"timed calls of each way; default: {_GPU_RUNS} on a GPU, {_CPU_RUNS} on a CPU",
-    )
-    parser.add_argument(
-        "--seconds",
-        type=_positive,
-        help="begin no tail after that long, and compile none that could take longer; default: no limit on a GPU,"
-        f" {_CPU_SECONDS:.0f} on a CPU",
-    )
+    peers = ", ".join(f"{name} ({WAYS[name].explained})" for name in PEERS)
+    usual = f"{', '.join(_GPU_PEERS)} on a GPU, {', '.join(_USUAL_PEERS)} on a CPU"
+    limit = f"begin no tail after that long, and compile none that could take longer; {_CPU_SECONDS:.0f} on a CPU"
+    for name, parse, what in (
+        ("networks", one_or_more_of(NETWORKS), f"some of {', '.join(NETWORKS)}; default: all"),
+        ("modes", one_or_more_of(MODES), f"some of {', '.join(MODES)}; default: all"),
+        ("peers", one_or_more_of(PEERS), f"some of {peers}; {EAGER} is always there; default: {usual}"),
+        ("batch", at_least(1), f"images; default: {BATCH} on a GPU, {_CPU_BATCH} on a CPU"),
+        ("runs", at_least(2), f"timed calls of each way; default: {_GPU_RUNS} on a GPU, {_CPU_RUNS} on a CPU"),
+        ("seconds", _positive, limit),
+    ):
+        parser.add_argument(f"--{name}", type=parse, help=what)
     add_backend(parser)
 
 
@@ -65,6 +53,10 @@ class Item:
     tail: DistinctTail
     mode: Mode
     ways: tuple[str, ...]
+
+    @property
+    def where(self) -> str:
+        return f"{self.tail.name} {self.mode.name}"
 
     @property
     def turn(self) -> int:
@@ -93,14 +85,11 @@ class Plan:
 def plan_of(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Plan:
     """The plan; defaults are the device's."""
     on_gpu = device.type == "cuda"
-    networks = arguments.networks or list(NETWORKS)
     modes = [MODES[name] for name in arguments.modes or MODES]
-    batch = arguments.batch or (BATCH if on_gpu else _CPU_BATCH)
-    tails = [replace(tail, shape=replace(tail.shape, batch=batch)) for tail in distinct(networks)]
-    peers = arguments.peers or list(_GPU_PEERS if on_gpu else _USUAL_PEERS)
+    tails = distinct(arguments.networks or NETWORKS, arguments.batch or (BATCH if on_gpu else _CPU_BATCH))
+    peers = arguments.peers or (_GPU_PEERS if on_gpu else _USUAL_PEERS)
     ways = (FUSED, EAGER, *(name for name in peers if name != EAGER))
     runs = arguments.runs or (_GPU_RUNS if on_gpu else _CPU_RUNS)
-    seconds = arguments.seconds or (math.inf if on_gpu else _CPU_SECONDS)
     cache = cache_bytes(device)
     if arguments.quick:
         tails, runs, cache = small_of_each_kind(tails), 2, 2**16
@@ -110,6 +99,5 @@ def plan_of(arguments: argparse.Namespace, device: torch.device, dtype: torch.dt
         added = [Item(tail, mode, so_far) for tail in tails for mode in modes]
         items += added[-1:] if arguments.quick and turn else added
     clocks = {backward: clock_of(device, ms) for backward, ms in _BUSY_MS.items()}
-    return Plan(
-        items, seconds, Conditions(device, dtype, lambda mode: clocks[mode.backward], cache, runs, max(1, runs // 5))
-    )
+    conditions = Conditions(device, dtype, lambda mode: clocks[mode.backward], cache, runs, max(1, runs // 5))
+    return Plan(items, arguments.seconds or (math.inf if on_gpu else _CPU_SECONDS), conditions)

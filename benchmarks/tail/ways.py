@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from fused_resnet.strategy import StrategyChoice, use_strategy
 
-from ..modes import Mode
-from ..tails import Tail
+from ..tails import Mode, Tail
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 
@@ -43,14 +42,6 @@ class Way:
     contiguous: bool = False
     turn: int = 0
     ours: bool = False
-
-
-def _fused(tail: Tail, _: Mode) -> Forward:
-    return tail.fused
-
-
-def _eager(tail: Tail, _: Mode) -> Forward:
-    return tail
 
 
 def _forced(strategy: StrategyChoice, tail: Tail, _: Mode) -> Forward:
@@ -115,9 +106,9 @@ def _cudnn_fused(tail: Tail, mode: Mode) -> Forward:
 
 FUSED, EAGER = "fused", "eager"
 WAYS = {
-    FUSED: Way("the fused operation", _fused, ours=True),
-    EAGER: Way("PyTorch's operations one by one, channels_last", _eager),
-    "eager-contiguous": Way("the same, contiguous", _eager, contiguous=True),
+    FUSED: Way("the fused operation", lambda tail, _: tail.fused, ours=True),
+    EAGER: Way("PyTorch's operations one by one, channels_last", lambda tail, _: tail),
+    "eager-contiguous": Way("the same, contiguous", lambda tail, _: tail, contiguous=True),
     "compile": Way("torch.compile", partial(_compiled, "default"), turn=1),
     # CUDA graphs, which plain max-autotune adds, would copy every call's inputs into their own.
     "compile-max-autotune": Way(

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..clocks import Clock
-from ..modes import Mode
 from ..tail_shapes import TailShape
+from ..tails import Mode
 
 _REPEATS = 10
 
@@ -41,6 +41,13 @@ class Ceilings:
     def ridge(self) -> float:
         """Operations a byte from which on the operations decide."""
         return self.operations_per_s / self.bytes_per_s
+
+    @property
+    def note(self) -> str:
+        return (
+            f"ceilings: {self.bytes_per_s / 1e9:.4g} GB/s of a large copy, bytes read and written,"
+            f" {self.operations_per_s / 1e12:.3g} TFLOP/s of a large product of matrices, both of this run."
+        )
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype, clock: Clock, *, quick: bool = False) -> Ceilings:

@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
-from .. import network_ways, networks, options
+from .. import networks, options
 from ..errors import UserError
 from ..progress import progress
 from ..provenance import provenance
 from ..result import Result
-from . import plan
+from . import job
 from .collect import COLUMNS, Collected
-from .job import Job
 from .processes import items_of
 
 _GIB = 2**30
@@ -35,50 +32,43 @@ _GIB = 2**30
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the benchmark's options."""
     options.add_arguments(parser, quick="one tiny network")
-    parser.add_argument(
-        "--models",
-        type=networks.names,
-        metavar="NAMES",
-        help=f"separated by commas: {networks.EXPECTED};"
-        f" default: {','.join(plan.CPU.models)}, on a GPU {','.join(plan.GPU.models)}",
-    )
-    parser.add_argument(
-        "--ways",
-        type=options.one_or_more_of(network_ways.WAYS),
-        metavar="NAMES",
-        help=f"some of {','.join(network_ways.WAYS)}; default: {','.join(network_ways.USUAL)};"
-        " on a GPU some batches without compilers",
-    )
-    parser.add_argument(
-        "--batches", type=_batches, metavar="N,N", help="default: 8,16, on a GPU 64,128,256; two give the largest"
-    )
-    parser.add_argument("--size", type=options.at_least(1), metavar="N", help="of images; default: 224, of CIFAR's 32")
-    parser.add_argument("--steps", type=options.at_least(2), metavar="N", help="timed of each way; default: 7, GPU 30")
-    parser.add_argument(
-        "--seconds", type=options.at_least(1), metavar="S", help="of the whole run: what is left then is left out"
-    )
-    parser.add_argument(
-        "--memory-limit", type=options.at_least(1), metavar="GIB", default=16, help="of a CPU's largest batch; 16"
-    )
+    models = (",".join(defaults.models) for defaults in (job.CPU, job.GPU))
+    ways, usual = (",".join(names) for names in (networks.WAYS, networks.USUAL))
+    for name, parse, what in (
+        ("models", networks.names, f"of {networks.EXPECTED}; default: {', on a GPU '.join(models)}"),
+        ("ways", options.one_or_more_of(networks.WAYS), f"of {ways}; default: {usual}, on a GPU not of every batch"),
+        ("batches", _batches, "default: 8,16, on a GPU 64,128,256; two give the largest"),
+        ("size", options.at_least(1), "of images; default: 224, of CIFAR's 32"),
+        ("steps", options.at_least(2), "timed of each way; default: 7, on a GPU 30"),
+        ("seconds", options.at_least(1), "of the whole run: what is left then is left out"),
+    ):
+        parser.add_argument(f"--{name}", type=parse, metavar="N" if parse is not networks.names else "NAMES", help=what)
+    limit = "GiB of a CPU's largest batch; 16"
+    parser.add_argument("--memory-limit", type=options.at_least(1), metavar="N", default=16, help=limit)
     parser.add_argument("--evaluation", action="store_true", help="forward passes in evaluation, not training steps")
     parser.add_argument("--no-largest", action="store_true", help="do not search the largest batch on a GPU")
     options.add_backend(parser)
+
+
+def _batches(text: str) -> list[int]:
+    return [options.at_least(1)(number) for number in text.split(",")]
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, prints and writes what is asked for; the JSON file is written again after every network and batch."""
     options.check_files(arguments)
     device = options.device_of(arguments.device)
-    jobs = plan.jobs(arguments, device)
-    collected = Collected(_empty(arguments, device, jobs), device.type)
-    deadline = time.monotonic() + plan.seconds(arguments, device)
-    searches = [] if device.type == "cpu" or arguments.no_largest or arguments.evaluation else _searches(jobs)
-    with progress("training", len(jobs) + len(searches)) as advance:
-        for job in [*jobs, *searches]:
-            collected.take(job, items_of(job, deadline, _print_nothing))
+    on_cpu, timed = device.type == "cpu", job.jobs(arguments, device)
+    collected = Collected(_empty(arguments, device, timed[0]), on_cpu)
+    deadline = time.monotonic() + timed[0].seconds
+    searches = [] if on_cpu or arguments.no_largest or arguments.evaluation else job.searches(timed)
+    with progress("training", len(timed) + len(searches)) as advance:
+        for each in [*timed, *searches]:
+            # The processes' own output is warnings for the most part: what fails is noted.
+            collected.take(each, items_of(each, deadline, lambda line: None))
             options.keep(collected.result, arguments)
             advance()
-    if device.type == "cpu" and not arguments.evaluation:
+    if on_cpu and not arguments.evaluation:
         collected.extrapolate(arguments.memory_limit * _GIB)
     if not collected.result.rows:
         raise UserError(f"nothing was timed: {'; '.join(collected.result.notes)}")
@@ -86,36 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _empty(arguments: argparse.Namespace, device: torch.device, jobs: list[Job]) -> Result:
-    origin = provenance(device, arguments)
-    if arguments.backend != "auto":
-        origin = replace(origin, backend=arguments.backend)
-    settings = {
-        "mode": "evaluation" if arguments.evaluation else "training",
-        "device": device.type,
-        "dtype": jobs[0].dtype,
-        "steps": jobs[0].steps,
-        "seconds": jobs[0].seconds,
-    }
-    return Result("training", origin, settings, COLUMNS, [], ["Images and labels are random: synthetic data."])
-
-
-def _searches(jobs: list[Job]) -> list[Job]:
-    """The largest batch of each network and way, from the largest that is timed, what is not compiled first."""
-    last = {job.model: job for job in jobs}
-    ways = {model: {way for job in jobs if job.model == model for way in job.ways} for model in last}
-    return [
-        replace(job, ways=[way], search_from=job.batch)
-        for way in network_ways.WAYS
-        for model, job in last.items()
-        if way in ways[model]
-    ]
-
-
-def _batches(text: str) -> list[int]:
-    one: Callable[[str], int] = options.at_least(1)
-    return [one(number) for number in text.split(",")]
-
-
-def _print_nothing(line: str) -> None:
-    """The processes' own output, warnings for the most part: what fails is noted."""
+def _empty(arguments: argparse.Namespace, device: torch.device, first: job.Job) -> Result:
+    origin = provenance(device, arguments, None if arguments.backend == "auto" else arguments.backend)
+    mode = "evaluation" if arguments.evaluation else "training"
+    shared = {name: getattr(first, name) for name in ("device", "dtype", "steps", "seconds")}
+    return Result(
+        "training", origin, {"mode": mode, **shared}, COLUMNS, [], ["Images and labels are random: synthetic data."]
+    )

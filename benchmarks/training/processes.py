@@ -10,9 +10,10 @@ from typing import Any
 
 from ..process import Ended, item_of, run
 from .job import Job
-from .side import ERROR
 
 Item = dict[str, Any]
+# Kinds of failures: not all of them are this project's.
+MEMORY, COMPILER, WRONG, MISSING, ERROR = "memory", "compiler", "wrong", "missing", "error"
 # A process gets this share of the time that is left: if it hangs, the other ways still have the rest.
 _SHARE = 0.6
 _LEAST_S = 30.0
@@ -30,14 +31,14 @@ def items_of(job: Job, deadline: float, log: Callable[[str], object]) -> list[It
             return [*failed, *({"way": way, "left_out": True} for way in job.ways)]
         items, ended = _run(replace(job, seconds=min(job.seconds, left_s / 2)), left_s * _SHARE, log)
         found = [item for item in items if "way" in item]
-        begun = [item["begun"] for item in items if "begun" in item]
-        if ended.problem is None or not begun or begun[-1] is None:
-            problem = [] if ended.problem is None else [_ended_badly(way, ended) for way in _unfinished(job, found)]
-            return [*failed, *found, *problem]
-        failed.append(_ended_badly(begun[-1], ended))
-        if begun[-1] not in job.ways:
+        at = next((item["begun"] for item in reversed(items) if "begun" in item), None)
+        if ended.problem is None or at is None:
+            unfinished = [] if ended.problem is None else _unfinished(job, found)
+            return [*failed, *found, *(_ended_badly(way, ended) for way in unfinished)]
+        failed.append(_ended_badly(at, ended))
+        if at not in job.ways:
             return failed
-        job = job.without(begun[-1])
+        job = job.without(at)
     return failed
 
 
@@ -46,10 +47,7 @@ def _run(job: Job, limit_s: float, log: Callable[[str], object]) -> tuple[list[I
 
     def take(line: str) -> None:
         item = item_of(line)
-        if item is None:
-            log(line)
-        else:
-            items.append(item)
+        log(line) if item is None else items.append(item)
 
     command = [sys.executable, "-m", "benchmarks.training.side", job.text()]
     return items, run(command, limit_s=limit_s, on_line=take)

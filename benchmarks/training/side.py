@@ -7,34 +7,39 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
+import statistics
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 import fused_resnet
 
-from .. import network_ways, networks
-from ..clocks import consecutive
-from ..peak import most_allocated
+from .. import networks
+from ..clocks import Call, consecutive
 from ..process import report
-from .apart import apart
+from ..trace import busy, longest, most_allocated, traced
 from .job import Job
-from .largest import search
-from .trainer import Batch, Evaluator, Runner, Trainer, WrongError, network
+from .processes import COMPILER, ERROR, MEMORY, MISSING, WRONG
+from .runners import Evaluation, Runner, Training, WrongError, network_of
 
-MEMORY, COMPILER, WRONG, MISSING, ERROR = "memory", "compiler", "wrong", "missing", "error"
+_CALLS, _WARM_UP = 5, 3
+# The largest batch is searched in steps of a sixteenth.
+_RESOLUTION = 16
 
 
 def measure(job: Job) -> None:
     """Prepares and checks every way, then times them in turn; a way that fails is reported and left out."""
-    made, batch = network(job), Batch(job, job.batch)
+    made = network_of(job)
     eager: list[float] = []
     runners: dict[str, Runner] = {}
-    for way in sorted({network_ways.EAGER, *job.ways}, key=network_ways.WAYS.index):
+    for way in sorted({networks.EAGER, *job.ways}, key=networks.WAYS.index):
         report(begun=way)
         try:
-            runner: Runner = (Evaluator if job.evaluation else Trainer)(way, made, batch)
+            runner: Runner = (Evaluation if job.evaluation else Training)(way, made, job, job.batch)
             results = runner.first_results()
             eager = eager or results
             runner.check(results, eager)
@@ -42,7 +47,7 @@ def measure(job: Job) -> None:
             peak = most_allocated(runner.step, job.device)
         except Exception as error:
             report(way=way, **failure(way, error))
-            if way == network_ways.EAGER:
+            if way == networks.EAGER:
                 return
             continue
         runner.forget_gradients()
@@ -54,7 +59,7 @@ def measure(job: Job) -> None:
     for way, seconds in in_turn(runners, job).items():
         report(way=way, seconds=seconds)
     for way, runner in runners.items():
-        if job.device == "cuda" and not network_ways.compiles(way):
+        if job.device == "cuda" and not networks.compiles(way):
             report(way=way, apart=apart(runner.step))
             runner.forget_gradients()
 
@@ -77,6 +82,49 @@ def in_turn(runners: dict[str, Runner], job: Job) -> dict[str, list[float]]:
     return seconds
 
 
+def apart(call: Call) -> dict[str, Any]:
+    """Milliseconds of host and device apart, on a GPU, and the longest kernels.
+
+    "host": until Python has queued a step. "graph": a step replayed as a CUDA graph; None where it cannot be captured.
+    "device": kernels of a traced step, where several run at a time their common time once.
+    """
+    kernels = traced(call, _CALLS)
+    device = {"device": busy(kernels) / 1e3 / _CALLS, "longest": longest(kernels, _CALLS)}
+    found: dict[str, Any] = {"host": 1e3 * host_seconds(call), **device}
+    try:
+        replayed = consecutive(_replay(call), _CALLS, "cuda")
+    except RuntimeError as error:
+        return {**found, "graph": None, "not captured": str(error).partition("\n")[0][:200]}
+    return {**found, "graph": 1e3 * statistics.median(replayed)}
+
+
+def host_seconds(call: Call) -> float:
+    """The median of several calls, each of which finds the device idle."""
+    finish: Callable[[], object] = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    seconds = []
+    for _ in range(_CALLS):
+        finish()
+        begun = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - begun)
+    finish()
+    return statistics.median(seconds)
+
+
+def _replay(call: Call) -> Call:
+    """The call as a graph. Warming up leaves everything allocated that must not be in a capture."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(_WARM_UP):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
 def find_largest(job: Job) -> None:
     """Searches the largest batch of the job's only way."""
     (way,) = job.ways
@@ -87,17 +135,30 @@ def find_largest(job: Job) -> None:
         report(way=way, **failure(way, error))
 
 
+def search(fits: Callable[[int], bool], begin: int) -> int | None:
+    """Doubles from `begin` until it does not fit, then bisects to a sixteenth; None where not even `begin` fits."""
+    if not fits(begin):
+        return None
+    good, bad = begin, 2 * begin
+    while fits(bad):
+        good, bad = bad, 2 * bad
+    while bad - good > max(1, good // _RESOLUTION):
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    return good
+
+
 def _fits(job: Job, way: str, batch: int) -> bool:
     try:
-        trainer = Trainer(way, network(job), Batch(job, batch))
+        runner = Training(way, network_of(job), job, batch)
         # The optimizer's state is there from the first step on.
         for _ in range(2):
-            trainer.step()
+            runner.step()
         torch.cuda.synchronize()
     except torch.cuda.OutOfMemoryError:
         return False
     finally:
-        trainer = None  # type: ignore[assignment]
+        runner = None  # type: ignore[assignment]
         torch._dynamo.reset()
         gc.collect()
         torch.cuda.empty_cache()
@@ -105,7 +166,7 @@ def _fits(job: Job, way: str, batch: int) -> bool:
 
 
 def failure(way: str, error: Exception) -> dict[str, Any]:
-    """What failed, and of what kind it is: not all of it is this project's."""
+    """What failed, and of what kind it is."""
     lines = [line for line in str(error).splitlines() if line.strip()] or [""]
     return {"failed": f"{type(error).__name__}: {lines[0][:300]}", "kind": _kind(way, error)}
 
@@ -115,23 +176,19 @@ def _kind(way: str, error: Exception) -> str:
         return MEMORY
     if isinstance(error, networks.UnavailableError):
         return MISSING
-    if network_ways.compiles(way):
+    if networks.compiles(way):
         return COMPILER
     return WRONG if isinstance(error, WrongError) else ERROR
 
 
-def main() -> None:
-    job = Job.of_command_line()
+def main(job: Job) -> None:
     if job.device == "cuda":
         torch.cuda.set_device(job.index)
     # As whoever trains a network of fixed sizes has it.
     torch.backends.cudnn.benchmark = True
     with fused_resnet.use_backend(job.backend):  # type: ignore[arg-type]
-        if job.search_from:
-            find_largest(job)
-        else:
-            measure(job)
+        (find_largest if job.search_from else measure)(job)
 
 
 if __name__ == "__main__":
-    main()
+    main(Job(**json.loads(sys.argv[1])))

@@ -20,11 +20,8 @@ from benchmarks.accuracy import errors_against_float64, relative_error
 from benchmarks.clocks import WallClock, measure
 from benchmarks.errors import EXTRA, UserError
 from benchmarks.provenance import provenance
-from benchmarks.result import number, read
+from benchmarks.result import Spread, number, read, table
 from benchmarks.saved_activations import saved_bytes, saved_bytes_by_module
-from benchmarks.sides import Sides, beside_fused
-from benchmarks.table import table
-from benchmarks.timing import Spread
 from fused_resnet.nn import BasicBlock
 
 for dependency in EXTRA:
@@ -34,6 +31,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks.data import load  # noqa: E402
 from benchmarks.demo.learning import Learning  # noqa: E402
+from benchmarks.demo.settings import both_sides  # noqa: E402
 
 FLOAT = 4
 CPU = torch.device("cpu")
@@ -90,25 +88,25 @@ def test_relative_error_is_a_ratio_of_norms() -> None:
 def test_errors_are_of_rounding_and_leave_the_models_alone() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(BasicBlock(3, 5, fused=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    models = beside_fused(model)
-    before = {name: value.clone() for name, value in models.fused.state_dict().items()}
+    models, _ = both_sides(model)
+    before = {name: value.clone() for name, value in models["fused"].state_dict().items()}
     advances: list[None] = []
     errors = errors_against_float64(
         models, torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]), lambda: advances.append(None)
     )
-    for side in (errors.unfused, errors.fused):
-        assert all(0 < error < 1e-5 for error in side.row.values())
+    for side in ("unfused", "fused"):
+        assert all(0 < error < 1e-5 for error in errors[side].values())
     assert len(advances) == 3
-    assert all(torch.equal(before[name], value) for name, value in models.fused.state_dict().items())
-    assert all(parameter.grad is None for parameter in models.fused.parameters())
+    assert all(torch.equal(before[name], value) for name, value in models["fused"].state_dict().items())
+    assert all(parameter.grad is None for parameter in models["fused"].parameters())
 
 
 @pytest.mark.parametrize(
     ("fused", "agrees"), [([2.0, 1.0], True), ([2.0, 1.0 + 1e-8], False), ([2.0, math.nan], False)]
 )
 def test_agreement_is_of_the_worst_step(fused: list[float], agrees: bool) -> None:
-    data = load(None, 20)
-    learning = Learning("a network", data, Sides([1.0], [1.0]), Sides(0.5, 0.5), exact=Sides([2.0, 1.0], fused))
+    data, both = load(None, 20), lambda unfused, fused: {"unfused": unfused, "fused": fused}
+    learning = Learning("a network", data, both([1.0], [1.0]), both(0.5, 0.5), exact=both([2.0, 1.0], fused))
     assert learning.agrees is agrees
 
 
@@ -137,7 +135,7 @@ def test_own_images(tmp_path: Path, shape: tuple[int, ...], channels: int) -> No
     data = load(path, limit=15)
     assert (data.name, data.classes, data.channels) == ("own.npz", 3, channels)
     assert data.train.images.shape == (12, channels, 6, 5)
-    assert len(data.test) == 3
+    assert len(data.test.labels) == 3
 
 
 def save(folder: Path, **arrays: Any) -> Path:

@@ -14,8 +14,11 @@ from sample_results import COLUMNS, PROVENANCE, row, sample  # noqa: E402
 
 from benchmarks.compare.comparison import compare, needed, ratio, verdict  # noqa: E402
 from benchmarks.compare.shown import caption, draw, headline  # noqa: E402
-from benchmarks.result import Column, read  # noqa: E402
-from benchmarks.timing import Spread  # noqa: E402
+from benchmarks.result import (  # noqa: E402
+    Column,
+    Spread,
+    read,
+)
 
 LOWER, HIGHER = Column("time", "measured", "us", "lower"), Column("speed", "measured", "", "higher")
 NEITHER, COUNTED = Column("blocks", "counted"), Column("bytes", "counted", "B", "lower")

@@ -17,8 +17,7 @@ for dependency in EXTRA:
 from benchmarks import emulated, pictures  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.emulated import shown  # noqa: E402
-from benchmarks.emulated.cases import cases  # noqa: E402
-from benchmarks.emulated.formulas import expected  # noqa: E402
+from benchmarks.emulated.formulas import cases, expected  # noqa: E402
 from benchmarks.emulated.rows import rows_of  # noqa: E402
 from benchmarks.result import Result, read  # noqa: E402
 from fused_resnet.backends.kernels import launches  # noqa: E402

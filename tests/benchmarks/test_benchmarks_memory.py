@@ -21,7 +21,7 @@ for dependency in EXTRA:
 from benchmarks import emulator, memory, networks  # noqa: E402
 from benchmarks.memory.cases import Conditions, count, kernels  # noqa: E402
 from benchmarks.memory.shown import REST, WHOLE  # noqa: E402
-from benchmarks.network_ways import COMPILE, EAGER, FUSED, FUSED_COMPILE  # noqa: E402
+from benchmarks.networks import COMPILE, EAGER, FUSED, FUSED_COMPILE  # noqa: E402
 from benchmarks.result import Result, read  # noqa: E402
 from benchmarks.saved_activations import saved_bytes  # noqa: E402
 

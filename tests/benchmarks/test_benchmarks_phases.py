@@ -19,7 +19,8 @@ from benchmarks.launches import BACKWARD, BACKWARD_PHASES, FORWARD, FORWARD_PHAS
 from benchmarks.phases import calls, shown  # noqa: E402
 from benchmarks.phases.run import ways_of  # noqa: E402
 from benchmarks.result import Result, number, read  # noqa: E402
-from benchmarks.tails import RESNET18, RESNET50, Tail, counted_bytes  # noqa: E402
+from benchmarks.tail_shapes import RESNET18, RESNET50  # noqa: E402
+from benchmarks.tails import Tail, counted_bytes  # noqa: E402
 
 MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "phases-h100.json"
 pytestmark = pytest.mark.emulated

@@ -17,7 +17,7 @@ from contrast import contrast  # noqa: E402
 from documents import ROOT  # noqa: E402
 from sample_results import PROVENANCE, caption, row, sample, stand_in  # noqa: E402
 
-from benchmarks.timing import Spread  # noqa: E402
+from benchmarks.result import Spread  # noqa: E402
 
 TITLES = ["one", "three", "two"]
 VOID = {"meta", "link", "img", "br"}

@@ -12,8 +12,14 @@ for dependency in EXTRA:
 
 from sample_results import row, sample  # noqa: E402
 
-from benchmarks.result import Column, number, provenance_line, read, text  # noqa: E402
-from benchmarks.timing import Spread  # noqa: E402
+from benchmarks.result import (  # noqa: E402
+    Column,
+    Spread,
+    number,
+    provenance_line,
+    read,
+    text,
+)
 
 
 def test_result_is_read_as_it_was_written(tmp_path):

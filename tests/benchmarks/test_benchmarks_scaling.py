@@ -16,10 +16,12 @@ for dependency in EXTRA:
 
 from benchmarks import pictures  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
-from benchmarks.clocks import WallClock  # noqa: E402
-from benchmarks.result import Result, read  # noqa: E402
+from benchmarks.result import (  # noqa: E402
+    Result,
+    Spread,
+    read,
+)
 from benchmarks.scaling import ranks, shown, sizes  # noqa: E402
-from benchmarks.timing import Spread  # noqa: E402
 
 CPU = torch.device("cpu")
 needs_gloo = pytest.mark.skipif(
@@ -44,7 +46,10 @@ def test_rows_are_counted_and_a_projections_input_follows() -> None:
 
 
 def timed(point: sizes.Point) -> dict[str, object]:
-    return dict(sizes.row_of(point, sizes.QUICK, CPU, torch.float32, WallClock(), compiled=False))
+    row, problem = sizes.timed(point, sizes.QUICK.conditions(CPU, torch.float32), compiled=False)
+    assert row is not None
+    assert problem == ""
+    return dict(row)
 
 
 def test_a_point_has_both_sides_and_the_strategy_that_is_taken(computed_by: list[tuple[str, list[bool]]]) -> None:
@@ -64,7 +69,7 @@ def test_a_side_that_computes_something_else_is_not_timed(tmp_path: Path, monkey
     result = read(path)
     assert result.rows == []
     assert len(result.notes) == 8
-    assert "output, fused, is 1.0e-01 from eager" in result.notes[0]
+    assert "left out, fused is 1.0e-01 from eager" in result.notes[0]
 
 
 def test_a_round_takes_as_long_as_its_slowest_process() -> None:

@@ -23,21 +23,19 @@ for dependency in EXTRA:
 import numpy as np  # noqa: E402
 
 from benchmarks import result  # noqa: E402
-from benchmarks.data import Images  # noqa: E402
-from benchmarks.shortcuts.contrasts import contrast_table, contrasts  # noqa: E402
-from benchmarks.shortcuts.networks import OPTIONS, build  # noqa: E402
+from benchmarks.shortcuts.contrasts import contrast_table, contrasts, holm, sign_flip_p  # noqa: E402  # noqa: E402
 from benchmarks.shortcuts.outcome import contrasts_of  # noqa: E402
-from benchmarks.shortcuts.pool import Job, Study  # noqa: E402
-from benchmarks.shortcuts.settings import CPU, QUICK, Settings  # noqa: E402
-from benchmarks.shortcuts.statistics import holm, sign_flip_p  # noqa: E402
+from benchmarks.shortcuts.pool import Study  # noqa: E402
+from benchmarks.shortcuts.settings import CPU, OPTIONS, QUICK, Job, Settings, build  # noqa: E402  # noqa: E402
 from benchmarks.shortcuts.task import Task, load, random_crops  # noqa: E402
 from benchmarks.shortcuts.training import Run, gradient_norms, rate, train  # noqa: E402
+from benchmarks.trainer import Batch  # noqa: E402
 from fused_resnet import models  # noqa: E402
 
 
 def test_gradient_norms_are_of_each_blocks_output():
     network = models.cifar_resnet(8, in_channels=1)
-    batch = Images(torch.randn(4, 1, 8, 8), torch.arange(4))
+    batch = Batch(torch.randn(4, 1, 8, 8), torch.arange(4))
     norms = gradient_norms(network, batch)
     # The classifier behind the last block, by hand: y -> mean over the pixels -> fc.
     kept = []
@@ -52,7 +50,7 @@ def test_gradient_norms_are_of_each_blocks_output():
 def test_taking_gradient_norms_leaves_the_network_as_it_was():
     network = models.cifar_resnet(8, in_channels=1)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    gradient_norms(network, Images(torch.randn(4, 1, 8, 8), torch.arange(4)))
+    gradient_norms(network, Batch(torch.randn(4, 1, 8, 8), torch.arange(4)))
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
 
@@ -100,7 +98,7 @@ def test_crops_come_from_everywhere():
 
 def small_task(flips: bool = False) -> Task:
     pixels = torch.arange(4.0).repeat(60, 1, 4, 1)
-    return Task("task", 2, Images(pixels, torch.arange(60) % 2), Images(pixels, torch.arange(60) % 2), 4, flips)
+    return Task("task", 2, Batch(pixels, torch.arange(60) % 2), Batch(pixels, torch.arange(60) % 2), 4, flips)
 
 
 @pytest.mark.parametrize("flips", [False, True])
@@ -111,7 +109,7 @@ def test_batches_are_mirrored_where_that_is_usual(flips):
 
 def test_a_seed_draws_the_same_images_every_time_and_another_draws_others():
     task = load(None, CPU)
-    assert (len(task.train), len(task.test), task.size) == (1000, 4000, 20)
+    assert (len(task.train.labels), len(task.test.labels), task.size) == (1000, 4000, 20)
     first, again, other = (task.drawn(30, seed).train.images for seed in (0, 0, 1))
     assert len(first) == 30
     assert torch.equal(first, again)
@@ -128,7 +126,7 @@ def test_learning_rate_rises_over_a_tenth_and_falls_to_zero():
 
 def test_a_run_learns_and_is_the_same_again():
     pixels = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    images = Images(pixels + 2 * (torch.arange(40) % 2)[:, None, None, None], torch.arange(40) % 2)
+    images = Batch(pixels + 2 * (torch.arange(40) % 2)[:, None, None, None], torch.arange(40) % 2)
     task = Task("light and dark", 2, images, images, 8, flips=False)
     settings = Settings(steps=30, batch_size=16, train_images=None, probe=8)
     runs = [train("B", 8, 0, task, settings, torch.float32) for _ in range(2)]

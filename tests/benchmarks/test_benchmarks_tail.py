@@ -14,10 +14,9 @@ from torch import Tensor
 from benchmarks import options, result
 from benchmarks.__main__ import main
 from benchmarks.errors import EXTRA
-from benchmarks.modes import MODES
 from benchmarks.tail import plan, ways
 from benchmarks.tail.work import Ceilings, Work
-from benchmarks.tails import Tail
+from benchmarks.tails import MODES, Tail
 
 for dependency in EXTRA:
     pytest.importorskip(dependency)

@@ -15,12 +15,11 @@ from torch import Tensor
 from benchmarks import trace
 from benchmarks.clocks import Sample
 from benchmarks.errors import EXTRA
-from benchmarks.modes import MODES
 from benchmarks.tail.counts import counted
 from benchmarks.tail.passes import watch
 from benchmarks.tail.work import Ceilings, Work, compulsory, measure_ceilings
 from benchmarks.tail_shapes import NETWORKS, RESNET18, RESNET50, TailShape, distinct
-from benchmarks.tails import Tail, counted_bytes
+from benchmarks.tails import MODES, Tail, counted_bytes
 
 for dependency in EXTRA:
     pytest.importorskip(dependency)

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from benchmarks.clocks import WallClock
 from benchmarks.errors import EXTRA
-from benchmarks.modes import MODES
 from benchmarks.tail import measure, ways
-from benchmarks.tail.rotation import Case, Rotation, cache_bytes, copies_for
+from benchmarks.tail.measure import Case, Rotation, cache_bytes, copies_for
 from benchmarks.tail_shapes import RESNET18, RESNET50, TailShape
-from benchmarks.tails import Tail
+from benchmarks.tails import MODES, Tail
 
 for dependency in EXTRA:
     pytest.importorskip(dependency)

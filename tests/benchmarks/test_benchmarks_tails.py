@@ -11,10 +11,8 @@ from late_tails import MODES, LateTail
 
 from benchmarks import clocks as timing
 from benchmarks.accuracy import relative_error
-from benchmarks.gradients import incoming_gradient
-from benchmarks.modes import Mode
-from benchmarks.tail_shapes import NETWORKS, distinct
-from benchmarks.tails import RESNET50, Tail, TailShape, counted_bytes
+from benchmarks.tail_shapes import NETWORKS, RESNET50, TailShape, distinct
+from benchmarks.tails import Mode, Tail, counted_bytes, incoming_gradient
 from fused_resnet import models
 from fused_resnet.nn import ResidualBlock
 

@@ -18,9 +18,10 @@ for dependency in EXTRA:
     pytest.importorskip(dependency)
 
 from benchmarks import training  # noqa: E402
-from benchmarks.network_ways import COMPILE, EAGER, FUSED, FUSED_COMPILE  # noqa: E402
+from benchmarks.networks import COMPILE, EAGER, FUSED, FUSED_COMPILE  # noqa: E402
 from benchmarks.result import Result, number, read  # noqa: E402
-from benchmarks.training import plan, shown, side  # noqa: E402
+from benchmarks.training import job as plan  # noqa: E402
+from benchmarks.training import processes, shown  # noqa: E402
 from benchmarks.training.job import Job  # noqa: E402
 
 
@@ -60,7 +61,7 @@ def test_words_and_small_table_come_from_the_file_alone(quick: Path) -> None:
 
 
 def test_failures_become_notes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    failed = {"way": FUSED, "failed": "RuntimeError: no", "kind": side.ERROR}
+    failed = {"way": FUSED, "failed": "RuntimeError: no", "kind": processes.ERROR}
     late = {"way": COMPILE, "left_out": True}
     monkeypatch.setattr(training, "items_of", lambda job, *_: [*times([EAGER]), failed, late])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -137,7 +138,7 @@ def test_by_default_compiled_ways_leave_a_batch_out_on_a_gpu() -> None:
 
 def test_the_largest_batch_is_searched_of_each_way_what_is_compiled_last() -> None:
     jobs = [replace(JOB, batch=batch, ways=[EAGER, FUSED, COMPILE], model=m) for m in ("a", "b") for batch in (4, 8)]
-    assert [(job.model, *job.ways, job.search_from) for job in training._searches(jobs)] == [
+    assert [(job.model, *job.ways, job.search_from) for job in plan.searches(jobs)] == [
         ("a", EAGER, 8),
         ("b", EAGER, 8),
         ("a", FUSED, 8),

@@ -17,19 +17,19 @@ from training_jobs import JOB, Items, reports, times
 import fused_resnet
 from benchmarks.clocks import consecutive
 from benchmarks.errors import EXTRA
-from benchmarks.peak import most_allocated
 from benchmarks.process import item_of
-from benchmarks.trace import Kernel, busy, longest
+from benchmarks.trace import Kernel, busy, longest, most_allocated
 
 for dependency in EXTRA:
     pytest.importorskip(dependency)
 
+
 from benchmarks import networks, process  # noqa: E402
-from benchmarks.network_ways import COMPILE, EAGER, FUSED, FUSED_COMPILE, forward  # noqa: E402
-from benchmarks.training import processes, side, trainer  # noqa: E402
-from benchmarks.training.apart import host_seconds  # noqa: E402
+from benchmarks.networks import COMPILE, EAGER, FUSED, FUSED_COMPILE, forward  # noqa: E402
+from benchmarks.training import processes, runners, side  # noqa: E402
+from benchmarks.training.collect import extrapolated  # noqa: E402
 from benchmarks.training.job import Job  # noqa: E402
-from benchmarks.training.largest import extrapolated, search  # noqa: E402
+from benchmarks.training.side import host_seconds, search  # noqa: E402
 
 
 def reported(capsys: pytest.CaptureFixture[str]) -> Items:
@@ -61,7 +61,7 @@ def test_a_way_that_computes_something_else_is_not_timed(
         right = forward(way, network)
         return right if way == EAGER else lambda x: 3 * right(x)
 
-    monkeypatch.setattr(trainer.network_ways, "forward", wrong)
+    monkeypatch.setattr(runners.networks, "forward", wrong)
     side.measure(JOB)
     items = reported(capsys)
     (failed,) = (item for item in items if "failed" in item)
@@ -72,12 +72,12 @@ def test_a_way_that_computes_something_else_is_not_timed(
 
 def test_losses_are_of_the_first_step_and_of_what_is_learnt() -> None:
     def check(own: list[float], dtype: str) -> None:
-        batch = trainer.Batch(replace(JOB, dtype=dtype), 1)
-        trainer.Trainer(EAGER, nn.Linear(1, 1), batch).check(own, [2.0, 1.5, 1.0])
+        job = replace(JOB, dtype=dtype)
+        runners.Training(EAGER, nn.Linear(1, 1), job, 1).check(own, [2.0, 1.5, 1.0])
 
     check([2.0, 1.5, 1.05], "float32")
     for wrong in ([2.01, 1.5, 1.0], [2.0, 1.5, 1.2], [2.0, 1.5, float("nan")]):
-        with pytest.raises(trainer.WrongError, match=r"of the eager network 2\.0000, 1\.5000, 1\.0000"):
+        with pytest.raises(runners.WrongError, match=r"of the eager network 2\.0000, 1\.5000, 1\.0000"):
             check(wrong, "float32")
     check([2.01, 1.5, 1.0], "bfloat16")
 
@@ -96,7 +96,7 @@ def test_evaluation_compares_logits_and_learns_nothing(
         right = forward(way, network)
         return right if way == EAGER else lambda x: 3 * right(x)
 
-    monkeypatch.setattr(trainer.network_ways, "forward", wrong)
+    monkeypatch.setattr(runners.networks, "forward", wrong)
     side.measure(job)
     (failed,) = (item for item in reported(capsys) if "failed" in item)
     assert (failed["way"], failed["kind"]) == (FUSED, side.WRONG)
@@ -114,8 +114,8 @@ def test_a_network_without_tails_is_refused() -> None:
         (FUSED, RuntimeError("no"), side.ERROR),
         (EAGER, RuntimeError("no"), side.ERROR),
         (COMPILE, RuntimeError("no"), side.COMPILER),
-        (FUSED_COMPILE, trainer.WrongError("no"), side.COMPILER),
-        (FUSED, trainer.WrongError("no"), side.WRONG),
+        (FUSED_COMPILE, runners.WrongError("no"), side.COMPILER),
+        (FUSED, runners.WrongError("no"), side.WRONG),
         (FUSED, torch.cuda.OutOfMemoryError("no"), side.MEMORY),
         (EAGER, networks.UnavailableError("no"), side.MISSING),
     ],

@@ -27,7 +27,8 @@ from resnet_tails import (
 from tile_formula import as_expected
 
 from benchmarks.emulator import Launch, is_activation, recorded_launches
-from benchmarks.tails import RESNET50, Tail, TailShape, counted_bytes
+from benchmarks.tail_shapes import RESNET50, TailShape
+from benchmarks.tails import Tail, counted_bytes
 from fused_resnet import use_backend
 
 

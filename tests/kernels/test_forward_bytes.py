@@ -12,7 +12,8 @@ from resnet_tails import BEHIND_CONV, SHAPES, cases, each_mode, each_real_shape,
 from tile_formula import as_expected
 
 from benchmarks.emulator import Launch, is_activation, recorded_launches
-from benchmarks.tails import RESNET50, Tail, counted_bytes
+from benchmarks.tail_shapes import RESNET50
+from benchmarks.tails import Tail, counted_bytes
 from fused_resnet import use_backend
 
 

@@ -17,10 +17,10 @@ from fused_resnet.operation.computation import Needs, Tail
 for dependency in EXTRA:
     pytest.importorskip(dependency)
 
-from benchmarks.modes import MODES  # noqa: E402
 from benchmarks.tail.counts import counted  # noqa: E402
 from benchmarks.tail.passes import watch  # noqa: E402
 from benchmarks.tail_shapes import RESNET50  # noqa: E402
+from benchmarks.tails import MODES  # noqa: E402
 
 BATCH, DTYPE = 256, torch.bfloat16
 TRAIN = next(mode for mode in MODES.values() if mode.training and mode.backward)
