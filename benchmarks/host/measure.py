@@ -43,7 +43,7 @@ def row_of(case: Case, device: torch.device, rounds: int) -> Row:
     gc.collect()
     gc.disable()  # as `timeit` does
     try:
-        for turn in range(-_WARM_UP, rounds):
+        for turn in range(-min(_WARM_UP, rounds // 2), rounds):
             for side in SIDES if turn % 2 == 0 else reversed(SIDES):
                 for way, seconds in zip(DIRECTIONS, _seconds(case, side, device), strict=True):
                     if turn >= 0:

@@ -66,6 +66,7 @@ def test_tensors_without_data_count_as_real_ones(way: str) -> None:
     assert count("tiny", way, SMALL, by_block=False).total == real
 
 
+@pytest.mark.slow
 @needs_whole_graphs
 def test_a_compiled_network_saves_less_than_eager_operations_and_less_fused() -> None:
     eager, compiled, both = (count("tiny", way, SMALL, by_block=True) for way in (EAGER, COMPILE, FUSED_COMPILE))

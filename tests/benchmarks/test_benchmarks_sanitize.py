@@ -177,7 +177,10 @@ def test_cases_name_every_kernel_once() -> None:
 
 @pytest.mark.emulated
 @NEEDS_EMULATOR
-@pytest.mark.parametrize("layout", small_cases.LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("wide", "resnet50"))) for name in small_cases.LAYOUTS],
+)
 def test_small_cases_are_right(layout: str) -> None:
     with fused_resnet.use_backend("emulated"):
         for case in small_cases.cases():

@@ -92,6 +92,7 @@ def test_processes_are_as_many_as_cores_by_default(monkeypatch: pytest.MonkeyPat
     assert found == {1: [1], 2: [1, 2], 6: [1, 2, 4, 6], 8: [1, 2, 4, 8]}
 
 
+@pytest.mark.slow
 @needs_gloo
 def test_processes_that_fail_are_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child's own error is told, what was timed before is kept, and the exit status is 1."""
@@ -141,6 +142,7 @@ def test_quick_run_times_all_sweeps_and_processes(quick_run: Path) -> None:
         assert isinstance(result.rows[-1][f"{side} rate"], Spread)
 
 
+@pytest.mark.slow
 @needs_gloo
 def test_picture_caption_and_headline_come_from_the_file(quick_run: Path) -> None:
     result: Result = read(quick_run / "scaling.json")

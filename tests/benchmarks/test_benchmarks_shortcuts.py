@@ -187,6 +187,7 @@ def run_quick(folder: Path, *options: str) -> int:
     return main(["shortcuts", "--quick", "--device", "cpu", "--work", str(folder / "work"), *files, *options])
 
 
+@pytest.mark.slow
 def test_quick_run_has_every_option_and_draws_them(quick_run):
     found = result.read(quick_run / "study.json")
     assert [row["shortcuts"] for row in found.rows] == list(OPTIONS)

@@ -34,6 +34,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_quick_run_measures_both_ways(quick: Path) -> None:
     result = read(quick / "t.json")
     assert [(row["batch"], row["way"]) for row in result.rows] == [(4, EAGER), (4, FUSED), (8, EAGER), (8, FUSED)]
@@ -49,6 +50,7 @@ def test_quick_run_measures_both_ways(quick: Path) -> None:
     assert (quick / "t.svg").read_text().count("<svg") == 1
 
 
+@pytest.mark.slow
 def test_words_and_small_table_come_from_the_file_alone(quick: Path) -> None:
     result: Result = read(quick / "t.json")
     header, rows = shown.headline(result)

@@ -90,7 +90,10 @@ MODELS = {
 
 
 # Of the same parts as others.
-SLOW = ("torchvision wide_resnet50_2", "torchvision resnext50_32x4d", "timm resnet50", "timm resnet50d")
+SLOW = (
+    *("torchvision resnet50", "torchvision wide_resnet50_2", "torchvision resnext50_32x4d"),
+    *("timm resnet50", "timm resnet50d", "timm seresnet50"),
+)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MODELS])

@@ -87,6 +87,7 @@ def test_what_is_built_is_not_built_again(machine, capsys):
     assert "they are built already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_module_that_no_longer_loads_is_built_again(machine):
     assert main(["build"]) == 0
     (module,) = (machine / "cache").glob("*/*.so")
@@ -95,6 +96,7 @@ def test_module_that_no_longer_loads_is_built_again(machine):
     assert loading.load_from(module.parent, "_C")[1] is None
 
 
+@pytest.mark.slow
 def test_two_at_once_build_once(machine):
     processes = [multiprocessing.get_context("fork").Process(target=lambda: exit(main(["build"]))) for _ in range(2)]
     for process in processes:

@@ -49,6 +49,7 @@ def losses(output):
     return [(int(epoch), float(loss)) for epoch, loss in re.findall(r"epoch (\d+): loss ([\d.]+), accuracy", output)]
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_one_goes_on_without_fused_tails_and_under_autocast(tmp_path):
     path, first = train_in_two_processes(tmp_path)
     checkpoint = ["--checkpoint", path]

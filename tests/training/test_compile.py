@@ -64,7 +64,7 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], int]] = {
 
 
 each_network = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * ("resnet50, fused" in name)) for name in NETWORKS]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * ("resnet50" in name)) for name in NETWORKS]
 )
 
 
@@ -180,6 +180,7 @@ def test_autocast_is_part_of_the_graph(device):
     assert graphs.tails() == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.covers
 def test_default_compiler_trains_a_network(device):
     """Code for this machine is generated around the tails."""

@@ -16,7 +16,7 @@ SHARDS_ON_CPU = hasattr(torch.cpu.Stream, "record_event")
 CHECKS = {"DistributedDataParallel": distributed_checks.DDP_CHECKS, "fully_shard": distributed_checks.FSDP_CHECKS}
 
 
-@pytest.mark.parametrize("wrapper", CHECKS)
+@pytest.mark.parametrize("wrapper", ["DistributedDataParallel", pytest.param("fully_shard", marks=pytest.mark.slow)])
 def test_two_processes_train_as_the_unfused_network_does(wrapper):
     if wrapper == "fully_shard" and not SHARDS_ON_CPU:
         pytest.skip("this PyTorch shards on GPUs only")

@@ -31,12 +31,14 @@ def test_processes_on_gpus_compute_as_pytorchs_own_norm_and_as_one_process():
     assert run_in_processes(synchronised_checks.run_checks, 2, checks, on_gpu, backend="nccl") == [len(checks)] * 2
 
 
+@pytest.mark.slow
 @needs_whole_graphs
 def test_compiled_processes_compute_the_same():
     checks = [synchronised_checks.check_graph]
     assert run_in_processes(synchronised_checks.run_checks, 2, checks, ["reference"]) == [1] * 2
 
 
+@pytest.mark.slow
 def test_groups_of_processes_share_among_themselves():
     checks = [synchronised_checks.check_groups]
     assert run_in_processes(synchronised_checks.run_checks, 4, checks, ON_CPU) == [1] * 4
