@@ -79,6 +79,7 @@ def run(
         text=True,
         errors="replace",
         start_new_session=True,
+        preexec_fn=_heed_interrupts,
     )
     timed_out = threading.Event()
     watch = threading.Thread(target=_watch, args=(process, limit_s, grace_s, timed_out), daemon=True)
@@ -92,6 +93,11 @@ def run(
     finally:
         _kill(process)
     return Ended(process.wait(), time.monotonic() - started, timed_out.is_set())
+
+
+def _heed_interrupts() -> None:
+    """What a shell runs in the background ignores them, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _watch(process: subprocess.Popen[str], limit_s: float, grace_s: float, timed_out: threading.Event) -> None:

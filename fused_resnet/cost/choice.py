@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
+from torch.fx.experimental import symbolic_shapes
 
 from .. import backend, strategy
 from ..backends.kernels import availability
@@ -14,28 +16,86 @@ from ..operation.checks import HALF_DTYPES
 from ..operation.requirement import kernels_required
 from .cost_model import BranchProblem, Machine, Rates, Source, Statistics, TailProblem, Way, calibrated, fastest
 
+# Of a size that a compiler leaves open, what it is in the call that is being compiled. Older compilers do not tell.
+_hint: Callable[[int], int] | None = getattr(symbolic_shapes, "optimization_hint", None)
+
 
 def by_library(branches: Sequence[Branch], backward: bool) -> list[bool] | None:
     """For each branch whether it is a projection that a convolution computes; None where all is left to PyTorch.
 
-    `backward` says whether gradients will be asked for. Where a compiler or an exporter looks on, sizes may be open,
-    and every projection takes moments.
+    `backward` says whether gradients will be asked for. Where another tracer than torch.compile looks on, sizes may be
+    open, and every projection takes moments.
     """
     forced = strategy.choice.value
     if forced == "library":
         return [isinstance(branch, Projection) for branch in branches]
-    problem = None if forced == "moments" or torch.compiler.is_compiling() else _problem_of(branches, backward)
-    if problem is None or not isinstance(problem.rows, int):  # another tracer's
+    if forced == "moments":
         return [False] * len(branches)
-    device, dtype = branches[0].x.device, branches[0].x.dtype
+    x, described = branches[0].x, _described(branches)
+    if not torch.compiler.is_compiling():
+        decided = _decided(described, x.dtype, x.device, backward, True) if _is_known(described) else ()
+    elif _hint is not None and torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+        decided = _decided_for_a_graph(_hinted(described), x.dtype, x.device, backward)
+    else:
+        decided = ()
+    return None if decided is None else list(decided) or [False] * len(branches)
+
+
+# Rows and channels of the output; source, input channels, stride and statistics of each branch.
+_Described: TypeAlias = tuple[int, int, tuple[tuple[Source, int, int, Statistics], ...]]
+
+
+def _described(branches: Sequence[Branch]) -> _Described:
+    """In what a compiler can follow."""
+    n, c, h, w = output_shape(branches[0])
+    return n * h * w, c, tuple([_described_branch(branch) for branch in branches])
+
+
+def _described_branch(branch: Branch) -> tuple[Source, int, int, Statistics]:
+    norm = branch.norm
+    statistics: Statistics = "none" if norm is None else "training" if norm.training else "running"
+    source: Source = "direct" if isinstance(branch, Direct) else "zero_pad"
+    source = "projection" if isinstance(branch, Projection) else source
+    return source, branch.x.shape[1], branch.stride, statistics
+
+
+def _is_known(described: _Described) -> bool:
+    """Whether the rows are a number, which they are not while another tracer looks on."""
+    return isinstance(described[0], int)
+
+
+def _hinted(described: _Described) -> _Described:
+    """The sizes of the call that is being compiled: they decide, and the graph stays open to others."""
+    assert _hint is not None
+    rows, channels, each = described
+    return _hint(rows), _hint(channels), tuple([(source, _hint(k), s, norm) for source, k, s, norm in each])
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _decided_for_a_graph(
+    described: _Described, dtype: torch.dtype, device: torch.device, backward: bool
+) -> tuple[bool, ...] | None:
+    """Without PyTorch's own operations: what a compiler makes of them is another matter."""
+    return _decided(described, dtype, device, backward, False)
+
+
+def _decided(
+    described: _Described, dtype: torch.dtype, device: torch.device, backward: bool, plain_too: bool
+) -> tuple[bool, ...] | None:
+    """As `by_library`; nothing where there is nothing to choose. `plain_too`: None may be the answer."""
+    rows, channels, each = described
+    tf32 = "tf32" if torch.backends.cudnn.allow_tf32 else "float32"
+    math = "half" if dtype in HALF_DTYPES else tf32
+    of_branches = tuple(BranchProblem(*of) for of in each)
+    problem = TailProblem(rows, channels, of_branches, dtype.itemsize, math, backward)
     computed_by = backend.chosen_for(device)
     if computed_by == "reference" or dtype == torch.float64:
-        return [_is_dear_to_pytorch(problem, branch) for branch in problem.branches]
+        return tuple(_is_dear_to_pytorch(problem, branch) for branch in problem.branches)
     if computed_by != "cuda" or availability.missing_on(device.index) is not None:
-        return [False] * len(branches)
-    plain_too = backend.choice.value == "auto" and not kernels_required()
+        return ()
+    plain_too = plain_too and backend.choice.value == "auto" and not kernels_required()
     ways = _fastest(problem, device.index, plain_too)
-    return None if ways is None else [way == "library" for way in ways]
+    return None if ways is None else tuple(way == "library" for way in ways)
 
 
 def _is_dear_to_pytorch(problem: TailProblem, branch: BranchProblem) -> bool:
@@ -71,18 +131,3 @@ def machine_of(device: int) -> Machine:
     if not bits_per_s or not of.clock_rate:
         return calibrated().measured_on
     return Machine(of.multi_processor_count, of.clock_rate * 1e3, bits_per_s / 8)
-
-
-def _problem_of(branches: Sequence[Branch], backward: bool) -> TailProblem:
-    (n, c, h, w), x = output_shape(branches[0]), branches[0].x
-    tf32 = "tf32" if torch.backends.cudnn.allow_tf32 else "float32"
-    math = "half" if x.dtype in HALF_DTYPES else tf32
-    return TailProblem(n * h * w, c, tuple(map(_of_branch, branches)), x.element_size(), math, backward)
-
-
-def _of_branch(branch: Branch) -> BranchProblem:
-    norm = branch.norm
-    statistics: Statistics = "none" if norm is None else "training" if norm.training else "running"
-    source: Source = "direct" if isinstance(branch, Direct) else "zero_pad"
-    source = "projection" if isinstance(branch, Projection) else source
-    return BranchProblem(source, branch.x.shape[1], branch.stride, statistics)

@@ -64,6 +64,7 @@ def run(folder, calls):
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.emulated
 def test_valid_calls_make_no_text(speechless):
     done = run(speechless, "valid")
@@ -71,6 +72,7 @@ def test_valid_calls_make_no_text(speechless):
     assert int(done.stdout) > 50
 
 
+@pytest.mark.slow
 @pytest.mark.emulated
 def test_refused_call_would_have_made_some(speechless):
     done = run(speechless, "invalid")

@@ -33,7 +33,7 @@ def code_of(architecture):
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="module", params=["8.0", "9.0"])
+@pytest.fixture(scope="module", params=[pytest.param("8.0", marks=pytest.mark.slow), "9.0"])
 def kernels(request):
     """The kernels of one architecture. The scope keeps its tests together, in one worker if possible."""
     found = {kernel: instructions(code) for kernel, code in code_of(request.param).items()}

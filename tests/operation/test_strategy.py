@@ -93,3 +93,22 @@ def test_unknown_strategy_lists_the_choices_and_changes_nothing(name):
         with pytest.raises(ValueError, match=r"strategy is .*, expected one of 'moments', 'library', 'auto'"):
             use_strategy(name)
         assert current_strategy() == "moments"
+
+
+def test_a_graph_is_given_what_a_gpu_computes_fastest_and_never_pytorchs_own_operations(monkeypatch):
+    """What a compiler would make of those is not what eager ones take."""
+    asked = []
+
+    def fastest(problem, device, plain_too):
+        asked.append((problem.rows, device, plain_too))
+        return "library", None
+
+    monkeypatch.setattr(choice, "_fastest", fastest)
+    monkeypatch.setattr(fused_resnet.backend, "chosen_for", lambda device: "cuda")
+    monkeypatch.setattr(choice.availability, "missing_on", lambda index: None)
+    described = choice._described(branches(rows=7))
+    with fused_resnet.use_backend("auto"):
+        arguments = torch.float32, torch.device("cuda", 1), True
+        assert choice._decided_for_a_graph(described, *arguments) == (True, False)
+        assert choice._decided(described, *arguments, True) == (True, False)
+    assert asked == [(7, 1, False), (7, 1, True)]

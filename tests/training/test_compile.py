@@ -21,7 +21,7 @@ pytestmark = needs_whole_graphs
 
 @pytest.fixture(autouse=True)
 def _moments():
-    """As where a compiler looks on: elsewhere few rows of many channels are convolved."""
+    """Whatever the sizes are: by itself, plain PyTorch convolves few rows of many channels."""
     with use_strategy("moments"):
         yield
 
@@ -194,18 +194,44 @@ def test_default_compiler_trains_a_network(device):
         torch.testing.assert_close(buffer, other, msg=name, rtol=1e-4, atol=1e-5)
 
 
-def test_batch_for_which_another_strategy_is_faster_is_no_new_graph():
-    """Compiled projections take moments, whatever their sizes are."""
-    conv, norm, graphs = nn.Conv2d(17, 24, 1, bias=False), Norm(torch.ones(24), torch.zeros(24)), Graphs()
+def convolutions(graphs: Graphs) -> int:
+    return sum("conv2d" in str(node.target) for graph in graphs.seen for node in graph.graph.nodes)
 
-    def tail(x, shortcut):
-        return residual_tail(Projection(x, conv.weight, norm), Direct(shortcut))
 
+def small_tail():
+    """A tail of 17 input channels: plain PyTorch convolves where it has fewer than 136 rows."""
+    conv, norm = nn.Conv2d(17, 24, 1, bias=False), Norm(torch.ones(24), torch.zeros(24))
+    return lambda x, shortcut: residual_tail(Projection(x, conv.weight, norm), Direct(shortcut))
+
+
+@pytest.mark.parametrize(("batches", "convolved"), [((2, 9, 3), 1), ((64, 9, 65), 0)])
+def test_the_first_call_decides_and_another_batch_is_no_new_graph(batches, convolved):
+    tail, graphs = small_tail(), Graphs()
     compiled = torch.compile(tail, fullgraph=True, backend=graphs)
-    for i, batch in enumerate((2, 9, 3)):
-        inputs = torch.randn(batch, 17, 2, 2), torch.randn(batch, 24, 2, 2)
-        for x in inputs:
-            dynamo.mark_dynamic(x, 0)
-        with dynamo.config.patch(error_on_recompile=i > 0):
-            torch.testing.assert_close(compiled(*inputs), tail(*inputs))
+    with use_strategy("auto"), fused_resnet.use_backend("reference"):
+        for i, batch in enumerate(batches):
+            inputs = torch.randn(batch, 17, 2, 2), torch.randn(batch, 24, 2, 2)
+            for x in inputs:
+                dynamo.mark_dynamic(x, 0)
+            with dynamo.config.patch(error_on_recompile=i > 0):
+                torch.testing.assert_close(compiled(*inputs), tail(*inputs))
     assert graphs.tails() == [1]
+    assert convolutions(graphs) == convolved
+
+
+def test_exported_projections_take_moments():
+    """A program is for any machine and any batch."""
+
+    class Tail(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(17, 24, 1, bias=False), nn.BatchNorm2d(24)
+
+        def forward(self, x, shortcut):
+            norm = Norm(self.norm.weight, self.norm.bias)
+            return residual_tail(Projection(x, self.conv.weight, norm), Direct(shortcut))
+
+    with use_strategy("auto"):
+        for strict in (True, False):
+            program = torch.export.export(Tail(), (torch.randn(2, 17, 2, 2), torch.randn(2, 24, 2, 2)), strict=strict)
+            assert not any("aten.conv" in str(node.target) for node in program.graph.nodes)
