@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
-from torch.fx.experimental import symbolic_shapes
 
 from .. import backend, strategy
 from ..backends.kernels import availability
@@ -15,9 +14,6 @@ from ..operation.branches import Branch, Direct, Projection, output_shape
 from ..operation.checks import HALF_DTYPES
 from ..operation.requirement import kernels_required
 from .cost_model import BranchProblem, Machine, Rates, Source, Statistics, TailProblem, Way, calibrated, fastest
-
-# Of a size that a compiler leaves open, what it is in the call that is being compiled. Older compilers do not tell.
-_hint: Callable[[int], int] | None = getattr(symbolic_shapes, "optimization_hint", None)
 
 
 def by_library(branches: Sequence[Branch], backward: bool) -> list[bool] | None:
@@ -34,8 +30,9 @@ def by_library(branches: Sequence[Branch], backward: bool) -> list[bool] | None:
     x, described = branches[0].x, _described(branches)
     if not torch.compiler.is_compiling():
         decided = _decided(described, x.dtype, x.device, backward, True) if _is_known(described) else ()
-    elif _hint is not None and torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
-        decided = _decided_for_a_graph(_hinted(described), x.dtype, x.device, backward)
+    elif torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+        hinted = _hinted(described)
+        decided = () if hinted is None else _decided_for_a_graph(hinted, x.dtype, x.device, backward)
     else:
         decided = ()
     return None if decided is None else list(decided) or [False] * len(branches)
@@ -64,19 +61,29 @@ def _is_known(described: _Described) -> bool:
     return isinstance(described[0], int)
 
 
-def _hinted(described: _Described) -> _Described:
-    """The sizes of the call that is being compiled: they decide, and the graph stays open to others."""
-    assert _hint is not None
+def _hinted(described: _Described) -> _Described | None:
+    """The sizes of the call that is being compiled: they decide, and the graph stays open to others.
+
+    None by compilers that do not tell them.
+    """
+    from torch.fx.experimental import symbolic_shapes  # which takes long, and is there wherever something is compiled
+
+    hint: Callable[[int], int] | None = getattr(symbolic_shapes, "optimization_hint", None)
+    if hint is None:
+        return None
     rows, channels, each = described
-    return _hint(rows), _hint(channels), tuple([(source, _hint(k), s, norm) for source, k, s, norm in each])
+    return hint(rows), hint(channels), tuple([(source, hint(k), s, norm) for source, k, s, norm in each])
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _decided_for_a_graph(
     described: _Described, dtype: torch.dtype, device: torch.device, backward: bool
 ) -> tuple[bool, ...] | None:
     """Without PyTorch's own operations: what a compiler makes of them is another matter."""
     return _decided(described, dtype, device, backward, False)
+
+
+# A compiler calls it and keeps the result. `torch.compiler.assume_constant_result` does the same, and imports the compiler.
+_decided_for_a_graph._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _decided(

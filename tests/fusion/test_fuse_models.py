@@ -92,7 +92,7 @@ MODELS = {
 # Of the same parts as others.
 SLOW = (
     *("torchvision resnet50", "torchvision wide_resnet50_2", "torchvision resnext50_32x4d"),
-    *("timm resnet50", "timm resnet50d", "timm seresnet50"),
+    *("timm resnet50", "timm resnet50d", "timm seresnet50", "timm resnetv2_50"),
 )
 
 

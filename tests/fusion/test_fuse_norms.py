@@ -243,7 +243,7 @@ MODELS = {
 
 
 # Of the same parts as others.
-SLOW = ("torchvision vgg11_bn", "timm resnet50d", "torchvision regnet_y_400mf")
+SLOW = ("torchvision resnet50", "torchvision vgg11_bn", "timm resnet50d", "torchvision regnet_y_400mf")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MODELS])

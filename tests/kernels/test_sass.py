@@ -79,7 +79,7 @@ def test_tensor_cores_multiply_what_they_are_meant_to(kernels):
         assert {name for name in code if name.startswith("HMMA")} <= meant, kernel
 
 
-@pytest.mark.parametrize("architecture", ["8.0", "9.0"])
+@pytest.mark.parametrize("architecture", [pytest.param("8.0", marks=pytest.mark.slow), "9.0"])
 def test_loops_of_products_are_products_for_the_most_part(architecture):
     """In half precision; two of five instructions, beside what loads the operands, finds them and ends the loop."""
     halves = {kernel: code for kernel, code in code_of(architecture).items() if kernel.math in ("bfloat16", "float16")}
@@ -93,7 +93,7 @@ def test_loops_of_products_are_products_for_the_most_part(architecture):
     assert all(share >= 0.4 for _, share in shares), shares
 
 
-@pytest.mark.parametrize("architecture", ["8.0", "9.0"])
+@pytest.mark.parametrize("architecture", [pytest.param("8.0", marks=pytest.mark.slow), "9.0"])
 def test_loops_of_float32_products_are_multiply_adds_for_the_most_part(architecture):
     """A multiprocessor that issues as many instructions as it multiplies reaches that share of its peak."""
     shares = [

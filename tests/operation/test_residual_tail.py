@@ -65,6 +65,7 @@ def test_odd_channels_at_a_large_resolution(channels, strategy, device):
         assert_as_accurate_as_unfused(*build(Sample(main, shortcut, shape=(2, channels, 64, 64)), device))
 
 
+@pytest.mark.slow
 @each_strategy
 def test_more_images_than_a_grid_dimension_holds(strategy, device):
     """pytorch issue 19911: a grid dimension above 65535."""

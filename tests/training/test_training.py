@@ -78,6 +78,7 @@ def test_first_step_is_as_accurate_as_that_of_the_unfused_network(run, fused, co
     assert_statistics_accurate(tested.buffers, eager.buffers, exact.buffers)
 
 
+@pytest.mark.slow
 def test_losses_stay_within_the_spread_of_perturbed_unfused_runs(run, fused, steps):
     model, blocks = fused
 
