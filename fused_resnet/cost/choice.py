@@ -82,7 +82,7 @@ def _decided_for_a_graph(
     return _decided(described, dtype, device, backward, False)
 
 
-# A compiler calls it and keeps the result. `torch.compiler.assume_constant_result` does so, too, but imports the compiler.
+# A compiler calls it and keeps the result, as `torch.compiler.assume_constant_result` says, which imports the compiler.
 _decided_for_a_graph._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
