@@ -131,54 +131,116 @@ DEVICE int factor_steps(const Factor& factor, int steps) {
   return !Products::exact_operands && factor.remainder.data != nullptr ? 2 * steps : steps;
 }
 
+// Copies 64 bytes of each of up to 64 rows of two matrices, from element k on: to the first half of an operand's rows
+// and to the second. What does not exist becomes zeros.
 template <class Element>
-DEVICE void copy_factor(const Tail& tail, const Activations& x, const Factor& factor, int columns, int row, int column,
-                        int step, int steps, SharedOffset stage) {
-  if (step < steps) return ProductOperands{x, factor.matrix, columns}.copy<Element>(tail, row, column, step, stage);
-  ProductOperands{x, factor.remainder, columns}.copy<Element>(tail, row, column, step - steps, stage);
+DEVICE void copy_matrices(const Matrix (&matrices)[2], const int (&rows)[2], int depth, int k, SharedOffset to) {
+  using Traits = TileTraits<Element>;
+  const int row = device::thread_index() / Traits::row_chunks, chunk = device::thread_index() % Traits::row_chunks;
+  const int column = k + chunk * Traits::vector;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const auto* data = static_cast<const Element*>(matrices[i].data);
+    const bool inside = row < rows[i] && column < depth;
+    device::copy_async_16(to + row_chunk(row, chunk) + i * narrow * 64,
+                          inside ? data + row * matrices[i].stride_c + column : data, inside);
+  }
 }
 
-// dx of a projection.
+// The steps of a tile of dx: products of x with Q, of both branches where they share the tile, then of g. The steps of
+// a factor's remainder follow those of its matrix.
+template <class Products>
+struct GradientSteps {
+  using Element = typename Products::Element;
+
+  const TailGradient& gradient;
+  int index;
+  int of_g, ahead, firsts, all;  // those of the first branch's Q, of both, and all
+
+  DEVICE GradientSteps(const TailGradient& of, int branch) : gradient(of), index(branch) {
+    of_g = tiles_of(of.g.channels, TileTraits<Element>::depth);
+    const auto of_quadratic = [this](int i) {
+      const bool takes_part = (i == index || gradient.joined_dx) && has_quadratic(own(i));
+      return takes_part ? factor_steps<Products>(own(i).quadratic, of_x(i)) : 0;
+    };
+    ahead = of_quadratic(0);
+    firsts = ahead + of_quadratic(1);
+    all = firsts + factor_steps<Products>(own(index).folded, of_g);
+  }
+
+  DEVICE const BranchGradient& own(int i) const { return gradient.branches[i]; }
+  DEVICE const Activations& x(int i) const { return gradient.tail.branches[i].x; }
+  DEVICE int of_x(int i) const { return tiles_of(x(i).channels, TileTraits<Element>::depth); }
+  DEVICE int channel_of_g(int step) const { return (step - firsts) % of_g * TileTraits<Element>::depth; }
+
+  // Starts the copies of a step; the tile begins at (row, channel).
+  DEVICE void copy(int row, int channel, int step, SharedOffset stage) const {
+    const bool of_input = step < firsts;
+    const int of = of_input ? step >= ahead : index;
+    const int own_step = !of_input ? step - firsts : of == 1 ? step - ahead : step;
+    const Activations& from = of_input ? x(of) : gradient.g;
+    const int steps = of_input ? of_x(of) : of_g;
+    const bool remainder = own_step >= steps;
+    const int k = (remainder ? own_step - steps : own_step) * TileTraits<Element>::depth;
+    copy_pixel_rows<Element>(gradient.tail, from, row, k, stage);
+    const auto matrix = [&](int i) -> const Matrix& {
+      const Factor& factor = of_input ? own(i).quadratic : own(i).folded;
+      return remainder ? factor.remainder : factor.matrix;
+    };
+    if (!gradient.joined_dx)
+      return copy_matrix_rows<Element>(matrix(of), own(of).dx.channels, from.channels, channel, k,
+                                       stage + operand_bytes);
+    const int rows[2] = {of_input && of == 1 ? 0 : own(0).dx.channels, of_input && of == 0 ? 0 : own(1).dx.channels};
+    const Matrix matrices[2] = {matrix(of_input ? of : 0), matrix(of_input ? of : 1)};
+    copy_matrices<Element>(matrices, rows, from.channels, k, stage + operand_bytes);
+  }
+};
+
+// The affines of a projection's two products.
+DEVICE Affine factor_affine(const BranchGradient& own, int of, int input) {
+  if (input >= own.dx.channels) return {0.0f, 0.0f, 0.0f};
+  const float scale = device::global_load(own.folded.scale + input);
+  if (of == 1) return {0.0f, scale, device::global_load(own.offset + input)};
+  // In units of the second product, which is added to the first.
+  return {0.0f, has_quadratic(own) ? device::global_load(own.quadratic.scale + input) / scale : 0.0f, 0.0f};
+}
+
+// dx of a projection or, side by side in a tile, of both.
 template <class Products>
 DEVICE void projection_tiles(const TailGradient& gradient, int index, TileColumn column) {
   using Element = typename Products::Element;
   const Tail& tail = gradient.tail;
-  const BranchGradient& own = gradient.branches[index];
-  const int inputs = own.dx.channels, channel = column.channel();
-  const bool quadratic = has_quadratic(own);
-  Affines::prepare(channel, inputs, [&](int of, int input) -> Affine {
-    const float scale = device::global_load(own.folded.scale + input);
-    if (of == 1) return {0.0f, scale, device::global_load(own.offset + input)};
-    // In units of the second product, which is added to the first.
-    return {0.0f, quadratic ? device::global_load(own.quadratic.scale + input) / scale : 0.0f, 0.0f};
+  const bool joined = gradient.joined_dx;
+  const int channel = column.channel();
+  Affines::prepare(channel, joined ? tile_columns : gradient.branches[index].dx.channels, [&](int of, int input) {
+    return joined ? factor_affine(gradient.branches[input / narrow], of, input % narrow)
+                  : factor_affine(gradient.branches[index], of, input);
   });  // the pipeline has a barrier ahead of who reads them
-  const Activations &x = tail.branches[index].x, &g = gradient.g;
-  // The steps of a factor's remainder follow those of its matrix.
-  const int of_x = tiles_of(x.channels, TileTraits<Element>::depth),
-            of_g = tiles_of(g.channels, TileTraits<Element>::depth);
-  const int firsts = quadratic ? factor_steps<Products>(own.quadratic, of_x) : 0;
-  const int steps = firsts + factor_steps<Products>(own.folded, of_g);
+  const GradientSteps<Products> steps(gradient, index);
   const bool masks = masks_g(gradient);
-  const RowMasks<Element> row_masks{tail, g};
-  const auto channel_of_g = [&](int step) { return (step - firsts) % of_g * TileTraits<Element>::depth; };
+  const RowMasks<Element> row_masks{tail, gradient.g};
+  // The warp's branch, its steps ahead of those of g, and how far its channels lie from the tile's columns.
+  const int mine = joined ? warp_tile().column / narrow : index;
+  const int begin = mine == 1 ? steps.ahead : 0, end = mine == 1 ? steps.firsts : steps.ahead;
+  const int first_channel = joined ? -mine * narrow : channel;
   Accumulators sum;
   run_tiles(
-      tail, column, steps,
+      tail, column, steps.all,
       [&](int row, int step, SharedOffset stage) {
-        if (step < firsts) return copy_factor<Element>(tail, x, own.quadratic, inputs, row, channel, step, of_x, stage);
-        copy_factor<Element>(tail, g, own.folded, inputs, row, channel, step - firsts, of_g, stage);
-        if (masks) row_masks.copy(row, channel_of_g(step), stage);
+        steps.copy(row, channel, step, stage);
+        if (masks && step >= steps.firsts) row_masks.copy(row, steps.channel_of_g(step), stage);
       },
       [&](int row, int step, SharedOffset stage) {
-        if (masks && step >= firsts) row_masks.apply(row, channel_of_g(step), stage);
+        if (masks && step >= steps.firsts) row_masks.apply(row, steps.channel_of_g(step), stage);
       },
       [&](int row, int step, SharedOffset stage) {
-        const TilePlace place{row, tail.rows, channel};
-        if (!warp_has_work(place, inputs)) return;
+        const BranchGradient& own = gradient.branches[mine];
+        const TilePlace place{row, tail.rows, first_channel};
+        if (!warp_has_work(place, own.dx.channels)) return;
         if (step == 0) sum.clear();
-        multiply_stage<Products>(sum, stage);
-        if (step == firsts - 1) apply_affine<Element, false>(sum, 0, sum);
-        if (step != steps - 1) return;
+        if (step >= steps.firsts || (step >= begin && step < end)) multiply_stage<Products>(sum, stage);
+        if (step == end - 1) apply_affine<Element, false>(sum, 0, sum);
+        if (step != steps.all - 1) return;
         apply_affine<Element, false>(sum, 1, sum);
         store_tile<Element>(tail, own.dx, sum, place, false);
       });

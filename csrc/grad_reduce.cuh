@@ -1,7 +1,7 @@
 // The backward's first phase: sums over the rows, one partial result for each range of them.
 //
 //   dot      sum g, sum g (z - mean) of a direct source's channels
-//   product  g^T (x - shift) of a projection, 128 x 128 channels an item
+//   product  g^T (x - shift) of a projection, 128 x 128 channels an item; or of both, 64 input channels of each
 //
 // g = dy where y > 0 is made by the mask on the way from memory to the sums. One branch leads: its items, those of the
 // first input channels where there are several for the same g, also write g for the phases to come, and sum it.
@@ -190,6 +190,40 @@ DEVICE float* product_tile(const TailGradient& gradient, int index, int range, i
          (range * static_cast<std::int64_t>(own.product_tiles) + tile) * (tile_rows * tile_columns);
 }
 
+// A column of a tile of x: a channel of a branch's input.
+struct InputColumn {
+  int branch, channel;
+};
+
+// Copies pixels of both branches' inputs, side by side, as `copy_pixels` does of one's.
+template <class Element>
+DEVICE void copy_joined_pixels(const Tail& tail, int row, int end, SharedOffset to) {
+#pragma unroll 1
+  for (int i = 0; i < 2; ++i) {
+    const PixelChunk<PixelTraits<Element, wide>> chunk(i);
+    const Activations& x = tail.branches[chunk.column / narrow].x;
+    const int first = chunk.column % narrow;
+    const bool inside = row + chunk.pixel < end && first < x.channels;
+    const auto* any = static_cast<const Element*>(x.data);
+    device::copy_async_16(to + chunk.offset(), inside ? row_pointer<Element>(tail, x, row + chunk.pixel) + first : any,
+                          inside);
+  }
+}
+
+// Puts the shifts of the columns of x's tile into shared memory, and into global memory where that is this item's.
+// `column_of(column)`: branch and channel.
+template <class Products, class ColumnOf>
+DEVICE void prepare_input_shifts(const TailGradient& gradient, bool stores, ColumnOf column_of) {
+  const int column = device::thread_index();
+  if (column >= tile_columns) return;
+  const InputColumn of = column_of(column);
+  const Activations& x = gradient.tail.branches[of.branch].x;
+  const bool exists = of.channel < x.channels;
+  const float shift = exists ? channel_shift<Products>(gradient.tail, x, of.channel) : 0.0f;
+  device::shared_store(gradient_shifts + 4 * column, shift);
+  if (stores && exists) device::global_store(gradient.branches[of.branch].shift + of.channel, shift);
+}
+
 // Tile `tile` of g^T (x - shift) over a range of rows. `width`: of x's tile.
 template <class Products, int width>
 DEVICE void product_item(const TailGradient& gradient, int index, int range, int tile) {
@@ -198,21 +232,21 @@ DEVICE void product_item(const TailGradient& gradient, int index, int range, int
   using Warps = WarpShare<tile_rows, width>;
   constexpr int depth = Traits::depth, pixels = depth / Warps::parts;
   const Tail& tail = gradient.tail;
-  const Activations& x = tail.branches[index].x;
+  const bool joined = width == wide && gradient.joined;
   const int tiles = gradient.branches[index].input_tiles;
   const int first = tile / tiles * tile_rows, input = (tile - tile / tiles * tiles) * tile_columns;
+  const auto column_of = [=](int column) {
+    return joined ? InputColumn{column / narrow, column % narrow} : InputColumn{index, input + column};
+  };
   // These items write and sum g.
   const bool leads = index == gradient.leader && input == 0;
   const Incoming<Element> incoming{gradient, leads && gradient.writes_g};
   const RowRange rows(tail, gradient.partition, range);
-  if (const int column = device::thread_index(); column < tile_columns) {
-    const float shift = input + column < x.channels ? channel_shift<Products>(tail, x, input + column) : 0.0f;
-    device::shared_store(gradient_shifts + 4 * column, shift);
-    if (range == 0 && first == 0 && input + column < x.channels)
-      device::global_store(gradient.branches[index].shift + input + column, shift);
-  }
+  prepare_input_shifts<Products>(gradient, range == 0 && first == 0, column_of);
   const WarpTile warp = Warps::tile();
-  const bool work = first + warp.row < tail.channels && input + warp.column < x.channels;
+  // Of the warp's branch, from the warp's first on.
+  const auto inputs = [&](InputColumn of) { return tail.branches[of.branch].x.channels - of.channel; };
+  const bool work = first + warp.row < tail.channels && inputs(column_of(warp.column)) > 0;
   const SharedOffset part = Warps::part() * pixels * Traits::pitch;
   Accumulators sum;
   sum.clear();
@@ -220,8 +254,12 @@ DEVICE void product_item(const TailGradient& gradient, int index, int range, int
   pipeline<GradientRing>(
       rows.steps(depth),
       [&](int step, SharedOffset stage) {
-        incoming.load(rows.begin + step * depth, rows.end, first, stage);
-        copy_pixels<Element, Traits>(tail, x, rows.begin + step * depth, rows.end, input, stage + operand_bytes);
+        const int row = rows.begin + step * depth;
+        incoming.load(row, rows.end, first, stage);
+        if (joined)
+          copy_joined_pixels<Element>(tail, row, rows.end, stage + operand_bytes);
+        else
+          copy_pixels<Element, Traits>(tail, tail.branches[index].x, row, rows.end, input, stage + operand_bytes);
       },
       [&](int step, SharedOffset stage) { incoming.prepare(rows.begin + step * depth, rows.end, first, stage); },
       [&](int step, SharedOffset stage) {
@@ -237,9 +275,11 @@ DEVICE void product_item(const TailGradient& gradient, int index, int range, int
                                                                       gradient_shifts, gradient_shifts);
       });
   join_parts<Warps>(sum);
-  if (work && Warps::part() == 0)
-    store_partial_product(sum, warp, 0, tail.channels - first, x.channels - input,
-                          product_tile(gradient, index, range, tile));
+  if (work && Warps::part() == 0) {
+    const InputColumn of = column_of(warp.column);
+    store_partial_product(sum, {warp.row, 0}, 0, tail.channels - first, inputs(of),
+                          product_tile(gradient, of.branch, range, tile) + of.channel - input);
+  }
   if (!leads) return;
   const float total = columns.join(joined_columns);
   const int channel = first + device::thread_index();
@@ -249,7 +289,7 @@ DEVICE void product_item(const TailGradient& gradient, int index, int range, int
 
 template <class Products>
 DEVICE void product_item(const TailGradient& gradient, int index, int range, int tile) {
-  if (gradient.tail.branches[index].x.channels <= narrow)
+  if (gradient.tail.branches[index].x.channels <= narrow && !gradient.joined)
     return product_item<Products, narrow>(gradient, index, range, tile);
   product_item<Products, wide>(gradient, index, range, tile);
 }

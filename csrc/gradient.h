@@ -80,6 +80,8 @@ struct TailGradient {
   bool writes_g;    // in reduce: where it is an identity's gradient, or is read by many
   bool vectorised;  // dy and g can be accessed 16 bytes at once
   int leader;       // the branch whose reduction also writes g and sums it
+  bool joined;      // both branches' g^T x share tiles, and are the first one's items
+  bool joined_dx;   // both branches' dx share tiles in the same way
   BranchGradient branches[2];
 
   Work reduce, apply;

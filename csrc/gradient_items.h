@@ -29,9 +29,33 @@ Work work_of(const TailGradient& gradient, int parts, Tiles tiles) {
 
 inline int column_tiles(const TailGradient& gradient) { return tiles_of(gradient.tail.channels, tile_columns); }
 
+// Whether a tile of g^T x has room for both branches' inputs: g is read and turned round once for both then. Inputs
+// that come element by element are left apart: nobody is in a hurry there.
+inline bool products_fit_one_tile(const TailGradient& gradient) {
+  for (int i = 0; i < 2; ++i) {
+    const Activations& x = gradient.tail.branches[i].x;
+    if (gradient.branches[i].reduction != Reduction::product || !x.vectorised || x.channels > tile_columns / 2)
+      return false;
+  }
+  return true;
+}
+
+// The same of dx.
+inline bool dx_fits_one_tile(const TailGradient& gradient) {
+  for (int i = 0; i < 2; ++i) {
+    const BranchGradient& own = gradient.branches[i];
+    if (gradient.tail.branches[i].source != Source::projection || own.dx.data == nullptr || own.cell.stride > 1 ||
+        !own.folded.matrix.vectorised || (has_quadratic(own) && !own.quadratic.matrix.vectorised) ||
+        own.dx.channels > tile_columns / 2)
+      return false;
+  }
+  return (gradient.branches[0].folded.remainder.data == nullptr) ==
+         (gradient.branches[1].folded.remainder.data == nullptr);
+}
+
 inline Work reduce_work(const TailGradient& gradient) {
   return work_of(gradient, gradient.partition.ranges, [&](const BranchGradient& own) {
-    if (own.reduction == Reduction::none) return 0;
+    if (own.reduction == Reduction::none || (gradient.joined && &own != gradient.branches)) return 0;
     return own.reduction == Reduction::product ? own.product_tiles : column_tiles(gradient);
   });
 }
@@ -39,7 +63,8 @@ inline Work reduce_work(const TailGradient& gradient) {
 // The items fit: 2^31 tiles would be 64 TiB.
 inline Work apply_work(const TailGradient& gradient) {
   return work_of(gradient, tiles_of(gradient.tail.rows, tile_rows), [&](const BranchGradient& own) {
-    return own.dx.data == nullptr ? 0 : tiles_of(own.dx.channels, tile_columns);
+    if (own.dx.data == nullptr || (gradient.joined_dx && &own != gradient.branches)) return 0;
+    return tiles_of(own.dx.channels, tile_columns);
   });
 }
 

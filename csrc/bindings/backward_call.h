@@ -29,6 +29,7 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     fill_masked_gradient();
     for_each_branch([this](auto&&... of) { fill_workspace(of...); });
     for_each_branch([this](auto&&... of) { fill_vectorised(of...); });
+    gradient_.joined_dx = dx_fits_one_tile(gradient_);
     gradient_.apply = apply_work(gradient_);
     gradient_.quadratics = quadratic_work(gradient_);
     gradient_.corrections = correction_work(gradient_);
@@ -193,6 +194,7 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     const bool vectors = gradient_.branches[0].has_vectors || gradient_.branches[1].has_vectors;
     if (nothing && (vectors || needs_masked_gradient())) gradient_.branches[0].reduction = Reduction::incoming;
     gradient_.leader = gradient_.branches[0].reduction == Reduction::none ? 1 : 0;
+    gradient_.joined = products_fit_one_tile(gradient_);
     const int tiles = reduce_work(gradient_).tiles;
     if (tiles == 0) return;
     gradient_.partition = partition_rows(gradient_.tail, tiles);
