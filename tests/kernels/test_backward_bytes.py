@@ -151,6 +151,17 @@ def totals(shapes, mode: str) -> dict[str, Fraction]:
     return {shape.block: GradientSizes(sizes_of(shape, mode)).in_outputs() for shape in shapes}
 
 
+@only_emulated
+@pytest.mark.parametrize(("inner", "times"), [(64, 1), (72, 2)])
+def test_two_narrow_projections_read_the_gradient_once(inner, times, backend):
+    """Both products of g^T x are in one tile, and both dx: what comes from dy is asked for once, not once for each."""
+    shape = TailShape("net", "layer1.0", 1, 16, inner, 256, before=64, batch=1)
+    (launch,) = launched(shape, "training")
+    reduce, apply = launch.phases[0].buffers, launch.phases[-1].buffers
+    y = shape.rows * shape.channels * 2
+    assert [phase["dy"].requested_read for phase in (reduce, apply)] == [times * y] * 2
+
+
 def test_backward_training_totals_in_units_of_the_output():
     """With moments. Identity: dy, the mask and x (a quarter) read, g written; g and x read, dx written."""
     # Two projections: dy, the mask and both x twice, both dx. Both inputs are a quarter in layer1.0. Behind it the

@@ -18,6 +18,17 @@ TAILS = {
         Branch("projection", "training", 72, stride=2, layout="channels_last"),
         shape=SHAPE,
     ),
+    # Both share tiles: of all gradients, and of the weights' alone.
+    "narrow projections": Sample(
+        Branch("projection", "training", 40, layout="channels_last"),
+        Branch("projection", "training", 64, layout="channels_last"),
+        shape=SHAPE,
+    ),
+    "narrow projections, one strided": Sample(
+        Branch("projection", "training", 64, layout="channels_last"),
+        Branch("projection", "training", 24, stride=2, layout="channels_last"),
+        shape=SHAPE,
+    ),
 }
 
 
