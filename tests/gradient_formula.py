@@ -9,6 +9,8 @@ All gradients are asked for, there is a relu, and the layouts are dense. With T(
 - g^T x asks for x once for each of the T(C) output tiles, and samples 16 rows for a shift in every item.
 - The product that leaves dx asks for g and x T(K) times, and for its matrix once for each of the T(M) tiles of rows.
 - dx has every pixel of the input, also those that a stride passes by.
+- Two projections of at most 64 inputs share the tiles of g^T x, and where there is no stride those of dx: dy and the
+  mask are asked for once for both.
 - Between these phases W Cov and Q are made in tiles of 64 x 64, and what dx is multiplied from in groups of 8 rows.
 """
 
@@ -124,12 +126,14 @@ class ProjectionGradient(BranchGradient):
         self.matrix = FLOAT * self.c * self.k
         self.reduction_tiles = tiles(self.c) * tiles(self.k)
         self.covariance = FLOAT * self.k**2
+        self.is_narrow, self.is_strided = 2 * self.k <= TILE, branch.stride > 1
+        self.reductions, self.products = tiles(self.k), tiles(self.k)  # how often they ask for dy
 
     def reduce(self) -> Touched:
         samples = self.ranges * tiles(self.c) * SAMPLED_ROWS * self.k * self.size
         x = read(self.x, tiles(self.c), extra=samples)
         left = {"partial_product": written(self.ranges * self.matrix), "shift": written(self.inputs)}
-        return {**self.incoming(tiles(self.k), tiles(self.k)), **self.named(x=x, **left)}
+        return {**self.incoming(self.reductions, self.reductions), **self.named(x=x, **left)}
 
     def folded(self) -> Touched:
         """A group's rows are looked at for their largest element, then scaled and stored."""
@@ -204,7 +208,7 @@ class ProjectionGradient(BranchGradient):
             "quadratic_scale": by_blocks(self.inputs),
         }
         own = self.named(**quadratic) if self.training else {}
-        return {**self.applied_incoming(inputs), **self.input_product(), **own}
+        return {**self.applied_incoming(self.products), **self.input_product(), **own}
 
 
 class GradientSizes:
@@ -215,6 +219,7 @@ class GradientSizes:
         self.vector = FLOAT * tail.channels
         self.writes_g = writes_g(tail)
         self.branches = [_gradient_of(tail, branch) for branch in tail.branches]
+        _share_tiles([branch for branch in self.branches if isinstance(branch, ProjectionGradient)])
         reduction_tiles = sum(branch.reduction_tiles for branch in self.branches)
         self.ranges = ranges_of(tail.rows, reduction_tiles) if reduction_tiles else 0
         for branch in self.branches:
@@ -245,6 +250,16 @@ class GradientSizes:
     def in_outputs(self) -> Fraction:
         """Distinct bytes of all activations in all phases, in units of y's."""
         return Fraction(sum(map(self.distinct, self.phases)), self.y)
+
+
+def _share_tiles(projections: list[ProjectionGradient]) -> None:
+    """The second of two narrow projections takes the first one's tiles."""
+    if len(projections) < 2 or not all(branch.is_narrow for branch in projections):
+        return
+    second = projections[1]
+    second.reduction_tiles = second.reductions = 0
+    if not any(branch.is_strided for branch in projections):
+        second.products = 0
 
 
 def joined(*parts: Touched) -> Touched:
