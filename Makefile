@@ -68,7 +68,7 @@ test: $(VENV)/ready
 
 test-all: $(VENV)/ready
 	$(TEST_BUILD)
-	$(RUN) -m pytest -q -n auto --dist loadfile --all
+	$(RUN) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --all
 
 resources: $(VENV)/ready
 	FUSED_RESNET_CUDA=1 $(TEST_BUILD)

@@ -47,6 +47,11 @@ def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="train the networks of test_training.py for 20 steps, not 3")
 
 
+def pytest_collection_modifyitems(items):
+    """What takes longest with every case begins first: no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_training.py")
+
+
 USABLE = [name for name, reason in fused_resnet.available_backends().items() if reason is None]
 
 
