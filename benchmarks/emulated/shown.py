@@ -117,5 +117,4 @@ def _draw_bar(axes: Axes, x: float, colour: str, forward: Row, backward: Row) ->
     for height in (amount(forward, "formula"), amount(forward, "formula") + amount(backward, "formula")):
         axes.plot([x - _WIDTH / 2 - 0.02, x + _WIDTH / 2 + 0.02], [height] * 2, color=INK, linewidth=1.6)
     label = f"{'≠ ' if forward.get('differs') or backward.get('differs') else ''}{lower + upper:.4g}"
-    at = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
-    axes.annotate(label, (x, lower + upper), (0, 3), **at)  # type: ignore[arg-type]
+    axes.annotate(label, (x, lower + upper), (0, 3), textcoords="offset points", ha="center", fontsize=8)

@@ -92,7 +92,8 @@ def _of_torchvision(changes_shape: bool) -> nn.Module:
     importlib.import_module("benchmarks.torchvision_operators")
     resnet: Any = importlib.import_module("torchvision.models.resnet")
     channels = 4 * _WIDTH
-    if not changes_shape:
-        return resnet.Bottleneck(channels, _WIDTH)  # type: ignore[no-any-return]
-    downsample = nn.Sequential(nn.Conv2d(_WIDTH, channels, 1, bias=False), nn.BatchNorm2d(channels))
-    return resnet.Bottleneck(_WIDTH, _WIDTH, downsample=downsample)  # type: ignore[no-any-return]
+    block: nn.Module = resnet.Bottleneck(channels, _WIDTH)
+    if changes_shape:
+        downsample = nn.Sequential(nn.Conv2d(_WIDTH, channels, 1, bias=False), nn.BatchNorm2d(channels))
+        block = resnet.Bottleneck(_WIDTH, _WIDTH, downsample=downsample)
+    return block

@@ -106,8 +106,8 @@ def _draw_blocks(axes: Axes, model: str, ways: dict[str, dict[str, Row]]) -> Non
         axes.bar(own, heights, 0.8 / len(ways), color=PALETTE[COLOURS[way]], label=way)
     for place, name in enumerate(names if EAGER in ways and FUSED in ways else []):
         eager, fused = (_megabytes(ways[way][name]) for way in (EAGER, FUSED))
-        at = {"textcoords": "offset points", "ha": "center", "fontsize": 9}
-        axes.annotate(f"{fused / eager:.0%}", (place, max(eager, fused)), (0, 2), **at)  # type: ignore[arg-type]
+        top = place, max(eager, fused)
+        axes.annotate(f"{fused / eager:.0%}", top, (0, 2), textcoords="offset points", ha="center", fontsize=9)
     shown = ["stem,\nhead" if name == REST else name.removeprefix("layer") for name in names]
     axes.set_xticks(range(len(names)), shown)
     axes.tick_params(axis="x", length=0)

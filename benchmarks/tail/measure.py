@@ -125,8 +125,11 @@ class Case(NamedTuple):
 
     def copied(self, memory_format: torch.memory_format) -> Case:
         """The same values in memory of their own, which require gradients as these do."""
-        copies = [t if t is None else t.detach().clone(memory_format=memory_format) for t in self]
-        return Case(*(c if c is None else c.requires_grad_(t.requires_grad) for c, t in zip(copies, self, strict=True)))  # type: ignore[arg-type, union-attr]
+
+        def copy_of(t: Tensor) -> Tensor:
+            return t.detach().clone(memory_format=memory_format).requires_grad_(t.requires_grad)
+
+        return Case(copy_of(self.x), copy_of(self.before), None if self.dy is None else copy_of(self.dy))
 
 
 class Rotation:

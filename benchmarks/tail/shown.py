@@ -115,8 +115,8 @@ def _draw_panel(axes: Axes, result: Result, mode: str) -> None:
         own = [row for row in rows if row["way"] == way]
         colour, marker = _LOOKS[way]
         points = [_intensity(row) for row in own], [amount(row, "computed") for row in own]
-        look = {"linestyle": "", "marker": marker, "color": COLOURS[colour], "markersize": 5, "alpha": 0.85}
-        axes.plot(*points, zorder=3 if way == "fused" else 2, **look)  # type: ignore[arg-type]
+        above = 3 if way == "fused" else 2
+        axes.plot(*points, marker=marker, color=COLOURS[colour], markersize=5, alpha=0.85, linestyle="", zorder=above)
     axes.set_title(_TITLES[mode])
 
 
