@@ -1,5 +1,5 @@
 // The phase that writes y: products into accumulators, norms, the other source, relu. Where no branch is multiplied, y
-// is streamed (stream.cuh). `products` is the number of branches that are multiplied here: 0, 1 or 2; they come first.
+// is streamed (stream.cuh). `projections`: there are branches that are multiplied; they come first.
 #pragma once
 
 #include <epilogue.cuh>
@@ -41,65 +41,76 @@ DEVICE void keep_running_statistics(const Branch& branch, int channel) {
   device::global_store(branch.var + channel, vector_element(norm.running_var, norm.type, channel, 1.0f));
 }
 
+// Both products are summed up in one set of accumulators: the first, once it is whole, is brought to the units of the
+// second, which is added to it then. The second's scale may be zero, or nothing beside the first's: something takes its
+// place that the sum does not feel, unless the second product is 2^40 times the first.
+DEVICE float common_scale(const Affine& first, const Affine& second) {
+  const float least = device::magnitude(first.scale) * 0x1p-64f;
+  return device::magnitude(second.scale) < least ? least : second.scale;
+}
+DEVICE Affine first_of_sum(const Affine& first, const Affine& second) {
+  return {first.centre, first.scale == 0.0f ? 0.0f : first.scale / common_scale(first, second), 0.0f};
+}
+DEVICE Affine second_of_sum(const Affine& first, const Affine& second) {
+  return {second.centre, common_scale(first, second), first.shift + second.shift};
+}
+
 template <class Element>
 DEVICE void prepare_affines(const Tail& tail, TileColumn column) {
   Affines::prepare(column.channel(), tail.channels, [&](int index, int channel) {
     const Branch& branch = tail.branches[index];
     if (column.share == 0 && branch.statistics == Statistics::running && branch.mean != nullptr)
       keep_running_statistics<Element>(branch, channel);
-    return affine<Element>(branch, channel);
+    if (!is_product(tail.branches[1])) return affine<Element>(branch, channel);
+    const Affine first = affine<Element>(tail.branches[0], channel),
+                 second = affine<Element>(tail.branches[1], channel);
+    return index == 0 ? first_of_sum(first, second) : second_of_sum(first, second);
   });
 }
 
-// One product, and what the other branch adds to it.
+// The steps of a tile of y: a product, then another or what a source adds to it.
 template <class Products>
-DEVICE void apply_product(const Tail& tail, TileColumn column) {
+struct OutputSteps {
   using Element = typename Products::Element;
-  const Branch& other = tail.branches[1];
-  const auto product = weight_product(tail, tail.branches[0]);
-  const Addend<Element> addend{other.x, other.channels_before};
-  const int products = product.steps<Element>();
-  const int steps = products + (other.source != Source::none ? addend.steps : 0);
-  Accumulators sum;
-  run_tiles(
-      tail, column, steps,
-      [&](int row, int step, SharedOffset stage) {
-        if (step < products) return product.copy<Element>(tail, row, column.channel(), step, stage);
-        addend.copy(tail, row, column.channel(), step - products, stage);
-      },
-      [&](int row, int step, SharedOffset stage) {
-        const TilePlace place{row, tail.rows, column.channel()};
-        if (!warp_has_work(place, tail.channels)) return;
-        if (step == 0) sum.clear();
-        if (step < products) multiply_stage<Products>(sum, stage);
-        if (step == products - 1) apply_affine<Element, false>(sum, 0, sum);
-        if (step >= products) addend.add(step - products, 1, column.channel(), stage, sum);
-        if (step == steps - 1) store_tile<Element>(tail, tail.y, sum, place, tail.relu);
-      });
-}
 
-// The sum of two products.
+  const Tail& tail;
+  int first, products, all;  // steps of the first product, of all products, and all
+
+  DEVICE explicit OutputSteps(const Tail& of) : tail(of) {
+    const Branch& other = of.branches[1];
+    first = weight_product(of, of.branches[0]).template steps<Element>();
+    products = first + (is_product(other) ? weight_product(of, other).template steps<Element>() : 0);
+    all = products + (is_product(other) || other.source == Source::none ? 0 : Addend<Element>::steps);
+  }
+
+  DEVICE Addend<Element> addend() const { return {tail.branches[1].x, tail.branches[1].channels_before}; }
+
+  // Starts the copies of a step; the tile begins at (row, channel).
+  DEVICE void copy(int row, int channel, int step, SharedOffset stage) const {
+    if (step >= products) return addend().copy(tail, row, channel, step - products, stage);
+    const bool second = step >= first;
+    weight_product(tail, tail.branches[second])
+        .template copy<Element>(tail, row, channel, second ? step - first : step, stage);
+  }
+};
+
 template <class Products>
 DEVICE void apply_products(const Tail& tail, TileColumn column) {
   using Element = typename Products::Element;
   const int channel = column.channel();
-  const auto first = weight_product(tail, tail.branches[0]), second = weight_product(tail, tail.branches[1]);
-  const int firsts = first.steps<Element>(), steps = firsts + second.steps<Element>();
-  Accumulators sum, product;
+  const OutputSteps<Products> steps(tail);
+  Accumulators sum;
   run_tiles(
-      tail, column, steps,
-      [&](int row, int step, SharedOffset stage) {
-        if (step < firsts) return first.copy<Element>(tail, row, channel, step, stage);
-        second.copy<Element>(tail, row, channel, step - firsts, stage);
-      },
+      tail, column, steps.all, [&](int row, int step, SharedOffset stage) { steps.copy(row, channel, step, stage); },
       [&](int row, int step, SharedOffset stage) {
         const TilePlace place{row, tail.rows, channel};
         if (!warp_has_work(place, tail.channels)) return;
-        if (step == 0 || step == firsts) product.clear();
-        multiply_stage<Products>(product, stage);
-        if (step == firsts - 1) apply_affine<Element, false>(product, 0, sum);
-        if (step != steps - 1) return;
-        apply_affine<Element, true>(product, 1, sum);
+        if (step == 0) sum.clear();
+        if (step < steps.products) multiply_stage<Products>(sum, stage);
+        if (step == steps.first - 1) apply_affine<Element>(sum, 0);
+        if (step >= steps.products) steps.addend().add(step - steps.products, 1, channel, stage, sum);
+        if (step != steps.all - 1) return;
+        if (steps.products > steps.first) apply_affine<Element>(sum, 1);
         store_tile<Element>(tail, tail.y, sum, place, tail.relu);
       });
 }
@@ -113,19 +124,17 @@ DEVICE void apply_sources(const Tail& tail, TileColumn column) {
                         tail.relu, column);
 }
 
-template <class Products, int products>
+template <class Products, bool projections>
 DEVICE void apply(const Tail& tail) {
   using Element = typename Products::Element;
   const int columns = tiles_of(tail.channels, tile_columns);
   for_each_column({0, columns, columns}, [&](TileColumn column) {
     prepare_affines<Element>(tail, column);
     device::block_sync();
-    if constexpr (products == 0) {
-      apply_sources<Element>(tail, column);
-    } else if constexpr (products == 1) {
-      apply_product<Products>(tail, column);
-    } else {
+    if constexpr (projections) {
       apply_products<Products>(tail, column);
+    } else {
+      apply_sources<Element>(tail, column);
     }
   });
 }

@@ -31,9 +31,9 @@ DEVICE void for_each_vector(Sums& sum, Run run) {
       }
 }
 
-// sum += affine(product) for the tile. Both may be the same accumulators, if these take the place of the sum.
-template <class Element, bool add>
-DEVICE void apply_affine(const Accumulators& product, int index, Accumulators& sum) {
+// sum = affine(sum) for the tile.
+template <class Element>
+DEVICE void apply_affine(Accumulators& sum, int index) {
   using Columns = LaneColumns<Element>;
   // Four channels at a time: more would cost the accumulators their registers.
   constexpr int step = 4;
@@ -52,8 +52,7 @@ DEVICE void apply_affine(const Accumulators& product, int index, Accumulators& s
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             const int at = 2 * half + i % 2;
-            const float value = affines[i](product.values[m][n][at]);
-            sum.values[m][n][at] = add ? sum.values[m][n][at] + value : value;
+            sum.values[m][n][at] = affines[i](sum.values[m][n][at]);
           }
       }
     }

@@ -1,4 +1,5 @@
-// The forward kernel: all phases, or some of them, in one launch with grid barriers between.
+// The forward kernel: all phases, or some of them, in one launch with grid barriers between. `projections`: the tail
+// has any.
 #pragma once
 
 #include <algorithm>
@@ -9,8 +10,7 @@
 
 namespace fused_resnet {
 
-// Two products need two sets of accumulators, which leaves registers for one block a multiprocessor.
-constexpr int forward_blocks(int products) { return products == 2 ? 1 : 2; }
+constexpr int forward_blocks = 2;
 
 // What a launch is asked for. One kernel has all phases: each alone, compiled once more, would take as long as all.
 struct ForwardWork {
@@ -18,8 +18,8 @@ struct ForwardWork {
   bool moments, finish, apply;
 };
 
-template <class Products, int products>
-KERNEL(block_threads, device::fitting_blocks(forward_blocks(products), shared_bytes))
+template <class Products, bool projections>
+KERNEL(block_threads, device::fitting_blocks(forward_blocks, shared_bytes))
 forward_kernel(PARAMETER ForwardWork work) {
   if (work.moments) {
     moments<Products>(work.tail);
@@ -29,17 +29,17 @@ forward_kernel(PARAMETER ForwardWork work) {
     finish_phase<Products>(work.tail);
     if (work.apply) device::grid_sync();
   }
-  if (work.apply) apply<Products, products>(work.tail);
+  if (work.apply) apply<Products, projections>(work.tail);
 }
 
-template <class Products, int products>
-void ForwardLauncher<Products, products>::launch(Phase phase, const Tail& tail,
-                                                 const std::vector<device::Buffer>& buffers, device::Stream stream) {
+template <class Products, bool projections>
+void ForwardLauncher<Products, projections>::launch(Phase phase, const Tail& tail,
+                                                    const std::vector<device::Buffer>& buffers, device::Stream stream) {
   const int moments = moments_items(tail, tail.branches[0]) + moments_items(tail, tail.branches[1]);
   const int applied = apply_items(tail);
   const auto start = [&](const char* name, int items, ForwardWork work) {
     const device::Launch how{name, block_threads, shared_bytes, 0, work.finish};
-    launch_persistent(forward_kernel<Products, products>, how, items, work, buffers, stream);
+    launch_persistent(forward_kernel<Products, projections>, how, items, work, buffers, stream);
   };
   switch (phase) {
     case Phase::moments:
@@ -57,9 +57,10 @@ void ForwardLauncher<Products, products>::launch(Phase phase, const Tail& tail,
   }
 }
 
-template <class Products, int products>
-NeedsByKernel ForwardLauncher<Products, products>::needs() {
-  return {{"forward<" + std::to_string(products) + ">", {block_threads, shared_bytes, forward_blocks(products)}}};
+template <class Products, bool projections>
+NeedsByKernel ForwardLauncher<Products, projections>::needs() {
+  const std::string name = projections ? "forward<1>" : "forward<0>";
+  return {{name, {block_threads, shared_bytes, forward_blocks}}};
 }
 
 }  // namespace fused_resnet

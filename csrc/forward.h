@@ -1,5 +1,5 @@
-// Each way of computing products is compiled in a file of its own, for each number of products in a tail: small files
-// that compile side by side.
+// Each way of computing products is compiled in a file of its own, for tails with projections and for those without:
+// small files that compile side by side.
 #pragma once
 
 #include <map>
@@ -13,10 +13,10 @@ namespace fused_resnet {
 struct LaunchNeeds {
   int threads, shared_bytes, blocks;
 };
-// By kernel and number of products, or whether there are any: "forward<2>", "backward<1>".
+// By kernel and whether the tail has projections: "forward<0>", "backward<1>".
 using NeedsByKernel = std::map<std::string, LaunchNeeds>;
 
-template <class Products, int products>
+template <class Products, bool projections>
 struct ForwardLauncher {
   static void launch(Phase phase, const Tail& tail, const std::vector<device::Buffer>& buffers, device::Stream stream);
   static NeedsByKernel needs();

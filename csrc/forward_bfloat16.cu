@@ -2,8 +2,7 @@
 
 namespace fused_resnet {
 
-template struct ForwardLauncher<HalfProducts<BFloat16>, 0>;
-template struct ForwardLauncher<HalfProducts<BFloat16>, 1>;
-template struct ForwardLauncher<HalfProducts<BFloat16>, 2>;
+template struct ForwardLauncher<HalfProducts<BFloat16>, false>;
+template struct ForwardLauncher<HalfProducts<BFloat16>, true>;
 
 }  // namespace fused_resnet

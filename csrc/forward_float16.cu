@@ -2,8 +2,7 @@
 
 namespace fused_resnet {
 
-template struct ForwardLauncher<HalfProducts<Float16>, 0>;
-template struct ForwardLauncher<HalfProducts<Float16>, 1>;
-template struct ForwardLauncher<HalfProducts<Float16>, 2>;
+template struct ForwardLauncher<HalfProducts<Float16>, false>;
+template struct ForwardLauncher<HalfProducts<Float16>, true>;
 
 }  // namespace fused_resnet

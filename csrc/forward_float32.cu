@@ -2,8 +2,7 @@
 
 namespace fused_resnet {
 
-template struct ForwardLauncher<Float32Products, 0>;
-template struct ForwardLauncher<Float32Products, 1>;
-template struct ForwardLauncher<Float32Products, 2>;
+template struct ForwardLauncher<Float32Products, false>;
+template struct ForwardLauncher<Float32Products, true>;
 
 }  // namespace fused_resnet

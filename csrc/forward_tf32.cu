@@ -2,8 +2,7 @@
 
 namespace fused_resnet {
 
-template struct ForwardLauncher<Tf32Products, 0>;
-template struct ForwardLauncher<Tf32Products, 1>;
-template struct ForwardLauncher<Tf32Products, 2>;
+template struct ForwardLauncher<Tf32Products, false>;
+template struct ForwardLauncher<Tf32Products, true>;
 
 }  // namespace fused_resnet

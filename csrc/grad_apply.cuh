@@ -239,9 +239,9 @@ DEVICE void projection_tiles(const TailGradient& gradient, int index, TileColumn
         if (!warp_has_work(place, own.dx.channels)) return;
         if (step == 0) sum.clear();
         if (step >= steps.firsts || (step >= begin && step < end)) multiply_stage<Products>(sum, stage);
-        if (step == end - 1) apply_affine<Element, false>(sum, 0, sum);
+        if (step == end - 1) apply_affine<Element>(sum, 0);
         if (step != steps.all - 1) return;
-        apply_affine<Element, false>(sum, 1, sum);
+        apply_affine<Element>(sum, 1);
         store_tile<Element>(tail, own.dx, sum, place, false);
       });
 }

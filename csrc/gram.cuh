@@ -23,8 +23,7 @@ DEVICE float channel_shift(const Tail& tail, const Activations& x, int channel) 
     const Element* pointer = row_pointer<Element>(tail, x, row) + channel * x.stride_c;
     const float value = Products::operand(device::to_float(device::global_load(pointer)));
     if (i == 0) first = value;
-    const float distance = value < first ? first - value : value - first;
-    near = near && distance <= 0.5f * (first < 0.0f ? -first : first);
+    near = near && device::magnitude(value - first) <= 0.5f * device::magnitude(first);
     sum += value;
   }
   if constexpr (Products::exact_shift_needed) return near ? first : 0.0f;

@@ -32,8 +32,8 @@ allow. All kernels have blocks of {threads} threads, with {shared} bytes of shar
 
 The table of the kernels has three numbers side by side, for {architectures}:
 
-- *kernel*: as in csrc/forward.cuh and csrc/backward.cuh, with how products are computed; forward, also how many are
-  while y is written, backward, whether there are any.
+- *kernel*: as in csrc/forward.cuh and csrc/backward.cuh, with how products are computed, and whether the tail has
+  projections.
 - *shared*: bytes of shared memory a block.
 - *registers* of a thread.
 - *stack*: bytes a thread. There must be none: registers that are spilled to memory would lie there.

@@ -122,28 +122,28 @@ class Counter:
     """Counts one tail computed in one way.
 
     Attributes:
-        slots: blocks that the GPU runs at the same time, by direction.
+        slots: blocks that the GPU runs at the same time.
         multiprocessors: of the GPU.
     """
 
     shape: TailShape
-    slots: Mapping[str, int]
+    slots: int
     multiprocessors: int
 
     def counted(self) -> Iterator[tuple[str, Amounts]]:
         """The amounts of each phase that has work."""
         items, tiles = self._items(self.shape), math.ceil(self.shape.rows / TILE_ROWS)
         for phase in items:
-            slots = self._slots_of(phase)
+            fixed = {"slots": self.slots, "scattered_slots": SCATTERED_SLOTS}
             if phase.endswith("finish"):
-                yield phase, replace(self._finishing(phase, items), slots=slots, scattered_slots=SCATTERED_SLOTS)
+                yield phase, replace(self._finishing(phase, items), **fixed)
                 continue
             count = self._along_columns if phase.endswith("apply") else self._of_ranges
             uneven = {
-                "uneven": unevenness(items[phase], min(items[phase], slots)),
+                "uneven": unevenness(items[phase], min(items[phase], self.slots)),
                 "uneven_multiprocessors": unevenness(items[phase], self.multiprocessors),
             }
-            yield phase, replace(count(phase, tiles, items), slots=slots, scattered_slots=SCATTERED_SLOTS, **uneven)
+            yield phase, replace(count(phase, tiles, items), **fixed, **uneven)
 
     def _along_columns(self, phase: str, tiles: int, items: Mapping[str, int]) -> Amounts:
         """Amounts of a phase whose blocks keep to a column of tiles. It runs one block a column."""
@@ -151,7 +151,7 @@ class Counter:
         few, more = (self.run(self._rows_of(images), phase, columns) for images in (3, 6))
         each = more.combined(few, 1 / 6, -1 / 6)  # tiles of rows: an image has two
         ahead = few.combined(each, 1.0, -6.0)
-        blocks = min(items[phase], self._slots_of(phase)) / columns
+        blocks = min(items[phase], self.slots) / columns
         found = each.combined(ahead, tiles, blocks)
         fixed = {"under_way": more.under_way, "grid_barriers": more.grid_barriers, "items": items[phase]}
         return replace(found, longest=0.0, **fixed)
@@ -183,7 +183,7 @@ class Counter:
     def _finishing(self, phase: str, items: Mapping[str, int]) -> Amounts:
         """Amounts of the phase that combines what ranges leave."""
         first = f"{FORWARD} moments" if phase.startswith(FORWARD) else f"{BACKWARD} reduce"
-        grid = self._slots_of(phase)
+        grid = self.slots
         small = {self._items(shape)[first]: shape for shape in map(self._rows_of, (132, 66, 33, 17, 9, 5))}
         if items[first] in small:
             found = self.run(small[items[first]], phase, grid)
@@ -195,9 +195,6 @@ class Counter:
 
     def _rows_of(self, images: int) -> TailShape:
         return replace(self.shape, batch=images, size=_SIZE)
-
-    def _slots_of(self, phase: str) -> int:
-        return self.slots[phase.partition(" ")[0]]
 
     def _items(self, shape: TailShape) -> dict[str, int]:
         """How many items each phase has, if any; the tensors are never touched."""

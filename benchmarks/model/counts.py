@@ -22,6 +22,8 @@ Counts: TypeAlias = Mapping[tuple[str, str, str], Amounts]
 THEN = Path(__file__).with_name("counts-82e7ce2.json")
 NOW = Path(__file__).with_name("counts.json")
 _MULTIPROCESSORS = 132
+# Of a multiprocessor, as the launch bounds have them (``docs/kernels.md``).
+_BLOCKS = 2
 # What the grid of a GPU takes of the address space: a stack and its guard for each thread.
 _MAPPINGS = Path("/proc/sys/vm/max_map_count")
 _MAPPINGS_NEEDED = 200_000
@@ -74,9 +76,7 @@ def ways_of(shape: TailShape) -> list[str]:
 
 
 def counter(shape: TailShape, way: str) -> Counter:
-    """Counts a tail, computed in a way, on a GPU with blocks as the launch bounds have them (``docs/kernels.md``)."""
+    """Counts a tail, computed in a way, on that GPU."""
     if way == LIBRARY:  # what the convolution has written is a direct source
         shape = replace(shape, inner=None)
-    two_products = len(shape.projections) == 2
-    slots = {"forward": _MULTIPROCESSORS * (1 if two_products else 2), "backward": _MULTIPROCESSORS * 2}
-    return Counter(shape, slots, _MULTIPROCESSORS)
+    return Counter(shape, _BLOCKS * _MULTIPROCESSORS, _MULTIPROCESSORS)

@@ -53,6 +53,7 @@ DEVICE float bits_float(std::uint32_t bits) { return __uint_as_float(bits); }
 DEVICE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 DEVICE double fma(double a, double b, double c) { return __fma_rn(a, b, c); }
 // 1 / sqrt(x), correctly rounded square root and division.
+DEVICE float magnitude(float x) { return fabsf(x); }
 DEVICE float inverse_square_root(float x) { return __fdiv_rn(1.0f, __fsqrt_rn(x)); }
 
 // Elementwise a - b of two packed elements, each rounded once.

@@ -128,6 +128,19 @@ def test_gammas_of_zero_and_below(source, gammas, mode, device):
         assert not tested.gradients["main.conv.weight"][dead].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("gammas", [(1.0, 0.0), (0.0, 0.0), (-2.0, 1e-12), (1e-12, -2.0)])
+def test_projections_of_which_one_is_nothing_beside_the_other(gammas, mode, dtype, device):
+    """The kernels scale one product by the other's norm: no scale may get lost in it, or be divided by."""
+    projection = Branch("projection", mode)
+    tail, inputs, dy = build(Sample(projection, projection, None).with_dtype(dtype), device)
+    with torch.no_grad():
+        for branch, gamma in zip((tail.main, tail.shortcut), gammas, strict=True):
+            branch.norm.weight.fill_(gamma)
+    assert_as_accurate_as_unfused(tail, inputs, dy)
+
+
 @each_source
 @pytest.mark.parametrize("value", [0.0, 0.7, -1e4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

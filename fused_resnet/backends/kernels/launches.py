@@ -1,6 +1,6 @@
 """Which launches a tail takes, and how these compute products.
 
-There is one kernel a direction, ``forward<n>`` and ``backward<p>`` (``docs/kernels.md``). A launch that runs only some
+There is one kernel a direction, ``forward<p>`` and ``backward<p>`` (``docs/kernels.md``). A launch that runs only some
 of its phases has their name in the place of the direction's.
 """
 
@@ -21,24 +21,28 @@ def math_of(dtype: torch.dtype) -> str:
     return "tf32" if tf32 else str(dtype).removeprefix("torch.")
 
 
-def forward_kernel(tail: Tail) -> str:
-    """ "forward<n>", or where no norm is training "apply<n>", of n products where y is written.
+def _projections(tail: Tail) -> int:
+    return int(any(isinstance(branch, Projection) for branch in tail.branches))
 
-    Where processes share statistics, "summarise + apply<n>".
+
+def forward_kernel(tail: Tail) -> str:
+    """ "forward<p>", or where no norm is training "apply<p>", p for whether there are projections.
+
+    Where processes share statistics, "summarise + apply<p>".
     """
-    products = sum(isinstance(branch, Projection) for branch in tail.branches)
+    projections = _projections(tail)
     if any(map(shares_statistics, tail.branches)):
-        return f"summarise + apply<{products}>"
+        return f"summarise + apply<{projections}>"
     training = any(branch.norm is not None and branch.norm.training for branch in tail.branches)
-    return f"{'forward' if training else 'apply'}<{products}>"
+    return f"{'forward' if training else 'apply'}<{projections}>"
 
 
 def backward_kernel(tail: Tail, needs: Sequence[Needs]) -> str | None:
-    """ "backward<p>", p for whether there are projections; where one phase has work, its; None where none has.
+    """ "backward<p>"; where one phase has work, its; None where none has.
 
     Where processes share statistics, "grad_summarise<p> + grad_complete<p>", or without projections grad_apply.
     """
-    projections = int(any(isinstance(branch, Projection) for branch in tail.branches))
+    projections = _projections(tail)
     gradient = gradient_of(tail, needs)
     if any(map(shares_statistics, tail.branches)):
         return f"grad_summarise<{projections}> + grad_{'complete' if projections else 'apply'}<{projections}>"

@@ -73,6 +73,7 @@ DEVICE float round_to_tf32(float x) {
 
 DEVICE float fma(float a, float b, float c) { return std::fma(a, b, c); }
 DEVICE double fma(double a, double b, double c) { return std::fma(a, b, c); }
+DEVICE float magnitude(float x) { return std::fabs(x); }
 DEVICE float inverse_square_root(float x) { return 1.0f / std::sqrt(x); }
 
 // Rounding twice, to float and to T, is rounding once: float has more than twice the bits of either T.
