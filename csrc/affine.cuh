@@ -48,6 +48,12 @@ DEVICE Element masked_by_input(Element dy, Element z, const Affine& norm) {
   return device::to_float(device::from_float<Element>(norm(device::to_float(z)))) <= 0.0f ? Element{} : dy;
 }
 
+// Those of neighbouring channels.
+template <int count>
+struct AffineGroup {
+  Affine at[count];
+};
+
 // Affines of up to two tensors for the tile's channels, in shared memory.
 struct Affines {
   DEVICE static SharedOffset offset(int index, int part, int column) {
@@ -64,17 +70,19 @@ struct Affines {
     device::shared_store(offset(index, 2, column), a.shift);
   }
 
-  // Loads those of neighbouring columns; `column` is a multiple of their number.
+  // Those of `count` columns; `column` is a multiple of it.
   template <int count>
-  DEVICE static void load(int index, int column, Affine (&affines)[count]) {
+  DEVICE static AffineGroup<count> load(int index, int column) {
     struct alignas(4 * count) Floats {
       float at[count];
     };
     const auto centres = device::shared_load<Floats>(offset(index, 0, column));
     const auto scales = device::shared_load<Floats>(offset(index, 1, column));
     const auto shifts = device::shared_load<Floats>(offset(index, 2, column));
+    AffineGroup<count> group;
 #pragma unroll
-    for (int i = 0; i < count; ++i) affines[i] = {centres.at[i], scales.at[i], shifts.at[i]};
+    for (int i = 0; i < count; ++i) group.at[i] = {centres.at[i], scales.at[i], shifts.at[i]};
+    return group;
   }
 };
 static_assert(block_threads == 2 * tile_columns, "a thread prepares one channel of one tensor");

@@ -83,7 +83,10 @@ struct OutputSteps {
     all = products + (is_product(other) || other.source == Source::none ? 0 : Addend<Element>::steps);
   }
 
-  DEVICE Addend<Element> addend() const { return {tail.branches[1].x, tail.branches[1].channels_before}; }
+  DEVICE Addend<Element> addend() const {
+    const Branch& other = tail.branches[1];
+    return {other.x, other.channels_before, other.statistics != Statistics::none};
+  }
 
   // Starts the copies of a step; the tile begins at (row, channel).
   DEVICE void copy(int row, int channel, int step, SharedOffset stage) const {
@@ -105,10 +108,10 @@ DEVICE void apply_products(const Tail& tail, TileColumn column) {
       [&](int row, int step, SharedOffset stage) {
         const TilePlace place{row, tail.rows, channel};
         if (!warp_has_work(place, tail.channels)) return;
-        if (step == 0) sum.clear();
+        if (step == 0) start(sum);
         if (step < steps.products) multiply_stage<Products>(sum, stage);
         if (step == steps.first - 1) apply_affine<Element>(sum, 0);
-        if (step >= steps.products) steps.addend().add(step - steps.products, 1, channel, stage, sum);
+        if (step >= steps.products) steps.addend().add(step - steps.products, 1, stage, sum);
         if (step != steps.all - 1) return;
         if (steps.products > steps.first) apply_affine<Element>(sum, 1);
         store_tile<Element>(tail, tail.y, sum, place, tail.relu);

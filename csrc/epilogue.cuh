@@ -42,8 +42,7 @@ DEVICE void apply_affine(Accumulators& sum, int index) {
   for (int group = 0; group < Columns::groups; ++group)
 #pragma unroll
     for (int part = 0; part < Columns::vector; part += step) {
-      Affine affines[step];
-      Affines::load(index, first + Columns::first(group) + part, affines);
+      const auto affines = Affines::load<step>(index, first + Columns::first(group) + part);
 #pragma unroll
       for (int i = 0; i < step; ++i) {
         const int n = group * Columns::fragments + (part + i) / 2;
@@ -52,21 +51,24 @@ DEVICE void apply_affine(Accumulators& sum, int index) {
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             const int at = 2 * half + i % 2;
-            sum.values[m][n][at] = affines[i](sum.values[m][n][at]);
+            sum.values[m][n][at] = affines.at[i](sum.values[m][n][at]);
           }
       }
     }
 }
 
-// A tensor that is added to the sum, through its affine. A stage holds one group of both warps' columns, an operand
-// each.
+// A tensor that is added to the sum, as it is or through a norm. A stage holds one group of both warps' columns, an
+// operand each; channels that it does not have are zeros.
 template <class Element>
 struct Addend {
   using Columns = LaneColumns<Element>;
   static constexpr int steps = Columns::groups;
+  // Channels at a time: more would cost the accumulators their registers.
+  static constexpr int part = 4;
 
   const Activations& x;
   int channels_before;  // of y's, ahead of x's own
+  bool normed;          // never where x lacks channels
 
   // Starts the copies of a step; the tile begins at (row, channel).
   DEVICE void copy(const Tail& tail, int row, int channel, int step, SharedOffset stage) const {
@@ -77,60 +79,61 @@ struct Addend {
                                stage + half * operand_bytes);
   }
 
-  // Adds what a step brought; `channel` is the tile's first. Channels that x does not have add nothing, whatever the
-  // affine.
-  DEVICE void add(int step, int index, int channel, SharedOffset stage, Accumulators& sum) const {
+  // Adds what a step brought. `index`: of the norm's affine.
+  DEVICE void add(int step, int index, SharedOffset stage, Accumulators& sum) const {
+#pragma unroll
+    for (int group = 0; group < Columns::groups; ++group) {
+      if (group != step) continue;  // accumulators are registers, which no variable can choose
+      if (!normed) {
+        add_group(group, stage, sum, [](int) { return [](int, float value) { return value; }; });
+        continue;
+      }
+      add_group(group, stage, sum, [index](int column) {
+        return [affines = Affines::load<part>(index, column)](int i, float value) { return affines.at[i](value); };
+      });
+    }
+  }
+
+ private:
+  // Adds `of(column)(i, value)` of channel column + i, for all parts of a group.
+  template <class Of>
+  DEVICE static void add_group(int group, SharedOffset stage, Accumulators& sum, Of of) {
     const Lane lane;
     const WarpTile tile = warp_tile();
     const SharedOffset own = stage + tile.column / warp_columns * operand_bytes + row_chunk(tile.row + lane.g, lane.t);
 #pragma unroll
-    for (int group = 0; group < Columns::groups; ++group) {
-      if (group != step) continue;  // accumulators are registers, which no variable can choose
-      const int column = tile.column + Columns::first(group);
-      const int own_channel = channel + column - channels_before;
-      // Four channels at a time: more would cost the accumulators their registers.
+    for (int first = 0; first < Columns::vector; first += part) {
+      const auto added = of(tile.column + Columns::first(group) + first);
 #pragma unroll
-      for (int part = 0; part < Columns::vector; part += 4) {
-        Affine affines[4];
-        Affines::load(index, column + part, affines);
+      for (int m = 0; m < fragment_rows; ++m)
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-          if (own_channel + part + i < 0 || own_channel + part + i >= x.channels) affines[i] = {0.0f, 0.0f, 0.0f};
+        for (int half = 0; half < 2; ++half) {
+          const SharedOffset at = further_down(own, m * 16 + half * 8) + first * static_cast<int>(sizeof(Element));
+          const auto four = device::shared_load<Channels<Element, part>>(at);
 #pragma unroll
-        for (int m = 0; m < fragment_rows; ++m)
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const SharedOffset at = further_down(own, m * 16 + half * 8) + part * static_cast<int>(sizeof(Element));
-            const auto four = device::shared_load<Channels<Element, 4>>(at);
-#pragma unroll
-            for (int i = 0; i < 4; ++i)
-              sum.values[m][group * Columns::fragments + (part + i) / 2][2 * half + i % 2] +=
-                  affines[i](device::to_float(four.at[i]));
-          }
-      }
+          for (int i = 0; i < part; ++i)
+            sum.values[m][group * Columns::fragments + (first + i) / 2][2 * half + i % 2] +=
+                added(i, device::to_float(four.at[i]));
+        }
     }
   }
 };
 
-DEVICE float rectified(float x) { return x <= 0.0f ? 0.0f : x; }  // NaN stays NaN
-
-// Calls `store(pixel, channel, values)` for the lane's vectors of the tile that are in `to`. The output of a relu
-// leaves its mask, where it is kept.
+// Calls `store(pixel, channel, values)` for the lane's vectors of the tile that are in `to`, whose channels are
+// `stride` elements apart. The output of a relu leaves its mask, where it is kept.
 template <class Element, class Store>
 DEVICE void for_each_stored(const Tail& tail, const Activations& to, const Accumulators& sum, TilePlace place,
-                            bool relu, Store store) {
+                            bool relu, std::int64_t stride, Store store) {
   using Columns = LaneColumns<Element>;
   const int first = place.channel + warp_tile().column;
   for_each_vector<Element>(sum, [&](int tile_row, int group, auto value) {
     const int row = place.row + tile_row, channel = first + Columns::first(group);
     if (row >= place.end || channel >= to.channels) return;
     Vector16<Element> result;
-#pragma unroll
-    for (int i = 0; i < Columns::vector; ++i)
-      result.values[i] = device::from_float<Element>(relu ? rectified(value(i)) : value(i));
+    round_values<Columns::vector>(result.values, 0, relu, value);
     if (relu && tail.mask.bytes != nullptr)
       device::global_store(mask_place<Element>(tail.mask, row, channel), mask_byte(result.values));
-    store(static_cast<Element*>(to.data) + row_offset(tail, to, row) + channel * to.stride_c, channel, result);
+    store(static_cast<Element*>(to.data) + row_offset(tail, to, row) + channel * stride, channel, result);
   });
 }
 
@@ -139,11 +142,11 @@ template <class Element>
 DEVICE void store_tile(const Tail& tail, const Activations& to, const Accumulators& sum, TilePlace place, bool relu) {
   using Vector = Vector16<Element>;
   if (to.vectorised)
-    return for_each_stored<Element>(tail, to, sum, place, relu, [](Element* pixel, int, const Vector& result) {
+    return for_each_stored<Element>(tail, to, sum, place, relu, 1, [](Element* pixel, int, const Vector& result) {
       device::global_store(reinterpret_cast<Vector*>(pixel), result);
     });
   const std::int64_t stride = device::unforeseen(to.stride_c);
-  for_each_stored<Element>(tail, to, sum, place, relu, [&](Element* pixel, int channel, const Vector& result) {
+  for_each_stored<Element>(tail, to, sum, place, relu, stride, [&](Element* pixel, int channel, const Vector& result) {
 #pragma unroll
     for (int i = 0; i < Vector::size; ++i)
       if (channel + i < to.channels) device::global_store(pixel + i * stride, result.values[i]);

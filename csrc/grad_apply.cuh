@@ -95,8 +95,7 @@ struct RowMasks {
   // Starts the copies that go with those of g (`copy_rows`).
   DEVICE void copy(int row, int k, SharedOffset stage) const {
     if (!g.vectorised) return;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) of(stage).copy(i, row + own_row(i), tail.rows, k);
+    of(stage).copy(tail.rows, [&](int thread, int number) { return MaskedPlace{row + row_of(thread, number), k}; });
   }
 
   // Masks what this thread has copied.
@@ -105,12 +104,13 @@ struct RowMasks {
     device::warp_sync();
 #pragma unroll 1
     for (int i = 0; i < 2; ++i)
-      of(stage).apply(i, stage + row_chunk(own_row(i), device::thread_index() % Traits::row_chunks));
+      of(stage).apply(
+          i, stage + row_chunk(row_of(device::thread_index(), i), device::thread_index() % Traits::row_chunks));
   }
 
  private:
   DEVICE StageMask<Element> of(SharedOffset stage) const { return {tail, stage + tile_rows * tile_depth_bytes}; }
-  DEVICE static int own_row(int number) { return device::thread_index() / Traits::row_chunks + number * tile_rows / 2; }
+  DEVICE static int row_of(int thread, int number) { return thread / Traits::row_chunks + number * tile_rows / 2; }
 
   DEVICE void apply_to_elements(int row, int k, SharedOffset stage) const {
     const HalfRow<Element> own(g.stride_c);
@@ -143,7 +143,7 @@ DEVICE void copy_matrices(const Matrix (&matrices)[2], const int (&rows)[2], int
     const auto* data = static_cast<const Element*>(matrices[i].data);
     const bool inside = row < rows[i] && column < depth;
     device::copy_async_16(to + row_chunk(row, chunk) + i * narrow * 64,
-                          inside ? data + row * matrices[i].stride_c + column : data, inside);
+                          inside ? data + static_cast<unsigned>(row) * matrices[i].stride_c + column : data, inside);
   }
 }
 
@@ -237,7 +237,7 @@ DEVICE void projection_tiles(const TailGradient& gradient, int index, TileColumn
         const BranchGradient& own = gradient.branches[mine];
         const TilePlace place{row, tail.rows, first_channel};
         if (!warp_has_work(place, own.dx.channels)) return;
-        if (step == 0) sum.clear();
+        if (step == 0) start(sum);
         if (step >= steps.firsts || (step >= begin && step < end)) multiply_stage<Products>(sum, stage);
         if (step == end - 1) apply_affine<Element>(sum, 0);
         if (step != steps.all - 1) return;

@@ -54,11 +54,10 @@ struct Incoming {
     }
     copy_pixels<Element, Traits>(tail, gradient.dy, row, end, channel, stage);
     if (!tail.relu) return;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const PixelChunk<Traits> chunk(i);
-      mask_of(stage).copy(i, row + chunk.pixel, end, channel + chunk.column);
-    }
+    mask_of(stage).copy(end, [&](int thread, int number) {
+      const PixelChunk<Traits> chunk(thread, number);
+      return MaskedPlace{row + chunk.pixel, channel + chunk.column};
+    });
   }
 
   // Masks what this thread has copied.
@@ -67,7 +66,7 @@ struct Incoming {
     device::warp_sync();
 #pragma unroll 1
     for (int i = 0; i < 2; ++i) {
-      const PixelChunk<Traits> chunk(i);
+      const PixelChunk<Traits> chunk(device::thread_index(), i);
       const Vector values = mask_of(stage).apply(i, stage + chunk.offset());
       const int pixel = row + chunk.pixel, first = channel + chunk.column;
       if (!writes || pixel >= end || first >= gradient.tail.channels) continue;
@@ -137,15 +136,13 @@ DEVICE void dot_pass(const TailGradient& gradient, int index, int range, int fir
         if (masks) {
 #pragma unroll
           for (int from = 0; from < V; from += part) {
-            Affine affines[part];
-            Affines::load(0, pass + share.column() + from, affines);
+            const auto affines = Affines::load<part>(0, pass + share.column() + from);
 #pragma unroll
             for (int i = 0; i < part; ++i)
-              incoming.at[from + i] = masked_by_input(incoming.at[from + i], loaded[j][1].at[from + i], affines[i]);
+              incoming.at[from + i] = masked_by_input(incoming.at[from + i], loaded[j][1].at[from + i], affines.at[i]);
           }
         } else if (tail.relu) {
-#pragma unroll
-          for (int i = 0; i < V; ++i) incoming.at[i] = masked(incoming.at[i], bits[j], i);
+          mask_vector(incoming.at, bits[j]);
         }
         if (g != nullptr)
           store_streamed<vectorised>(g + row_offset(tail, gradient.g, row(j)), gradient.g, channel, incoming);
@@ -200,7 +197,7 @@ template <class Element>
 DEVICE void copy_joined_pixels(const Tail& tail, int row, int end, SharedOffset to) {
 #pragma unroll 1
   for (int i = 0; i < 2; ++i) {
-    const PixelChunk<PixelTraits<Element, wide>> chunk(i);
+    const PixelChunk<PixelTraits<Element, wide>> chunk(device::thread_index(), i);
     const Activations& x = tail.branches[chunk.column / narrow].x;
     const int first = chunk.column % narrow;
     const bool inside = row + chunk.pixel < end && first < x.channels;

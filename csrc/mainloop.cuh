@@ -31,6 +31,12 @@ struct ProductOperands {
   }
 };
 
+// A tile's first step begins with this.
+DEVICE void start(Accumulators& sum) {
+  device::stay_apart();  // or each step would choose, for every accumulator, between its value and zero
+  sum.clear();
+}
+
 template <class Products>
 DEVICE void multiply_stage(Accumulators& sum, SharedOffset stage) {
   Products::multiply(sum, stage, stage + operand_bytes, warp_tile());

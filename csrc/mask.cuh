@@ -1,16 +1,25 @@
 // The mask of y's relu, by which backward makes g = dy where y > 0: bits, so that y is not read again.
 #pragma once
 
+#include <pairs.cuh>
 #include <tile.cuh>
 
 namespace fused_resnet {
 
-// A vector of y's channels as one byte of the mask. NaN passes a gradient, as in PyTorch.
+// A vector of y's channels, which a relu gave, as one byte of the mask. NaN passes a gradient, as in PyTorch.
 template <class Element, int V>
 DEVICE std::uint8_t mask_byte(const Element (&values)[V]) {
   unsigned bits = 0;
+  if constexpr (is_half<Element>) {
+    // No half has a sign: the sum carries into it from all but zeros. Even elements' bits gather below, odd ones'
+    // above.
 #pragma unroll
-  for (int i = 0; i < V; ++i) bits |= (device::to_float(values[i]) <= 0.0f ? 0u : 1u) << i;
+    for (int i = 0; i < V; i += 2) bits |= ((pair_at(values, i) + 0x7fff7fffu) & 0x80008000u) >> (15 - i);
+    bits |= bits >> 15;
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; ++i) bits |= (values[i] <= 0.0f ? 0u : 1u) << i;
+  }
   return static_cast<std::uint8_t>(bits);
 }
 
@@ -18,7 +27,8 @@ DEVICE std::uint8_t mask_byte(const Element (&values)[V]) {
 template <class Element>
 DEVICE std::uint8_t* mask_place(const Mask& mask, int row, int channel) {
   constexpr unsigned vector = TileTraits<Element>::vector;
-  return mask.bytes + static_cast<std::int64_t>(row) * mask.pitch + static_cast<unsigned>(channel) / vector;
+  return mask.bytes + static_cast<std::int64_t>(static_cast<unsigned>(row)) * static_cast<unsigned>(mask.pitch) +
+         static_cast<unsigned>(channel) / vector;
 }
 
 // dy where the vector's i-th channel lets it pass.
@@ -26,6 +36,28 @@ template <class Element>
 DEVICE Element masked(Element dy, unsigned bits, int i) {
   return (bits >> i & 1) != 0 ? dy : Element{};
 }
+
+// The same for a vector, from its first channel on.
+template <class Element, int V>
+DEVICE void mask_vector(Element (&dy)[V], unsigned bits) {
+  if constexpr (is_half<Element>) {
+#pragma unroll
+    for (int i = 0; i < V; i += 4) {
+      std::uint32_t passes[2];
+      device::spread_bits(bits >> i, passes);
+#pragma unroll
+      for (int pair = 0; pair < 2; ++pair) set_pair(dy, i + 2 * pair, pair_at(dy, i + 2 * pair) & passes[pair]);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; ++i) dy[i] = masked(dy[i], bits, i);
+  }
+}
+
+// A vector of dy: the channels of a row from this one on.
+struct MaskedPlace {
+  int row, channel;
+};
 
 // The masks of a stage of g on their way to it: a byte for each of a thread's two chunks of 16 bytes. Four neighbours'
 // chunks lie side by side in a row, and so do their bytes.
@@ -35,27 +67,32 @@ struct StageMask {
   const Tail& tail;
   SharedOffset first;
 
-  // Starts the copy that goes with the thread's chunk `number`, if it is the first of four.
-  DEVICE void copy(int number, int row, int end, int channel) const {
-    if (device::thread_index() % 4 != 0) return;
+  // Starts the copies that go with the chunks of a warp, a lane's of four neighbours. `of(thread, number)`: where a
+  // thread's chunk is in dy.
+  template <class Of>
+  DEVICE void copy(int end, Of of) const {
+    constexpr int groups = device::warp_size / 4;
+    const int lane = device::lane_index();
+    if (lane >= 2 * groups) return;
+    const int thread = device::warp_index() * device::warp_size + lane % groups * 4, number = lane / groups;
+    const auto [row, channel] = of(thread, number);
     const bool inside = row < end && channel < tail.channels;
     const int left = inside ? (tail.channels - channel) / TileTraits<Element>::vector : 0;
-    device::copy_async_4(place(number), inside ? mask_place<Element>(tail.mask, row, channel) : tail.mask.bytes,
+    device::copy_async_4(place(thread, number), inside ? mask_place<Element>(tail.mask, row, channel) : tail.mask.bytes,
                          left < 4 ? left : 4);
   }
 
   // Masks a chunk of the thread's, which lies there. The warp has waited for its copies, and has met.
   DEVICE Vector16<Element> apply(int number, SharedOffset chunk) const {
-    const unsigned bits = device::shared_load<std::uint8_t>(place(number));
+    const unsigned bits = device::shared_load<std::uint8_t>(place(device::thread_index(), number));
     auto values = device::shared_load<Vector16<Element>>(chunk);
-#pragma unroll
-    for (int i = 0; i < Vector16<Element>::size; ++i) values.values[i] = masked(values.values[i], bits, i);
+    mask_vector(values.values, bits);
     device::shared_store(chunk, values);
     return values;
   }
 
  private:
-  DEVICE SharedOffset place(int number) const { return first + number * block_threads + device::thread_index(); }
+  DEVICE SharedOffset place(int thread, int number) const { return first + number * block_threads + thread; }
 };
 
 }  // namespace fused_resnet

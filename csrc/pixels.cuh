@@ -25,7 +25,7 @@ struct Pixel {
 
 // Offset of a row's first channel, in elements.
 DEVICE std::int64_t row_offset(const Tail& tail, const Activations& x, int row) {
-  if (x.dense) return row * x.stride_w;
+  if (x.dense) return static_cast<unsigned>(row) * x.stride_w;
   const Pixel pixel(tail, row);
   return pixel.n * x.stride_n + pixel.h * x.stride_h + pixel.w * x.stride_w;
 }
@@ -115,17 +115,16 @@ template <class Element>
 DEVICE void copy_matrix_rows(const Matrix& matrix, int rows, int depth, int first, int k, SharedOffset to) {
   const auto* data = static_cast<const Element*>(matrix.data);
   copy_rows<Element>({rows - first, depth, matrix.stride_k, matrix.vectorised}, data, k, to,
-                     [&](int i) { return data + (first + i) * matrix.stride_c; });
+                     [&](int i) { return data + static_cast<unsigned>(first + i) * matrix.stride_c; });
 }
 
-// The chunks of a stage of pixels that a thread copies: number 0 and number 1.
+// The chunks of a stage of pixels that each thread copies: number 0 and number 1.
 template <class Traits>
 struct PixelChunk {
   int pixel, column;
 
-  DEVICE explicit PixelChunk(int number)
-      : pixel(device::thread_index() / Traits::chunks + number * Traits::depth / 2),
-        column(device::thread_index() % Traits::chunks * Traits::vector) {}
+  DEVICE PixelChunk(int thread, int number)
+      : pixel(thread / Traits::chunks + number * Traits::depth / 2), column(thread % Traits::chunks * Traits::vector) {}
 
   DEVICE SharedOffset offset() const { return pixel * Traits::pitch + column * (16 / Traits::vector); }
 };
@@ -163,7 +162,7 @@ DEVICE void copy_pixels(const Tail& tail, const Activations& x, int row, int end
   const auto* data = static_cast<const Element*>(x.data);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const PixelChunk<Traits> chunk(i);
+    const PixelChunk<Traits> chunk(device::thread_index(), i);
     const int first = channel + chunk.column;
     const bool inside = row + chunk.pixel < end && first < x.channels;
     device::copy_async_16(to + chunk.offset(), inside ? row_pointer<Element>(tail, x, row + chunk.pixel) + first : data,

@@ -13,6 +13,10 @@ struct Float16 {
   std::uint16_t bits;
 };
 
+// Whether two elements fill a register.
+template <class T>
+constexpr bool is_half = sizeof(T) == 2;
+
 // The unit of a 16-byte access.
 template <class T>
 struct alignas(16) Vector16 {

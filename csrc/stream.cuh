@@ -75,9 +75,7 @@ struct StreamedColumn {
   DEVICE void mask(const Tail& tail, int row, Values& values) const {
     const int own = static_cast<int>(device::unforeseen(first));  // registers of the mask's own would be missed
     if constexpr (vectorised) {
-      const unsigned bits = device::global_load(mask_place<Element>(tail.mask, row, own));
-#pragma unroll
-      for (int i = 0; i < V; ++i) values.at[i] = masked(values.at[i], bits, i);
+      mask_vector(values.at, device::global_load(mask_place<Element>(tail.mask, row, own)));
     } else {
 #pragma unroll
       for (int i = 0; i < V; ++i)
@@ -147,15 +145,13 @@ DEVICE void stream_pass(const Tail& tail, const Activations& to, const StreamedA
 #pragma unroll
       for (int of = 0; of < 2; ++of) {
         if (sources[of].channel == nullptr) continue;
-        Affine affines[part];
-        Affines::load(of, column + from, affines);
+        auto affines = Affines::load<part>(of, column + from);
         if (masks && of == 1) {
-          Affine centres[part];
-          Affines::load(0, column + from, centres);
+          const auto centres = Affines::load<part>(0, column + from);
 #pragma unroll
           for (int i = 0; i < part; ++i) {
-            const Affine norm{centres[i].centre, affines[i].scale, affines[i].shift};
-            affines[i].shift = 0.0f;
+            const Affine norm{centres.at[i].centre, affines.at[i].scale, affines.at[i].shift};
+            affines.at[i].shift = 0.0f;
 #pragma unroll
             for (int j = 0; j < count; ++j)
               loaded[1][j].at[from + i] = masked_by_input(loaded[1][j].at[from + i], loaded[0][j].at[from + i], norm);
@@ -164,13 +160,10 @@ DEVICE void stream_pass(const Tail& tail, const Activations& to, const StreamedA
 #pragma unroll
         for (int j = 0; j < count; ++j)
 #pragma unroll
-          for (int i = 0; i < part; ++i) sums[j][i] += affines[i](device::to_float(loaded[of][j].at[from + i]));
+          for (int i = 0; i < part; ++i) sums[j][i] += affines.at[i](device::to_float(loaded[of][j].at[from + i]));
       }
 #pragma unroll
-      for (int j = 0; j < count; ++j)
-#pragma unroll
-        for (int i = 0; i < part; ++i)
-          results[j].at[from + i] = device::from_float<Element>(relu ? rectified(sums[j][i]) : sums[j][i]);
+      for (int j = 0; j < count; ++j) round_values<part>(results[j].at, from, relu, [&](int i) { return sums[j][i]; });
     }
 #pragma unroll
     for (int j = 0; j < count; ++j) {

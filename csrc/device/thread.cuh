@@ -19,6 +19,7 @@ constexpr int warp_size = 32;
 DEVICE int thread_index() {
   int index;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  __builtin_assume(index >= 0);  // divisions by powers of two are shifts then
   return index;
 }
 DEVICE int lane_index() { return thread_index() % warp_size; }
@@ -40,6 +41,9 @@ DEVICE std::int64_t unforeseen(std::int64_t value) {
   asm volatile("" : "+l"(value));
   return value;
 }
+
+// Keeps what stands in a branch there: the compiler does not compute it on both sides and choose.
+DEVICE void stay_apart() { asm volatile(""); }
 
 // All threads of the block, warp or grid; memory written before is visible to them after. grid_sync needs a cooperative
 // launch.

@@ -66,6 +66,20 @@ DEVICE std::uint32_t pack(float low, float high) {
   return static_cast<std::uint32_t>(from_float<T>(high).bits) << 16 | from_float<T>(low).bits;
 }
 
+template <class T>
+DEVICE std::uint32_t rectify_packed(std::uint32_t pair) {
+  std::uint32_t larger = 0;
+  for (int half = 0; half < 32; half += 16) {
+    const float x = to_float(T{static_cast<std::uint16_t>(pair >> half)});
+    larger |= static_cast<std::uint32_t>(from_float<T>(x <= 0.0f ? 0.0f : x).bits) << half;
+  }
+  return larger;
+}
+
+DEVICE void spread_bits(unsigned bits, std::uint32_t (&halves)[2]) {
+  for (int i = 0; i < 2; ++i) halves[i] = (bits >> 2 * i & 1) * 0x0000ffffu | (bits >> (2 * i + 1) & 1) * 0xffff0000u;
+}
+
 DEVICE float round_to_tf32(float x) {
   if (!std::isfinite(x)) return x;
   return bits_float((float_bits(x) + 0x1000u) & 0xffffe000u);

@@ -1,0 +1,39 @@
+// Neighbouring elements of half precision as the registers hold them: two in one, the first in the lower half.
+#pragma once
+
+#include <cstring>
+
+#include <device/convert.cuh>
+
+namespace fused_resnet {
+
+template <class Element, int V>
+DEVICE std::uint32_t pair_at(const Element (&values)[V], int i) {
+  std::uint32_t pair;
+  std::memcpy(&pair, values + i, sizeof(pair));
+  return pair;
+}
+
+template <class Element, int V>
+DEVICE void set_pair(Element (&values)[V], int i, std::uint32_t pair) {
+  std::memcpy(values + i, &pair, sizeof(pair));
+}
+
+DEVICE float rectified(float x) { return x <= 0.0f ? 0.0f : x; }  // NaN stays NaN
+
+// Rounds `value(i)` to `to[first + i]`, `count` of them, through a relu or not.
+template <int count, class Element, int V, class Value>
+DEVICE void round_values(Element (&to)[V], int first, bool relu, Value value) {
+  if constexpr (is_half<Element>) {
+#pragma unroll
+    for (int i = 0; i < count; i += 2) {
+      const std::uint32_t pair = device::pack<Element>(value(i), value(i + 1));
+      set_pair(to, first + i, relu ? device::rectify_packed<Element>(pair) : pair);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < count; ++i) to[first + i] = relu ? rectified(value(i)) : value(i);
+  }
+}
+
+}  // namespace fused_resnet
