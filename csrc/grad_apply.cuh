@@ -141,9 +141,9 @@ DEVICE void copy_matrices(const Matrix (&matrices)[2], const int (&rows)[2], int
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const auto* data = static_cast<const Element*>(matrices[i].data);
-    const bool inside = row < rows[i] && column < depth;
     device::copy_async_16(to + row_chunk(row, chunk) + i * narrow * 64,
-                          inside ? data + static_cast<unsigned>(row) * matrices[i].stride_c + column : data, inside);
+                          data + static_cast<unsigned>(row) * matrices[i].stride_c + column,
+                          row < rows[i] && column < depth);
   }
 }
 

@@ -195,25 +195,15 @@ struct InputColumn {
 // Copies pixels of both branches' inputs, side by side, as `copy_pixels` does of one's.
 template <class Element>
 DEVICE void copy_joined_pixels(const Tail& tail, int row, int end, SharedOffset to) {
-#pragma unroll 1
-  for (int i = 0; i < 2; ++i) {
-    const PixelChunk<PixelTraits<Element, wide>> chunk(device::thread_index(), i);
-    const Activations& x = tail.branches[chunk.column / narrow].x;
-    const int first = chunk.column % narrow;
-    const bool inside = row + chunk.pixel < end && first < x.channels;
-    const auto* any = static_cast<const Element*>(x.data);
-    device::copy_async_16(to + chunk.offset(), inside ? row_pointer<Element>(tail, x, row + chunk.pixel) + first : any,
-                          inside);
-  }
+  using Traits = PixelTraits<Element, wide>;
+  const int branch = PixelChunk<Traits>(device::thread_index(), 0).column / narrow;
+  const Activations& x = tail.branches[branch].x;
+  copy_pixel_chunks<Traits>(PixelRows<Element>{tail, x, row}, end - row, -branch * narrow, x.channels, to);
 }
 
-// Puts the shifts of the columns of x's tile into shared memory, and into global memory where that is this item's.
-// `column_of(column)`: branch and channel.
-template <class Products, class ColumnOf>
-DEVICE void prepare_input_shifts(const TailGradient& gradient, bool stores, ColumnOf column_of) {
-  const int column = device::thread_index();
-  if (column >= tile_columns) return;
-  const InputColumn of = column_of(column);
+// Puts the shift of a column of x's tile into shared memory, and into global memory where that is this item's.
+template <class Products>
+DEVICE void prepare_input_shift(const TailGradient& gradient, bool stores, int column, InputColumn of) {
   const Activations& x = gradient.tail.branches[of.branch].x;
   const bool exists = of.channel < x.channels;
   const float shift = exists ? channel_shift<Products>(gradient.tail, x, of.channel) : 0.0f;
@@ -239,7 +229,10 @@ DEVICE void product_item(const TailGradient& gradient, int index, int range, int
   const bool leads = index == gradient.leader && input == 0;
   const Incoming<Element> incoming{gradient, leads && gradient.writes_g};
   const RowRange rows(tail, gradient.partition, range);
-  prepare_input_shifts<Products>(gradient, range == 0 && first == 0, column_of);
+  if (const int column = device::thread_index(); column < tile_columns)
+    prepare_input_shift<Products>(gradient, range == 0 && first == 0, column, column_of(column));
+  device::block_sync();
+  const bool shifted = any_shift(gradient_shifts, tile_columns);
   const WarpTile warp = Warps::tile();
   // Of the warp's branch, from the warp's first on.
   const auto inputs = [&](InputColumn of) { return tail.branches[of.branch].x.channels - of.channel; };
@@ -269,7 +262,7 @@ DEVICE void product_item(const TailGradient& gradient, int index, int range, int
         }
         if (work)
           Products::template transposed<false, pixels, Traits::pitch>(sum, stage + part, other + part, warp,
-                                                                      gradient_shifts, gradient_shifts);
+                                                                      gradient_shifts, gradient_shifts, shifted);
       });
   join_parts<Warps>(sum);
   if (work && Warps::part() == 0) {

@@ -82,6 +82,17 @@ DEVICE bool prepare_pixels(SharedOffset stage, int pixels, SharedOffset shifts) 
   return true;
 }
 
+// Whether any of so many shifts, a multiple of a warp's lanes, is not zero. All lanes of the warp take part.
+DEVICE bool any_shift(SharedOffset shifts, int count) {
+  float largest = 0.0f;
+#pragma unroll 1
+  for (int i = device::lane_index(); i < count; i += device::warp_size)
+    largest += device::magnitude(device::shared_load<float>(shifts + 4 * i));
+#pragma unroll
+  for (int mask = 1; mask < device::warp_size; mask *= 2) largest += device::warp_exchange(largest, mask);
+  return largest != 0.0f;
+}
+
 // Which channels an item of x^T x multiplies: of a pair of tiles, which may be one tile twice.
 struct GramItem {
   int range, number;
@@ -96,10 +107,10 @@ struct GramItem {
   DEVICE int columns() const { return pair.column * tile_columns; }
 };
 
-// Puts the shifts of the row tile's channels into scratch memory, then those of the column tile's. The pipeline that
-// follows has a barrier ahead of who reads them.
+// Puts the shifts of the row tile's channels into scratch memory, then those of the column tile's; zeros where both are
+// one. Says whether any is not zero.
 template <class Products>
-DEVICE void prepare_shifts(const Tail& tail, const Branch& branch, const GramItem& item) {
+DEVICE bool prepare_shifts(const Tail& tail, const Branch& branch, const GramItem& item) {
   const int thread = device::thread_index(), column = thread % tile_columns;
   const int channel = (thread < tile_columns ? item.rows() : item.columns()) + column;
   const bool exists = channel < branch.x.channels && (thread < tile_columns || !item.diagonal());
@@ -107,6 +118,8 @@ DEVICE void prepare_shifts(const Tail& tail, const Branch& branch, const GramIte
   device::shared_store(scratch(thread), shift);
   if (item.range == 0 && item.diagonal() && thread < tile_columns && exists)
     device::global_store(branch.shift + channel, shift);
+  device::block_sync();
+  return any_shift(scratch(0), block_threads);
 }
 
 // Sums of x - shift that an item on the diagonal leaves.
@@ -130,7 +143,7 @@ DEVICE void gram_item(const Tail& tail, const Branch& branch, const GramItem& it
   const Activations& x = branch.x;
   const RowRange rows(tail, branch.partition, item.range);
   const SharedOffset a_shifts = scratch(0), b_shifts = scratch(diagonal ? 0 : tile_rows);
-  prepare_shifts<Products>(tail, branch, item);
+  const bool shifted = prepare_shifts<Products>(tail, branch, item);
 
   const WarpTile tile = Warps::tile();
   const bool above_diagonal = diagonal && tile.column > tile.row + warp_rows - 1;
@@ -162,10 +175,10 @@ DEVICE void gram_item(const Tail& tail, const Branch& branch, const GramItem& it
         }
         if (!work) return;
         if constexpr (square) {
-          Products::template square<pixels, Traits::pitch>(sum, stage + part, tile, a_shifts);
+          Products::template square<pixels, Traits::pitch>(sum, stage + part, tile, a_shifts, shifted);
         } else {
           Products::template transposed<true, pixels, Traits::pitch>(sum, stage + part, b + part, tile, a_shifts,
-                                                                     b_shifts);
+                                                                     b_shifts, shifted);
         }
       });
   join_parts<Warps>(sum);

@@ -55,6 +55,32 @@ struct RowLayout {
   int rows, depth;
   std::int64_t stride;
   bool vectorised;
+  int halves;  // of a tile of rows that are copied: 1 where nobody reads the second
+};
+
+// Rows of an activation from `row` on, and of a matrix from `first` on. Where row i does not exist, `at(i)` leads
+// nowhere. `further`: from row i, where `from` is, so many rows down.
+template <class Element>
+struct PixelRows {
+  const Tail& tail;
+  const Activations& x;
+  int row;
+
+  DEVICE const Element* at(int i) const { return row_pointer<Element>(tail, x, row + i); }
+  DEVICE const Element* further(const Element* from, int i, int rows) const {
+    return x.dense ? from + rows * x.stride_w : at(i + rows);
+  }
+};
+
+template <class Element>
+struct MatrixRows {
+  const Matrix& matrix;
+  int first;
+
+  DEVICE const Element* at(int i) const {
+    return static_cast<const Element*>(matrix.data) + static_cast<unsigned>(first + i) * matrix.stride_c;
+  }
+  DEVICE const Element* further(const Element* from, int, int rows) const { return from + rows * matrix.stride_c; }
 };
 
 // The elements of a stage of rows that a thread copies one by one.
@@ -72,27 +98,28 @@ struct HalfRow {
 };
 
 // Copies 64 bytes of each of up to 128 rows to `to`, from element k on, which may lie ahead of the first: what does not
-// exist becomes zeros. `locate(i)` gives the pointer to row i. Keeps nothing from one step to the next: registers that
-// held pointers would be missed where the products are.
-template <class Element, class Locate>
-DEVICE void copy_rows(const RowLayout& layout, const Element* any, int k, SharedOffset to, Locate locate) {
+// exist becomes zeros. Keeps nothing from one step to the next: registers that held pointers would be missed where the
+// products are.
+template <class Element, class Rows>
+DEVICE void copy_rows(const RowLayout& layout, const Rows& rows, int k, SharedOffset to) {
   using Traits = TileTraits<Element>;
   const int thread = device::thread_index();
   if (layout.vectorised) {
+    constexpr int half = tile_rows / 2;
     const int row = thread / Traits::row_chunks, chunk = thread % Traits::row_chunks;
     const int column = k + chunk * Traits::vector;
-    // Half a tile of rows further, the swizzle is the same.
+    const bool inside = column >= 0 && column < layout.depth;
     const SharedOffset first = to + row_chunk(row, chunk);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int at = row + i * tile_rows / 2;
-      const bool inside = at < layout.rows && column >= 0 && column < layout.depth;
-      device::copy_async_16(first + i * tile_rows / 2 * 64, inside ? locate(at) + column : any, inside);
-    }
+    const Element* from = rows.at(row);
+    device::copy_async_16(first, from + column, inside && row < layout.rows);
+    if (layout.halves == 1) return;
+    // Half a tile of rows further, the swizzle is the same.
+    device::copy_async_16(first + half * 64, rows.further(from, row, half) + column,
+                          inside && row + half < layout.rows);
     return;
   }
   const HalfRow<Element> own(layout.stride);
-  const Element* from = own.row < layout.rows ? locate(own.row) : any;
+  const Element* from = rows.at(own.row);
   const std::int64_t stride = device::unforeseen(layout.stride);
 #pragma unroll 1
   for (int i = 0; i < HalfRow<Element>::elements; ++i) {
@@ -106,17 +133,18 @@ DEVICE void copy_rows(const RowLayout& layout, const Element* any, int k, Shared
 // The same for rows [row, row + 128) of an activation.
 template <class Element>
 DEVICE void copy_pixel_rows(const Tail& tail, const Activations& x, int row, int k, SharedOffset to) {
-  copy_rows<Element>({tail.rows - row, x.channels, x.stride_c, x.vectorised}, static_cast<const Element*>(x.data), k,
-                     to, [&](int i) { return row_pointer<Element>(tail, x, row + i); });
+  copy_rows<Element>({tail.rows - row, x.channels, x.stride_c, x.vectorised, 2}, PixelRows<Element>{tail, x, row}, k,
+                     to);
 }
 
-// The same for rows [first, first + 128) of a (rows, depth) matrix.
+// The same for rows [first, first + 128) of a (rows, depth) matrix. Warps whose columns these are not have no work.
 template <class Element>
 DEVICE void copy_matrix_rows(const Matrix& matrix, int rows, int depth, int first, int k, SharedOffset to) {
-  const auto* data = static_cast<const Element*>(matrix.data);
-  copy_rows<Element>({rows - first, depth, matrix.stride_k, matrix.vectorised}, data, k, to,
-                     [&](int i) { return data + static_cast<unsigned>(first + i) * matrix.stride_c; });
+  const int left = rows - first;
+  copy_rows<Element>({left, depth, matrix.stride_k, matrix.vectorised, left > warp_columns ? 2 : 1},
+                     MatrixRows<Element>{matrix, first}, k, to);
 }
+static_assert(tile_columns == 2 * warp_columns, "half a tile of a matrix' rows is a warp's columns");
 
 // The chunks of a stage of pixels that each thread copies: number 0 and number 1.
 template <class Traits>
@@ -148,6 +176,18 @@ DEVICE void copy_pixel_elements(bool pixels_first, int row, int end, int channel
   }
 }
 
+// Copies each thread's chunks of a stage of pixels, whose channels begin at `channel` of all: of so many pixels.
+template <class Traits, class Rows>
+DEVICE void copy_pixel_chunks(const Rows& rows, int pixels, int channel, int channels, SharedOffset to) {
+  constexpr int half = Traits::depth / 2;
+  const PixelChunk<Traits> chunk(device::thread_index(), 0);
+  const int first = channel + chunk.column;
+  const auto* from = rows.at(chunk.pixel);
+  device::copy_async_16(to + chunk.offset(), from + first, chunk.pixel < pixels && first < channels);
+  device::copy_async_16(to + chunk.offset() + half * Traits::pitch, rows.further(from, chunk.pixel, half) + first,
+                        chunk.pixel + half < pixels && first < channels);
+}
+
 // Copies pixels from `row` on, channels from `channel` on, as many as a stage has, to `to`; pixels from `end` on and
 // channels that do not exist become zeros.
 template <class Element, class Traits>
@@ -159,15 +199,7 @@ DEVICE void copy_pixels(const Tail& tail, const Activations& x, int row, int end
     };
     return copy_pixel_elements<Element, Traits>(x.stride_c != 1, row, end, channel, x.channels, locate, to);
   }
-  const auto* data = static_cast<const Element*>(x.data);
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const PixelChunk<Traits> chunk(device::thread_index(), i);
-    const int first = channel + chunk.column;
-    const bool inside = row + chunk.pixel < end && first < x.channels;
-    device::copy_async_16(to + chunk.offset(), inside ? row_pointer<Element>(tail, x, row + chunk.pixel) + first : data,
-                          inside);
-  }
+  copy_pixel_chunks<Traits>(PixelRows<Element>{tail, x, row}, end - row, channel, x.channels, to);
 }
 
 }  // namespace fused_resnet

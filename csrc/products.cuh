@@ -9,7 +9,7 @@
 //
 // `operand` rounds to what the tensor cores read (`exact_operands`: any float). A shift is a value near a channel's
 // mean (moments.cuh). Floats are shifted where they lie, before `transposed`; halves on their way to the tensor cores,
-// which is cheaper and as exact.
+// which is cheaper and as exact. Behind a relu shifts are zero as a rule: then nobody subtracts.
 #pragma once
 
 #include <device/matrix.cuh>
@@ -106,8 +106,24 @@ struct HalfProducts {
     multiply_on_tensor_cores<HalfProducts>(d, a, b, tile);
   }
 
-  // `a_shifts` and `b_shifts` are offsets of the operands' shifts in shared memory, floats.
+  // `a_shifts` and `b_shifts` are offsets of the operands' shifts in shared memory, floats. `shifted`: any is not zero.
   template <bool shift_a, int pixels, int pitch>
+  DEVICE static void transposed(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset a_shifts,
+                                SharedOffset b_shifts, bool shifted) {
+    if (shifted) return transposed<shift_a, true, pixels, pitch>(d, a, b, tile, a_shifts, b_shifts);
+    transposed<false, false, pixels, pitch>(d, a, b, tile, a_shifts, b_shifts);
+  }
+
+  DEVICE static int first_column(WarpTile tile) { return tile.row - tile.column; }
+
+  template <int pixels, int pitch>
+  DEVICE static void square(Accumulators& d, SharedOffset x, WarpTile tile, SharedOffset shifts, bool shifted) {
+    if (shifted) return square<true, pixels, pitch>(d, x, tile, shifts);
+    square<false, pixels, pitch>(d, x, tile, shifts);
+  }
+
+ private:
+  template <bool shift_a, bool shift_b, int pixels, int pitch>
   DEVICE static void transposed(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset a_shifts,
                                 SharedOffset b_shifts) {
     const int g = Lane().g;
@@ -118,7 +134,7 @@ struct HalfProducts {
       for (int half = 0; half < 2; ++half)
         rows[m][half] = shift_a ? pair_of(a_shifts, tile.row + m * 16 + half * 8 + g) : 0;
 #pragma unroll
-    for (int n = 0; n < fragment_columns; ++n) columns[n] = pair_of(b_shifts, tile.column + n * 8 + g);
+    for (int n = 0; n < fragment_columns; ++n) columns[n] = shift_b ? pair_of(b_shifts, tile.column + n * 8 + g) : 0;
     const int lane = device::lane_index();
     // Rows of the stage are pixels, the summed dimension, so that both operands come transposed.
     const int a_lane = (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 16;
@@ -139,8 +155,10 @@ struct HalfProducts {
       for (int n = 0; n < fragment_columns; n += 2) {
         std::uint32_t pair[4];
         device::load_matrices_transposed(pair, b + k * pitch + (tile.column + n * 8) * 2 + b_lane);
+        if constexpr (shift_b) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) pair[i] = device::subtract_packed<Element>(pair[i], columns[n + i / 2]);
+          for (int i = 0; i < 4; ++i) pair[i] = device::subtract_packed<Element>(pair[i], columns[n + i / 2]);
+        }
         const std::uint32_t b_fragments[2][2] = {{pair[0], pair[1]}, {pair[2], pair[3]}};
 #pragma unroll
         for (int m = 0; m < fragment_rows; ++m) {
@@ -151,20 +169,18 @@ struct HalfProducts {
     }
   }
 
-  DEVICE static int first_column(WarpTile tile) { return tile.row - tile.column; }
-
   // Fragments of a's rows and of b's columns are the same registers: each comes from shared memory once. The warp's own
   // rows come first, so that they are known where the code is compiled.
-  template <int pixels, int pitch>
+  template <bool shift, int pixels, int pitch>
   DEVICE static void square(Accumulators& d, SharedOffset x, WarpTile tile, SharedOffset shifts) {
     constexpr int count = warp_columns / 16;
     const int first = first_column(tile), g = Lane().g, lane = device::lane_index();
     const auto channel = [&](int i) { return tile.column + (16 * i ^ first); };
-    std::uint32_t shift[count][2];
+    std::uint32_t subtracted[count][2];
 #pragma unroll
     for (int i = 0; i < count; ++i)
 #pragma unroll
-      for (int half = 0; half < 2; ++half) shift[i][half] = pair_of(shifts, channel(i) + half * 8 + g);
+      for (int half = 0; half < 2; ++half) subtracted[i][half] = shift ? pair_of(shifts, channel(i) + half * 8 + g) : 0;
     const SharedOffset from = x + (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 16;
 #pragma unroll
     for (int k = 0; k < pixels; k += 16) {
@@ -172,9 +188,11 @@ struct HalfProducts {
 #pragma unroll
       for (int i = 0; i < count; ++i) {
         device::load_matrices_transposed(fragments[i], from + k * pitch + 2 * channel(i));
+        if constexpr (shift) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
-          fragments[i][j] = device::subtract_packed<Element>(fragments[i][j], shift[i][j % 2]);
+          for (int j = 0; j < 4; ++j)
+            fragments[i][j] = device::subtract_packed<Element>(fragments[i][j], subtracted[i][j % 2]);
+        }
       }
 #pragma unroll
       for (int m = 0; m < fragment_rows; ++m)
@@ -184,7 +202,6 @@ struct HalfProducts {
     }
   }
 
- private:
   // A channel's shift twice, as registers hold two pixels of a channel.
   DEVICE static std::uint32_t pair_of(SharedOffset shifts, int channel) {
     const std::uint32_t bits = device::from_float<Element>(device::shared_load<float>(shifts + 4 * channel)).bits;
@@ -211,7 +228,7 @@ struct Tf32Products {
 
   template <bool shift_a, int pixels, int pitch>
   DEVICE static void transposed(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset,
-                                SharedOffset) {
+                                SharedOffset, bool) {
     const Lane lane;
 #pragma unroll 1
     for (int k = 0; k < pixels; k += 8) {
@@ -234,8 +251,8 @@ struct Tf32Products {
   DEVICE static int first_column(WarpTile) { return 0; }
 
   template <int pixels, int pitch>
-  DEVICE static void square(Accumulators& d, SharedOffset x, WarpTile tile, SharedOffset) {
-    transposed<true, pixels, pitch>(d, x, x, tile, 0, 0);
+  DEVICE static void square(Accumulators& d, SharedOffset x, WarpTile tile, SharedOffset, bool) {
+    transposed<true, pixels, pitch>(d, x, x, tile, 0, 0, false);
   }
 
  private:
@@ -303,7 +320,7 @@ struct Float32Products {
 
   template <bool shift_a, int pixels, int pitch>
   DEVICE static void transposed(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile, SharedOffset,
-                                SharedOffset) {
+                                SharedOffset, bool) {
     const Lane lane;
 #pragma unroll 1
     for (int k = 0; k < pixels; ++k) {
@@ -331,8 +348,8 @@ struct Float32Products {
   DEVICE static int first_column(WarpTile) { return 0; }
 
   template <int pixels, int pitch>
-  DEVICE static void square(Accumulators& d, SharedOffset x, WarpTile tile, SharedOffset) {
-    transposed<true, pixels, pitch>(d, x, x, tile, 0, 0);
+  DEVICE static void square(Accumulators& d, SharedOffset x, WarpTile tile, SharedOffset, bool) {
+    transposed<true, pixels, pitch>(d, x, x, tile, 0, 0, false);
   }
 };
 

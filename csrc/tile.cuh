@@ -124,6 +124,14 @@ struct FragmentSums {
 };
 using Accumulators = FragmentSums<fragment_columns>;
 
+// A ring of `count` stages, `size` bytes each.
+template <int count, int size>
+struct RingOf {
+  static constexpr int stages = count, bytes = size;
+
+  DEVICE static SharedOffset stage(int step) { return static_cast<unsigned>(step) % stages * bytes; }
+};
+
 // Runs `load(step, stage)` ahead of `compute(step, stage)`, by one stage less than there are, so that copies are under
 // way while earlier stages are computed with. `load` starts copies into `stage` or stores there; `prepare` may change
 // what its own thread has loaded; `compute` finds the stage complete. `to_load(step)` and `to_compute(step)`: whether
@@ -135,13 +143,13 @@ DEVICE void pipeline(ToLoad to_load, Load load, Prepare prepare, ToCompute to_co
   for (int step = 1 - Ring::stages; step < 0 || to_compute(step); ++step) {
     if (step >= 0) {
       device::copy_async_wait<Ring::stages - 2>();
-      prepare(step, step % Ring::stages * Ring::bytes);
+      prepare(step, Ring::stage(step));
       device::block_sync();
     }
     const int next = step + Ring::stages - 1;
-    if (to_load(next)) load(next, next % Ring::stages * Ring::bytes);
+    if (to_load(next)) load(next, Ring::stage(next));
     device::copy_async_commit();
-    if (step >= 0) compute(step, step % Ring::stages * Ring::bytes);
+    if (step >= 0) compute(step, Ring::stage(step));
   }
   device::block_sync();
 }
@@ -152,12 +160,6 @@ DEVICE void pipeline(int steps, Load load, Prepare prepare, Compute compute) {
   const auto exists = [steps](int step) { return step < steps; };
   pipeline<Ring>(exists, load, prepare, exists, compute);
 }
-
-// A ring of `count` stages, `size` bytes each.
-template <int count, int size>
-struct RingOf {
-  static constexpr int stages = count, bytes = size;
-};
 
 // The same where nothing has to be prepared.
 template <class Ring, class Load, class Compute>

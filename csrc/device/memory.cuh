@@ -37,7 +37,7 @@ DEVICE void global_store(T* pointer, T value) {
   *pointer = value;
 }
 
-// Copies 16 bytes, or writes 16 zero bytes and reads nothing where `valid` is false; `from` is any valid pointer then.
+// Copies 16 bytes, or writes 16 zero bytes and reads nothing where `valid` is false, wherever `from` leads then.
 // The bytes may be read by this thread after copy_async_wait, by others after a barrier that follows it.
 DEVICE void copy_async_16(SharedOffset to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)),
