@@ -107,8 +107,6 @@ DEVICE float scale_of(float largest) {
   return unit * (power > most ? most : power < 1.0f / most ? 1.0f / most : power);
 }
 
-DEVICE float magnitude(float x) { return x < 0.0f ? -x : x; }
-
 // The group's rows of a factor: `values(k, rows)` gives what they have at the summed position k, zeros where a row does
 // not exist. Leaves scales and scaled, rounded elements; adds what `term(k)` times these make to `offsets`.
 template <class Products, class Values, class Term>
@@ -122,7 +120,7 @@ DEVICE void store_factor(const Factor& to, int first, int rows, int depth, Value
     values(k, at);
 #pragma unroll
     for (int i = 0; i < channel_group; ++i) {
-      const float size = magnitude(at[i]);
+      const float size = device::magnitude(at[i]);
       scale[i] = size > scale[i] ? size : scale[i];
     }
   }

@@ -139,7 +139,8 @@ struct HalfProducts {
     // Rows of the stage are pixels, the summed dimension, so that both operands come transposed.
     const int a_lane = (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 16;
     const int b_lane = lane % 16 * pitch + lane / 16 * 16;
-#pragma unroll
+    // Shifted, the loop stays a loop: unrolled, it would lack registers on 9.0.
+#pragma unroll shift_b ? 1 : pixels
     for (int k = 0; k < pixels; k += 16) {
       std::uint32_t a_fragments[fragment_rows][4];
 #pragma unroll

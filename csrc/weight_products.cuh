@@ -47,9 +47,9 @@ DEVICE void copy_matrix_tile(const Matrix& matrix, int rows, int columns, int ro
     for (int i = 0; i < tile_rows * chunks / block_threads; ++i) {
       const int number = i * block_threads + thread;
       const int r = number / chunks, c = number % chunks * vector;
-      const bool inside = row + r < rows && column + c < columns;
       device::copy_async_16(to + r * pitch + 16 * (number % chunks),
-                            inside ? data + (row + r) * matrix.stride_c + column + c : data, inside);
+                            data + static_cast<unsigned>(row + r) * matrix.stride_c + column + c,
+                            row + r < rows && column + c < columns);
     }
     return;
   }
@@ -118,7 +118,7 @@ struct CovarianceProduct {
   // cancels in them would not cancel later as exactly. Uses the stage that comes next. Called by all threads.
   DEVICE void join(const MatrixSums& sum, float (&own)[matrix_columns][4]) const {
     static_assert(MatrixShare::parts == 2 && fragment_rows == 2);
-    const SharedOffset stage = steps() % Ring::stages * Ring::bytes;
+    const SharedOffset stage = Ring::stage(steps());
     const auto place = [&](int warp, int n, int i) {
       return stage + 4 * (((warp * matrix_columns + n) * 4 + i) * device::warp_size + device::lane_index());
     };
@@ -145,7 +145,7 @@ struct CovarianceProduct {
       Element at[2];
     };
     const int step = steps() - steps_of_tile + column / depth;
-    const SharedOffset stage = step % Ring::stages * Ring::bytes;
+    const SharedOffset stage = Ring::stage(step);
     const auto pair =
         device::shared_load<Pair>(stage + row * weight_pitch + column % depth * static_cast<int>(sizeof(Element)));
     return {Products::operand(device::to_float(pair.at[0])), Products::operand(device::to_float(pair.at[1]))};
@@ -255,7 +255,7 @@ struct SharedTile {
   DEVICE static void for_each_four(Run run) {
     constexpr int across = matrix_tile / 4;
     const int thread = thread_unforeseen();
-#pragma unroll
+#pragma unroll 2  // all at once, float16's kernel would lack a register on 8.0
     for (int i = 0; i < matrix_tile * across / block_threads; ++i) {
       const int number = i * block_threads + thread;
       run(number / across, number % across * 4);
