@@ -106,8 +106,8 @@ DEVICE void apply_products(const Tail& tail, TileColumn column) {
   run_tiles(
       tail, column, steps.all, [&](int row, int step, SharedOffset stage) { steps.copy(row, channel, step, stage); },
       [&](int row, int step, SharedOffset stage) {
-        const TilePlace place{row, tail.rows, channel};
-        if (!warp_has_work(place, tail.channels)) return;
+        const TilePlace place{row, channel};
+        if (!warp_has_work(tail, place, tail.channels)) return;
         if (step == 0) start(sum);
         if (step < steps.products) multiply_stage<Products>(sum, stage);
         if (step == steps.first - 1) apply_affine<Element>(sum, 0);

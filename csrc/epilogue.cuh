@@ -72,11 +72,8 @@ struct Addend {
 
   // Starts the copies of a step; the tile begins at (row, channel).
   DEVICE void copy(const Tail& tail, int row, int channel, int step, SharedOffset stage) const {
-#pragma unroll 1
-    for (int half = 0; half < warp_grid_columns; ++half)
-      copy_pixel_rows<Element>(tail, x, row,
-                               channel - channels_before + half * warp_columns + step * Columns::group_columns,
-                               stage + half * operand_bytes);
+    copy_pixel_rows<Element, warp_grid_columns>(tail, x, row, channel - channels_before + step * Columns::group_columns,
+                                                stage);
   }
 
   // Adds what a step brought. `index`: of the norm's affine.
@@ -128,7 +125,7 @@ DEVICE void for_each_stored(const Tail& tail, const Activations& to, const Accum
   const int first = place.channel + warp_tile().column;
   for_each_vector<Element>(sum, [&](int tile_row, int group, auto value) {
     const int row = place.row + tile_row, channel = first + Columns::first(group);
-    if (row >= place.end || channel >= to.channels) return;
+    if (row >= tail.rows || channel >= to.channels) return;
     Vector16<Element> result;
     round_values<Columns::vector>(result.values, 0, relu, value);
     if (relu && tail.mask.bytes != nullptr)

@@ -235,8 +235,8 @@ DEVICE void projection_tiles(const TailGradient& gradient, int index, TileColumn
       },
       [&](int row, int step, SharedOffset stage) {
         const BranchGradient& own = gradient.branches[mine];
-        const TilePlace place{row, tail.rows, first_channel};
-        if (!warp_has_work(place, own.dx.channels)) return;
+        const TilePlace place{row, first_channel};
+        if (!warp_has_work(tail, place, own.dx.channels)) return;
         if (step == 0) start(sum);
         if (step >= steps.firsts || (step >= begin && step < end)) multiply_stage<Products>(sum, stage);
         if (step == end - 1) apply_affine<Element>(sum, 0);

@@ -98,51 +98,58 @@ struct HalfRow {
 };
 
 // Copies 64 bytes of each of up to 128 rows to `to`, from element k on, which may lie ahead of the first: what does not
-// exist becomes zeros. Keeps nothing from one step to the next: registers that held pointers would be missed where the
-// products are.
-template <class Element, class Rows>
+// exist becomes zeros. `groups`: the same again from so many times a warp's columns further, an operand each. Keeps
+// nothing from one step to the next: registers that held pointers would be missed where the products are.
+template <class Element, int groups, class Rows>
 DEVICE void copy_rows(const RowLayout& layout, const Rows& rows, int k, SharedOffset to) {
   using Traits = TileTraits<Element>;
   const int thread = device::thread_index();
   if (layout.vectorised) {
     constexpr int half = tile_rows / 2;
-    const int row = thread / Traits::row_chunks, chunk = thread % Traits::row_chunks;
-    const int column = k + chunk * Traits::vector;
-    const bool inside = column >= 0 && column < layout.depth;
-    const SharedOffset first = to + row_chunk(row, chunk);
-    const Element* from = rows.at(row);
-    device::copy_async_16(first, from + column, inside && row < layout.rows);
+    const int own = thread / Traits::row_chunks, chunk = thread % Traits::row_chunks;
+    const auto copy = [&](int row, const Element* from, SharedOffset at) {
+#pragma unroll
+      for (int group = 0; group < groups; ++group) {
+        const int column = k + chunk * Traits::vector + group * warp_columns;
+        device::copy_async_16(at + group * operand_bytes, from + column,
+                              row < layout.rows && column >= 0 && column < layout.depth);
+      }
+    };
+    const SharedOffset first = to + row_chunk(own, chunk);
+    const Element* from = rows.at(own);
+    copy(own, from, first);
     if (layout.halves == 1) return;
     // Half a tile of rows further, the swizzle is the same.
-    device::copy_async_16(first + half * 64, rows.further(from, row, half) + column,
-                          inside && row + half < layout.rows);
+    copy(own + half, rows.further(from, own, half), first + half * 64);
     return;
   }
-  const HalfRow<Element> own(layout.stride);
+  using Half = HalfRow<Element>;
+  const Half own(layout.stride);
   const Element* from = rows.at(own.row);
   const std::int64_t stride = device::unforeseen(layout.stride);
 #pragma unroll 1
-  for (int i = 0; i < HalfRow<Element>::elements; ++i) {
-    const int place = own.first + i, column = k + place;
+  for (int i = 0; i < groups * Half::elements; ++i) {
+    const int group = i / Half::elements, place = own.first + i % Half::elements;
+    const int column = k + place + group * warp_columns;
     const bool inside = own.row < layout.rows && column >= 0 && column < layout.depth;
     const Element value = inside ? device::global_load(from + column * stride) : Element{};
-    device::shared_store(to + row_element<Element>(own.row, place), value);
+    device::shared_store(to + group * operand_bytes + row_element<Element>(own.row, place), value);
   }
 }
 
 // The same for rows [row, row + 128) of an activation.
-template <class Element>
+template <class Element, int groups = 1>
 DEVICE void copy_pixel_rows(const Tail& tail, const Activations& x, int row, int k, SharedOffset to) {
-  copy_rows<Element>({tail.rows - row, x.channels, x.stride_c, x.vectorised, 2}, PixelRows<Element>{tail, x, row}, k,
-                     to);
+  copy_rows<Element, groups>({tail.rows - row, x.channels, x.stride_c, x.vectorised, 2},
+                             PixelRows<Element>{tail, x, row}, k, to);
 }
 
 // The same for rows [first, first + 128) of a (rows, depth) matrix. Warps whose columns these are not have no work.
 template <class Element>
 DEVICE void copy_matrix_rows(const Matrix& matrix, int rows, int depth, int first, int k, SharedOffset to) {
   const int left = rows - first;
-  copy_rows<Element>({left, depth, matrix.stride_k, matrix.vectorised, left > warp_columns ? 2 : 1},
-                     MatrixRows<Element>{matrix, first}, k, to);
+  copy_rows<Element, 1>({left, depth, matrix.stride_k, matrix.vectorised, left > warp_columns ? 2 : 1},
+                        MatrixRows<Element>{matrix, first}, k, to);
 }
 static_assert(tile_columns == 2 * warp_columns, "half a tile of a matrix' rows is a warp's columns");
 

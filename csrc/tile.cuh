@@ -92,15 +92,15 @@ struct WarpShare {
   DEVICE static WarpTile tile() { return {number() / across * warp_rows, number() % across * warp_columns}; }
 };
 
-// Rows up to `end` of the tile at (row, channel).
+// Where a tile of the output begins.
 struct TilePlace {
-  int row, end, channel;
+  int row, channel;
 };
 
 // The output has `channels`.
-DEVICE bool warp_has_work(TilePlace place, int channels) {
-  const WarpTile tile = warp_tile();
-  return place.row + tile.row < place.end && place.channel + tile.column < channels;
+DEVICE bool warp_has_work(const Tail& tail, TilePlace place, int channels) {
+  const WarpTile own = warp_tile();
+  return place.row + own.row < tail.rows && place.channel + own.column < channels;
 }
 
 // Two neighbouring columns of the accumulators.
