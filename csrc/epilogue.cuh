@@ -13,24 +13,6 @@ struct alignas(sizeof(Element) * V) Channels {
   Element at[V];
 };
 
-// Calls `run(row, group, values)` for the warp's rows, in the tile, and each group's vector of the lane.
-template <class Element, class Sums, class Run>
-DEVICE void for_each_vector(Sums& sum, Run run) {
-  using Columns = LaneColumns<Element>;
-  const int first = warp_tile().row + Lane().g;
-#pragma unroll
-  for (int m = 0; m < fragment_rows; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-#pragma unroll
-      for (int group = 0; group < Columns::groups; ++group) {
-        const auto value = [&](int i) -> auto& {
-          return sum.values[m][group * Columns::fragments + i / 2][2 * half + i % 2];
-        };
-        run(first + m * 16 + half * 8, group, value);
-      }
-}
-
 // sum = affine(sum) for the tile.
 template <class Element>
 DEVICE void apply_affine(Accumulators& sum, int index) {
@@ -116,22 +98,34 @@ struct Addend {
   }
 };
 
-// Calls `store(pixel, channel, values)` for the lane's vectors of the tile that are in `to`, whose channels are
+// Calls `store(pointer, channel, values)` for the lane's vectors of the tile that are in `to`, whose channels are
 // `stride` elements apart. The output of a relu leaves its mask, where it is kept.
 template <class Element, class Store>
 DEVICE void for_each_stored(const Tail& tail, const Activations& to, const Accumulators& sum, TilePlace place,
                             bool relu, std::int64_t stride, Store store) {
   using Columns = LaneColumns<Element>;
-  const int first = place.channel + warp_tile().column;
-  for_each_vector<Element>(sum, [&](int tile_row, int group, auto value) {
-    const int row = place.row + tile_row, channel = first + Columns::first(group);
-    if (row >= tail.rows || channel >= to.channels) return;
-    Vector16<Element> result;
-    round_values<Columns::vector>(result.values, 0, relu, value);
-    if (relu && tail.mask.bytes != nullptr)
-      device::global_store(mask_place<Element>(tail.mask, row, channel), mask_byte(result.values));
-    store(static_cast<Element*>(to.data) + row_offset(tail, to, row) + channel * stride, channel, result);
-  });
+  const WarpTile own = warp_tile();
+  const int first_row = place.row + own.row + Lane().g, first_channel = place.channel + own.column;
+#pragma unroll
+  for (int m = 0; m < fragment_rows; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = first_row + m * 16 + half * 8;
+      if (row >= tail.rows) continue;
+      Element* pixel = static_cast<Element*>(to.data) + row_offset(tail, to, row);
+#pragma unroll
+      for (int group = 0; group < Columns::groups; ++group) {
+        const int channel = first_channel + Columns::first(group);
+        if (channel >= to.channels) continue;
+        Vector16<Element> result;
+        round_values<Columns::vector>(result.values, 0, relu, [&](int i) {
+          return sum.values[m][group * Columns::fragments + i / 2][2 * half + i % 2];
+        });
+        if (relu && tail.mask.bytes != nullptr)
+          device::global_store(mask_place<Element>(tail.mask, row, channel), mask_byte(result.values));
+        store(pixel + channel * stride, channel, result);
+      }
+    }
 }
 
 // Writes the tile to `to`, whose pixels are the rows, through a relu or not.
@@ -139,14 +133,14 @@ template <class Element>
 DEVICE void store_tile(const Tail& tail, const Activations& to, const Accumulators& sum, TilePlace place, bool relu) {
   using Vector = Vector16<Element>;
   if (to.vectorised)
-    return for_each_stored<Element>(tail, to, sum, place, relu, 1, [](Element* pixel, int, const Vector& result) {
-      device::global_store(reinterpret_cast<Vector*>(pixel), result);
+    return for_each_stored<Element>(tail, to, sum, place, relu, 1, [](Element* at, int, const Vector& result) {
+      device::global_store(reinterpret_cast<Vector*>(at), result);
     });
   const std::int64_t stride = device::unforeseen(to.stride_c);
-  for_each_stored<Element>(tail, to, sum, place, relu, stride, [&](Element* pixel, int channel, const Vector& result) {
+  for_each_stored<Element>(tail, to, sum, place, relu, stride, [&](Element* at, int channel, const Vector& result) {
 #pragma unroll
     for (int i = 0; i < Vector::size; ++i)
-      if (channel + i < to.channels) device::global_store(pixel + i * stride, result.values[i]);
+      if (channel + i < to.channels) device::global_store(at + i * stride, result.values[i]);
   });
 }
 
