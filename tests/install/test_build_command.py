@@ -81,7 +81,6 @@ def test_package_stays_as_it_is(machine):
     assert {path.parent.parent for path in (machine / "cache").glob("*/_C*")} == {machine / "cache"}
 
 
-@pytest.mark.slow
 def test_what_is_built_is_not_built_again(machine, capsys):
     assert main(["build"]) == main(["build"]) == 0
     assert compilations(machine) == 3  # two probes, one source

@@ -202,6 +202,15 @@ def test_modules_are_compiled_by_one_standard_and_linked_by_the_host_compiler():
     assert "/cuda/lib/libcudart_static.a" in cuda.libraries
 
 
+@pytest.mark.parametrize(("asked", "expected"), [("1", True), ("0", False)])
+def test_emulator_is_sanitized_where_that_is_asked_for(asked, expected):
+    try:
+        tools = decision.emulator_tools({**os.environ, "FUSED_RESNET_SANITIZE": asked})
+    except CannotBuildError as error:
+        pytest.skip(str(error))
+    assert tools.sanitize is expected
+
+
 @pytest.mark.slow
 @pytest.mark.emulated
 def test_bindings_compile_by_that_standard_beside_this_torch():

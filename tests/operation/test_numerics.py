@@ -128,6 +128,13 @@ def test_gammas_of_zero_and_below(source, gammas, mode, device):
         assert not tested.gradients["main.conv.weight"][dead].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_norms_may_be_of_half_precision_themselves(dtype, device):
+    """As `model.half()` makes them: parameters, their gradients and running statistics."""
+    tail = Sample(Branch("projection", "training"), Branch("direct", "training"), dtype=dtype, norm_dtype=dtype)
+    assert_as_accurate_as_unfused(*build(tail, device))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("gammas", [(1.0, 0.0), (0.0, 0.0), (-2.0, 1e-12), (1e-12, -2.0)])
