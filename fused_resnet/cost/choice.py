@@ -108,16 +108,21 @@ def _decided(
 def _is_dear_to_pytorch(problem: TailProblem, branch: BranchProblem) -> bool:
     """Whether PyTorch's operators take too long for a norm that is derived from its projection's input.
 
-    In half precision they would have to multiply in float32. With many input channels and few rows, W Cov is more work
-    than the projection.
+    In half precision they would have to multiply in float32. With few rows W Cov is more work than the projection, and
+    with no more output channels than input channels so is x^T x.
     """
     if branch.source != "projection" or branch.norm == "none":
         return False
-    return problem.math == "half" or (branch.norm == "training" and problem.rows < _ROWS_A_CHANNEL * branch.in_channels)
+    if problem.math == "half":
+        return True
+    return branch.norm == "training" and (
+        problem.rows < _ROWS_A_CHANNEL * branch.in_channels or problem.channels <= branch.in_channels
+    )
 
 
 # Rows for each input channel from which on plain PyTorch takes moments. With fewer they take 1.5 to 8 times as long as
-# a convolution, measured on two CPU cores; with more up to 1.7 times, for the memory that they save.
+# a convolution, measured on two CPU cores, and 1.9 to 3.4 times with no more outputs than inputs; otherwise up to 1.7
+# times, for the memory that they save.
 _ROWS_A_CHANNEL = 8
 
 

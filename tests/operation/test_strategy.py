@@ -37,6 +37,11 @@ def test_plain_pytorch_convolves_where_matrices_of_channels_are_more_work():
     assert chosen(rows=8 * 16 - 1) == [True, False]
 
 
+def test_plain_pytorch_leaves_projections_that_add_no_channels_to_the_convolution():
+    assert chosen(rows=10_000, inputs=24, outputs=24) == [True, False]
+    assert chosen(rows=10_000, inputs=23, outputs=24) == [False, False]
+
+
 def test_running_statistics_are_folded_into_any_projection():
     assert chosen(rows=3, training=False) == [False, False]
 
