@@ -43,13 +43,15 @@ DEVICE void keep_running_statistics(const Branch& branch, int channel) {
 
 // Both products are summed up in one set of accumulators: the first, once it is whole, is brought to the units of the
 // second, which is added to it then. The second's scale may be zero, or nothing beside the first's: something takes its
-// place that the sum does not feel, unless the second product is 2^40 times the first.
+// place that the sum does not feel, unless the second product is 2^40 times the first. It is large enough to divide by.
 DEVICE float common_scale(const Affine& first, const Affine& second) {
-  const float least = device::magnitude(first.scale) * 0x1p-64f;
+  constexpr float smallest = 0x1p-120f;
+  const float beside_first = device::magnitude(first.scale) * 0x1p-64f;
+  const float least = beside_first > smallest ? beside_first : smallest;
   return device::magnitude(second.scale) < least ? least : second.scale;
 }
 DEVICE Affine first_of_sum(const Affine& first, const Affine& second) {
-  return {first.centre, first.scale == 0.0f ? 0.0f : first.scale / common_scale(first, second), 0.0f};
+  return {first.centre, first.scale / common_scale(first, second), 0.0f};
 }
 DEVICE Affine second_of_sum(const Affine& first, const Affine& second) {
   return {second.centre, common_scale(first, second), first.shift + second.shift};

@@ -137,7 +137,7 @@ def test_norms_may_be_of_half_precision_themselves(dtype, device):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("gammas", [(1.0, 0.0), (0.0, 0.0), (-2.0, 1e-12), (1e-12, -2.0)])
+@pytest.mark.parametrize("gammas", [(1.0, 0.0), (0.0, 0.0), (1e-30, 0.0), (-2.0, 1e-12), (1e-12, -2.0)])
 def test_projections_of_which_one_is_nothing_beside_the_other(gammas, mode, dtype, device):
     """The kernels scale one product by the other's norm: no scale may get lost in it, or be divided by."""
     projection = Branch("projection", mode)
