@@ -18,7 +18,7 @@ DEVICE std::uint8_t mask_byte(const Element (&values)[V]) {
     bits |= bits >> 15;
   } else {
 #pragma unroll
-    for (int i = 0; i < V; ++i) bits |= (values[i] <= 0.0f ? 0u : 1u) << i;
+    for (int i = 0; i < V; ++i) bits |= values[i] <= 0.0f ? 0u : 1u << i;
   }
   return static_cast<std::uint8_t>(bits);
 }
