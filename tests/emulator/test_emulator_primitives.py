@@ -247,12 +247,32 @@ def test_packed_difference(machine, function, dtype, is_nan):
     assert_same_bits(difference, (a - b).view(torch.int16).numpy().view(np.uint16).reshape(-1), is_nan)
 
 
-def test_packing_rounds_both_and_keeps_their_order(machine):
+@pytest.mark.parametrize(
+    ("function", "dtype", "is_nan"),
+    [("pack_bfloat16", torch.bfloat16, is_nan_bfloat16), ("pack_float16", torch.float16, is_nan_float16)],
+)
+def test_packing_rounds_both_and_keeps_their_order(machine, function, dtype, is_nan):
     x = floats()
     x = x[: len(x) // 2 * 2]
-    packed = apply(machine, "pack_bfloat16", x.view(np.uint64), np.uint32).view(np.uint16)
-    expected = torch.from_numpy(x.copy()).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
-    assert_same_bits(packed, expected, is_nan_bfloat16)
+    packed = apply(machine, function, x.view(np.uint64), np.uint32).view(np.uint16)
+    expected = torch.from_numpy(x.copy()).to(dtype).view(torch.int16).numpy().view(np.uint16)
+    assert_same_bits(packed, expected, is_nan)
+
+
+@pytest.mark.parametrize(
+    ("function", "is_nan"), [("rectify_bfloat16", is_nan_bfloat16), ("rectify_float16", is_nan_float16)]
+)
+def test_rectified_halves_have_no_sign(machine, function, is_nan):
+    """Not even zero and NaN: the relu's mask is made of these bits."""
+    x = np.arange(2**16).astype(np.uint16)
+    rectified = apply(machine, function, x.view(np.uint32), np.uint32).view(np.uint16)
+    np.testing.assert_array_equal(rectified, np.where(is_nan(x), 0x7FFF, np.where(x < 0x8000, x, 0)))
+
+
+def test_four_bits_are_spread_over_halves(machine):
+    bits = np.arange(256).astype(np.uint32)
+    spread = apply(machine, "spread", bits, np.uint64).view(np.uint16).reshape(-1, 4)
+    np.testing.assert_array_equal(spread, (bits[:, None] >> np.arange(4) & 1) * 0xFFFF)
 
 
 def test_fused_multiply_add_rounds_once(machine):

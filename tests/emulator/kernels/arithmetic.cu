@@ -68,8 +68,20 @@ struct SubtractPacked {
 struct alignas(8) Floats {
   float low, high;
 };
-struct PackBFloat16 {
-  DEVICE std::uint32_t operator()(Floats x) const { return pack<BFloat16>(x.low, x.high); }
+template <class T>
+struct Pack {
+  DEVICE std::uint32_t operator()(Floats x) const { return pack<T>(x.low, x.high); }
+};
+template <class T>
+struct RectifyPacked {
+  DEVICE std::uint32_t operator()(std::uint32_t x) const { return rectify_packed<T>(x); }
+};
+struct SpreadBits {
+  DEVICE std::uint64_t operator()(std::uint32_t x) const {
+    std::uint32_t halves[2];
+    spread_bits(x, halves);
+    return static_cast<std::uint64_t>(halves[1]) << 32 | halves[0];
+  }
 };
 
 struct alignas(16) Factors {
@@ -94,7 +106,15 @@ ENTRY subtract_bfloat16(const Operands* from, std::uint32_t* to, int count) {
 ENTRY subtract_float16(const Operands* from, std::uint32_t* to, int count) {
   return run<SubtractPacked<Float16>>(from, to, count);
 }
-ENTRY pack_bfloat16(const Floats* from, std::uint32_t* to, int count) { return run<PackBFloat16>(from, to, count); }
+ENTRY pack_bfloat16(const Floats* from, std::uint32_t* to, int count) { return run<Pack<BFloat16>>(from, to, count); }
+ENTRY pack_float16(const Floats* from, std::uint32_t* to, int count) { return run<Pack<Float16>>(from, to, count); }
+ENTRY rectify_bfloat16(const std::uint32_t* from, std::uint32_t* to, int count) {
+  return run<RectifyPacked<BFloat16>>(from, to, count);
+}
+ENTRY rectify_float16(const std::uint32_t* from, std::uint32_t* to, int count) {
+  return run<RectifyPacked<Float16>>(from, to, count);
+}
+ENTRY spread(const std::uint32_t* from, std::uint64_t* to, int count) { return run<SpreadBits>(from, to, count); }
 ENTRY fused_multiply_add(const Factors* from, float* to, int count) { return run<Fma>(from, to, count); }
 
 }  // namespace kernels
