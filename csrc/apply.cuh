@@ -90,20 +90,33 @@ struct OutputSteps {
     return {other.x, other.channels_before, other.statistics != Statistics::none};
   }
 
+  DEVICE ProductOperands product(int step) const { return weight_product(tail, tail.branches[step >= first]); }
+
   // Starts the copies of a step; the tile begins at (row, channel).
-  DEVICE void copy(int row, int channel, int step, SharedOffset stage) const {
-    if (step >= products) return addend().copy(tail, row, channel, step - products, stage);
-    const bool second = step >= first;
-    weight_product(tail, tail.branches[second])
-        .template copy<Element>(tail, row, channel, second ? step - first : step, stage);
+  DEVICE void copy(int row, int channel, int step, SharedOffset stage) {
+    const bool adds = step >= products;
+    const int own = step - (adds ? products : step >= first ? first : 0);
+    if (own == 0) begin(row, channel, step);
+    if (stages.begun()) return stages.copy(stage);
+    if (adds) return addend().copy(tail, row, channel, own, stage);
+    product(step).template copy<Element>(tail, row, channel, own, stage);
   }
+
+ private:
+  DEVICE void begin(int row, int channel, int step) {
+    if (step >= products) return addend().begin(stages, tail, row, channel);
+    product(step).template begin<Element>(stages, tail, row, channel);
+  }
+
+  RowStages<Element> stages;
 };
 
 template <class Products>
 DEVICE void apply_products(const Tail& tail, TileColumn column) {
   using Element = typename Products::Element;
   const int channel = column.channel();
-  const OutputSteps<Products> steps(tail);
+  OutputSteps<Products> steps(tail);
+  const Pieces<Element> pieces(warp_tile());
   Accumulators sum;
   run_tiles(
       tail, column, steps.all, [&](int row, int step, SharedOffset stage) { steps.copy(row, channel, step, stage); },
@@ -111,7 +124,7 @@ DEVICE void apply_products(const Tail& tail, TileColumn column) {
         const TilePlace place{row, channel};
         if (!warp_has_work(tail, place, tail.channels)) return;
         if (step == 0) start(sum);
-        if (step < steps.products) multiply_stage<Products>(sum, stage);
+        if (step < steps.products) multiply_stage<Products>(sum, stage, pieces);
         if (step == steps.first - 1) apply_affine<Element>(sum, 0);
         if (step >= steps.products) steps.addend().add(step - steps.products, 1, stage, sum);
         if (step != steps.all - 1) return;
@@ -132,8 +145,7 @@ DEVICE void apply_sources(const Tail& tail, TileColumn column) {
 template <class Products, bool projections>
 DEVICE void apply(const Tail& tail) {
   using Element = typename Products::Element;
-  const int columns = tiles_of(tail.channels, tile_columns);
-  for_each_column({0, columns, columns}, [&](TileColumn column) {
+  for_each_column(tiles_of(tail.channels, tile_columns), [&](TileColumn column) {
     prepare_affines<Element>(tail, column);
     device::block_sync();
     if constexpr (projections) {

@@ -1,6 +1,7 @@
 // Sums over the pixels of a range of rows, column by column of a tile.
 #pragma once
 
+#include <pairs.cuh>
 #include <pixels.cuh>
 
 namespace fused_resnet {
@@ -27,18 +28,19 @@ struct ColumnSums {
 
   DEVICE static int column() { return device::thread_index() % pairs * 2; }
 
-  // Adds `of(value, i)` for column i of the pair, for the first `count` pixels of the operand.
+  // Adds `of(value, i)` for column i of the pair, for all pixels of the operand.
   template <class Of>
-  DEVICE void add(SharedOffset operand, int count, Of of) {
+  DEVICE void add(SharedOffset operand, Of of) {
     const int first = device::thread_index() / pairs * pixels;
     const SharedOffset from = operand + first * Traits::pitch + column() * static_cast<int>(sizeof(Element));
     float stage[2] = {0.0f, 0.0f};  // sums of sums: rounding grows with the longest chain
 #pragma unroll
     for (int i = 0; i < pixels; ++i) {
-      if (first + i >= count) break;
       const auto pair = device::shared_load<Pair>(from + i * Traits::pitch);
-      stage[0] += of(device::to_float(pair.at[0]), 0);
-      stage[1] += of(device::to_float(pair.at[1]), 1);
+      float values[2];
+      float_pair(pair.at, 0, values);
+      stage[0] += of(values[0], 0);
+      stage[1] += of(values[1], 1);
     }
     totals[0] += stage[0];
     totals[1] += stage[1];

@@ -5,6 +5,7 @@
 #include <affine.cuh>
 #include <mask.cuh>
 #include <products.cuh>
+#include <row_stages.cuh>
 
 namespace fused_resnet {
 
@@ -51,6 +52,19 @@ struct Addend {
   const Activations& x;
   int channels_before;  // of y's, ahead of x's own
   bool normed;          // never where x lacks channels
+
+  // Whether all steps of the tile are of rows that `RowStages` copies: both warps' columns, an operand each.
+  DEVICE bool streams(int channel) const {
+    return x.vectorised && channels_before == 0 && channel + tile_columns <= x.channels;
+  }
+  DEVICE void begin(RowStages<Element>& stages, const Tail& tail, int row, int channel) const {
+    if (!streams(channel)) return stages.leave();
+    const auto pixel = [&](int own, int column) {
+      return OperandRow<Element>{row_pointer<Element>(tail, x, row + own) + channel + column, own < tail.rows - row};
+    };
+    stages.begin([&](int own) { return pixel(own, 0); },
+                 [&](int part, int own) { return pixel(part * RowStages<Element>::half + own, warp_columns); });
+  }
 
   // Starts the copies of a step; the tile begins at (row, channel).
   DEVICE void copy(const Tail& tail, int row, int channel, int step, SharedOffset stage) const {

@@ -94,22 +94,27 @@ struct RowMasks {
 
   // Starts the copies that go with those of g (`copy_rows`).
   DEVICE void copy(int row, int k, SharedOffset stage) const {
-    if (!g.vectorised) return;
-    of(stage).copy(tail.rows, [&](int thread, int number) { return MaskedPlace{row + row_of(thread, number), k}; });
+    if (!g.vectorised || !StageMask<Element>::copies()) return;
+    const auto [thread, number] = StageMask<Element>::four();
+    const int own = row + row_of(thread, number);
+    const bool exists = own < tail.rows;
+    of(stage).copy(exists ? mask_place<Element>(tail.mask, own, k) : tail.mask.bytes,
+                   exists ? StageMask<Element>::existing(tail, k) : 0);
   }
 
-  // Masks what this thread has copied.
-  DEVICE void apply(int row, int k, SharedOffset stage) const {
-    if (!g.vectorised) return apply_to_elements(row, k, stage);
+  // Masks what this thread has copied, of channels from `k()` on.
+  template <class First>
+  DEVICE void apply(int row, First k, SharedOffset stage) const {
+    if (!g.vectorised) return apply_to_elements(row, k(), stage);
     device::warp_sync();
-#pragma unroll 1
+#pragma unroll
     for (int i = 0; i < 2; ++i)
       of(stage).apply(
           i, stage + row_chunk(row_of(device::thread_index(), i), device::thread_index() % Traits::row_chunks));
   }
 
  private:
-  DEVICE StageMask<Element> of(SharedOffset stage) const { return {tail, stage + tile_rows * tile_depth_bytes}; }
+  DEVICE static StageMask<Element> of(SharedOffset stage) { return {stage + tile_rows * tile_depth_bytes}; }
   DEVICE static int row_of(int thread, int number) { return thread / Traits::row_chunks + number * tile_rows / 2; }
 
   DEVICE void apply_to_elements(int row, int k, SharedOffset stage) const {
@@ -150,50 +155,103 @@ DEVICE void copy_matrices(const Matrix (&matrices)[2], const int (&rows)[2], int
 // The steps of a tile of dx: products of x with Q, of both branches where they share the tile, then of g. The steps of
 // a factor's remainder follow those of its matrix.
 template <class Products>
-struct GradientSteps {
+class GradientSteps {
+ public:
   using Element = typename Products::Element;
 
-  const TailGradient& gradient;
-  int index;
-  int of_g, ahead, firsts, all;  // those of the first branch's Q, of both, and all
+  int ahead, firsts, all;  // steps of the first branch's Q, of both, and all
 
-  DEVICE GradientSteps(const TailGradient& of, int branch) : gradient(of), index(branch) {
-    of_g = tiles_of(of.g.channels, TileTraits<Element>::depth);
+  DEVICE GradientSteps(const TailGradient& of, int branch) : gradient_(of), index_(branch) {
     const auto of_quadratic = [this](int i) {
-      const bool takes_part = (i == index || gradient.joined_dx) && has_quadratic(own(i));
+      const bool takes_part = (i == index_ || gradient_.joined_dx) && has_quadratic(own(i));
       return takes_part ? factor_steps<Products>(own(i).quadratic, of_x(i)) : 0;
     };
     ahead = of_quadratic(0);
     firsts = ahead + of_quadratic(1);
-    all = firsts + factor_steps<Products>(own(index).folded, of_g);
+    all = firsts + factor_steps<Products>(own(index_).folded, of_g());
   }
 
-  DEVICE const BranchGradient& own(int i) const { return gradient.branches[i]; }
-  DEVICE const Activations& x(int i) const { return gradient.tail.branches[i].x; }
-  DEVICE int of_x(int i) const { return tiles_of(x(i).channels, TileTraits<Element>::depth); }
-  DEVICE int channel_of_g(int step) const { return (step - firsts) % of_g * TileTraits<Element>::depth; }
+  // Masks what this thread has copied.
+  DEVICE void mask(int row, int step, SharedOffset stage) const {
+    if (step >= firsts && masks_g(gradient_))
+      row_masks().apply(row, [&] { return (step - firsts) % of_g() * depth; }, stage);
+  }
 
-  // Starts the copies of a step; the tile begins at (row, channel).
-  DEVICE void copy(int row, int channel, int step, SharedOffset stage) const {
-    const bool of_input = step < firsts;
-    const int of = of_input ? step >= ahead : index;
-    const int own_step = !of_input ? step - firsts : of == 1 ? step - ahead : step;
-    const Activations& from = of_input ? x(of) : gradient.g;
-    const int steps = of_input ? of_x(of) : of_g;
-    const bool remainder = own_step >= steps;
-    const int k = (remainder ? own_step - steps : own_step) * TileTraits<Element>::depth;
-    copy_pixel_rows<Element>(gradient.tail, from, row, k, stage);
-    const auto matrix = [&](int i) -> const Matrix& {
-      const Factor& factor = of_input ? own(i).quadratic : own(i).folded;
-      return remainder ? factor.remainder : factor.matrix;
-    };
-    if (!gradient.joined_dx)
-      return copy_matrix_rows<Element>(matrix(of), own(of).dx.channels, from.channels, channel, k,
+  // Starts the copies of the next step, which is this one; the tile begins at (row, channel).
+  DEVICE void copy(int row, int channel, int step, SharedOffset stage) {
+    if (step == 0 || step == until_) begin(row, channel, step);
+    if (step >= firsts && masks_g(gradient_)) row_masks().copy(row, (of_g() - (until_ - step)) * depth, stage);
+    if (stages_.begun()) return stages_.copy(stage);
+    const Part part = part_of(step);
+    const int k = (part.steps - (until_ - step)) * depth;
+    copy_pixel_rows<Element>(gradient_.tail, part.from, row, k, stage);
+    if (!gradient_.joined_dx)
+      return copy_matrix_rows<Element>(matrix(part, part.of), own(part.of).dx.channels, part.from.channels, channel, k,
                                        stage + operand_bytes);
-    const int rows[2] = {of_input && of == 1 ? 0 : own(0).dx.channels, of_input && of == 0 ? 0 : own(1).dx.channels};
-    const Matrix matrices[2] = {matrix(of_input ? of : 0), matrix(of_input ? of : 1)};
-    copy_matrices<Element>(matrices, rows, from.channels, k, stage + operand_bytes);
+    const int rows[2] = {rows_of(part, 0), rows_of(part, 1)};
+    const Matrix matrices[2] = {side(part, 0), side(part, 1)};
+    copy_matrices<Element>(matrices, rows, part.from.channels, k, stage + operand_bytes);
   }
+
+ private:
+  static constexpr int depth = TileTraits<Element>::depth;
+
+  // Successive steps: of a branch's input with its Q, or of g; so many, with a factor's matrix or its remainder.
+  struct Part {
+    const Activations& from;
+    int of, steps;
+    bool of_input, remainder;
+  };
+
+  DEVICE RowMasks<Element> row_masks() const { return {gradient_.tail, gradient_.g}; }
+  DEVICE const BranchGradient& own(int i) const { return gradient_.branches[i]; }
+  DEVICE const Activations& x(int i) const { return gradient_.tail.branches[i].x; }
+  DEVICE int of_x(int i) const { return tiles_of(x(i).channels, depth); }
+  DEVICE int of_g() const { return tiles_of(gradient_.g.channels, depth); }
+
+  DEVICE Part part_of(int step) const {
+    const bool of_input = step < firsts;
+    const int of = of_input ? step >= ahead : index_;
+    const int own_step = !of_input ? step - firsts : of == 1 ? step - ahead : step;
+    const int steps = of_input ? of_x(of) : of_g();
+    return {of_input ? x(of) : gradient_.g, of, steps, of_input, own_step >= steps};
+  }
+  DEVICE const Matrix& matrix(const Part& part, int i) const {
+    const Factor& factor = part.of_input ? own(i).quadratic : own(i).folded;
+    return part.remainder ? factor.remainder : factor.matrix;
+  }
+  // Of those that lie side by side. Of an input's, only one is there.
+  DEVICE const Matrix& side(const Part& part, int i) const { return matrix(part, part.of_input ? part.of : i); }
+  // The rows of a branch's matrix where both branches' lie side by side: none where only the other's input is
+  // multiplied.
+  DEVICE int rows_of(const Part& part, int i) const { return part.of_input && part.of != i ? 0 : own(i).dx.channels; }
+
+  // Begins with the part whose first step this is.
+  DEVICE void begin(int row, int channel, int step) {
+    using Stages = RowStages<Element>;
+    const Part part = part_of(step);
+    until_ = step + part.steps;
+    const bool joined = gradient_.joined_dx;
+    if (!part.from.vectorised || !matrix(part, part.of).vectorised || part.from.channels % depth != 0)
+      return stages_.leave();
+    const auto of_pixels = [&](int own_row) {
+      return OperandRow<Element>{row_pointer<Element>(gradient_.tail, part.from, row + own_row),
+                                 own_row < gradient_.tail.rows - row};
+    };
+    const auto of_matrix = [&](int half, int own_row) {
+      if (joined)
+        return OperandRow<Element>{matrix_row<Element>(side(part, half), own_row), own_row < rows_of(part, half)};
+      const int further = half * Stages::half + own_row;
+      return OperandRow<Element>{matrix_row<Element>(matrix(part, part.of), channel + further),
+                                 further < own(part.of).dx.channels - channel};
+    };
+    stages_.begin(of_pixels, of_matrix);
+  }
+
+  const TailGradient& gradient_;
+  int index_;
+  int until_ = 0;  // the step that has other factors
+  RowStages<Element> stages_;
 };
 
 // The affines of a projection's two products.
@@ -216,29 +274,22 @@ DEVICE void projection_tiles(const TailGradient& gradient, int index, TileColumn
     return joined ? factor_affine(gradient.branches[input / narrow], of, input % narrow)
                   : factor_affine(gradient.branches[index], of, input);
   });  // the pipeline has a barrier ahead of who reads them
-  const GradientSteps<Products> steps(gradient, index);
-  const bool masks = masks_g(gradient);
-  const RowMasks<Element> row_masks{tail, gradient.g};
-  // The warp's branch, its steps ahead of those of g, and how far its channels lie from the tile's columns.
+  GradientSteps<Products> steps(gradient, index);
+  // The warp's branch, the end of its steps ahead of those of g, and how far its channels lie from the tile's columns.
   const int mine = joined ? warp_tile().column / narrow : index;
-  const int begin = mine == 1 ? steps.ahead : 0, end = mine == 1 ? steps.firsts : steps.ahead;
+  const int end = mine == 1 ? steps.firsts : steps.ahead;
   const int first_channel = joined ? -mine * narrow : channel;
+  const Pieces<Element> pieces(warp_tile());
   Accumulators sum;
   run_tiles(
-      tail, column, steps.all,
-      [&](int row, int step, SharedOffset stage) {
-        steps.copy(row, channel, step, stage);
-        if (masks && step >= steps.firsts) row_masks.copy(row, steps.channel_of_g(step), stage);
-      },
-      [&](int row, int step, SharedOffset stage) {
-        if (masks && step >= steps.firsts) row_masks.apply(row, steps.channel_of_g(step), stage);
-      },
+      tail, column, steps.all, [&](int row, int step, SharedOffset stage) { steps.copy(row, channel, step, stage); },
+      [&](int row, int step, SharedOffset stage) { steps.mask(row, step, stage); },
       [&](int row, int step, SharedOffset stage) {
         const BranchGradient& own = gradient.branches[mine];
         const TilePlace place{row, first_channel};
         if (!warp_has_work(tail, place, own.dx.channels)) return;
         if (step == 0) start(sum);
-        if (step >= steps.firsts || (step >= begin && step < end)) multiply_stage<Products>(sum, stage);
+        if (step >= steps.firsts || (step >= steps.ahead) == (mine == 1)) multiply_stage<Products>(sum, stage, pieces);
         if (step == end - 1) apply_affine<Element>(sum, 0);
         if (step != steps.all - 1) return;
         apply_affine<Element>(sum, 1);
@@ -246,22 +297,17 @@ DEVICE void projection_tiles(const TailGradient& gradient, int index, TileColumn
       });
 }
 
-// A branch's columns of tiles.
-DEVICE TileColumns columns_of(const Work& work, int index) {
-  return index == 0 ? TileColumns{0, work.tiles_before, work.tiles}
-                    : TileColumns{work.tiles_before, work.tiles, work.tiles};
-}
-
-// Calls `run(index, column)` for the columns of the branches of which `has(index)`: a loop of its own for each kind of
-// work.
+// Calls `run(index, column)` for the columns of the branches of which `has(index)`: a loop for each kind of work. In
+// one for several, what does not change would be computed ahead of it for all of them, and would take their registers.
 template <class Has, class Run>
 DEVICE void for_each_column(const Work& work, Has has, Run run) {
-#pragma unroll 1
-  for (int index = 0; index < 2; ++index) {
-    const TileColumns columns = columns_of(work, index);
-    if (columns.first < columns.end && has(index))
-      for_each_column(columns, [&](TileColumn column) { run(index, column); });
-  }
+  if (work.tiles == 0) return;
+  for_each_column(work.tiles, [&](TileColumn column) {
+    const int index = column.column < work.tiles_before ? 0 : 1;
+    if (!has(index)) return;
+    if (index == 1) column.column -= work.tiles_before;
+    run(index, column);
+  });
 }
 
 // The pixels of dx that a stride passes by.

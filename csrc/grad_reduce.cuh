@@ -7,7 +7,7 @@
 // first input channels where there are several for the same g, also write g for the phases to come, and sum it.
 #pragma once
 
-#include <gradient_items.h>
+#include <gradient_stages.cuh>
 #include <moments.cuh>
 
 namespace fused_resnet {
@@ -19,65 +19,6 @@ constexpr int gradient_sums_bytes = gradient_shifts + 4 * tile_columns;
 constexpr int gradient_shared_bytes = gradient_sums_bytes < shared_bytes ? shared_bytes : gradient_sums_bytes;
 // Two blocks of 82,944 bytes fit a multiprocessor of sm_80, with what the system keeps of it.
 static_assert(gradient_shared_bytes + 1024 <= 82 * 1024);
-
-// The gradient of a sum of branches, made from dy on its way from memory.
-template <class Element>
-struct Incoming {
-  using Vector = Vector16<Element>;
-  using Traits = PixelTraits<Element, wide>;
-
-  const TailGradient& gradient;
-  bool writes;  // g
-
-  // A pixel's channels one by one.
-  DEVICE auto at(int row) const {
-    const Tail& tail = gradient.tail;
-    const Activations& from = gradient.dy;
-    const Element* dy = row_pointer<Element>(tail, from, row);
-    const std::uint8_t* mask = tail.relu ? mask_place<Element>(tail.mask, row, 0) : nullptr;
-    Element* g = writes ? const_cast<Element*>(row_pointer<Element>(tail, gradient.g, row)) : nullptr;
-    return [this, dy, mask, g](int c) {
-      Element value = device::global_load(dy + c * gradient.dy.stride_c);
-      if (mask != nullptr) value = masked(value, device::global_load(mask + c / Vector::size), c % Vector::size);
-      if (g != nullptr) device::global_store(g + c * gradient.g.stride_c, value);
-      return value;
-    };
-  }
-
-  // For `pipeline`: the pixels from `row` on come to the stage's first operand.
-  DEVICE void load(int row, int end, int channel, SharedOffset stage) const {
-    const Tail& tail = gradient.tail;
-    if (!gradient.vectorised) {
-      const auto locate = [this](int pixel) { return at(pixel); };
-      return copy_pixel_elements<Element, Traits>(gradient.dy.stride_c != 1, row, end, channel, tail.channels, locate,
-                                                  stage);
-    }
-    copy_pixels<Element, Traits>(tail, gradient.dy, row, end, channel, stage);
-    if (!tail.relu) return;
-    mask_of(stage).copy(end, [&](int thread, int number) {
-      const PixelChunk<Traits> chunk(thread, number);
-      return MaskedPlace{row + chunk.pixel, channel + chunk.column};
-    });
-  }
-
-  // Masks what this thread has copied.
-  DEVICE void prepare(int row, int end, int channel, SharedOffset stage) const {
-    if (!gradient.vectorised || !gradient.tail.relu) return;
-    device::warp_sync();
-#pragma unroll 1
-    for (int i = 0; i < 2; ++i) {
-      const PixelChunk<Traits> chunk(device::thread_index(), i);
-      const Vector values = mask_of(stage).apply(i, stage + chunk.offset());
-      const int pixel = row + chunk.pixel, first = channel + chunk.column;
-      if (!writes || pixel >= end || first >= gradient.tail.channels) continue;
-      const Element* g = row_pointer<Element>(gradient.tail, gradient.g, pixel) + first;
-      device::global_store(reinterpret_cast<Vector*>(const_cast<Element*>(g)), values);
-    }
-  }
-
- private:
-  DEVICE StageMask<Element> mask_of(SharedOffset stage) const { return {gradient.tail, stage + 2 * operand_bytes}; }
-};
 
 // Whether the only source masks; a projection never does, and its kernels need not know.
 template <bool projections>
@@ -192,15 +133,6 @@ struct InputColumn {
   int branch, channel;
 };
 
-// Copies pixels of both branches' inputs, side by side, as `copy_pixels` does of one's.
-template <class Element>
-DEVICE void copy_joined_pixels(const Tail& tail, int row, int end, SharedOffset to) {
-  using Traits = PixelTraits<Element, wide>;
-  const int branch = PixelChunk<Traits>(device::thread_index(), 0).column / narrow;
-  const Activations& x = tail.branches[branch].x;
-  copy_pixel_chunks<Traits>(PixelRows<Element>{tail, x, row}, end - row, -branch * narrow, x.channels, to);
-}
-
 // Puts the shift of a column of x's tile into shared memory, and into global memory where that is this item's.
 template <class Products>
 DEVICE void prepare_input_shift(const TailGradient& gradient, bool stores, int column, InputColumn of) {
@@ -241,21 +173,34 @@ DEVICE void product_item(const TailGradient& gradient, int index, int range, int
   Accumulators sum;
   sum.clear();
   ColumnSums<Element, Traits> columns;
+  // The input that this thread copies: of which branch, and the channel that the tile's first column is.
+  const auto copied = [&] {
+    const int branch = joined ? PixelChunk<Traits>(device::thread_index(), 0).column / narrow : index;
+    return InputColumn{branch, joined ? -branch * narrow : input};
+  };
+  const Activations& x = tail.branches[copied().branch].x;
+  const bool dense = DenseGradientStages<Element>::takes(gradient), dense_x = DenseStages<Element, Traits>::takes(x);
+  DenseGradientStages<Element> stages(gradient, rows.begin, first);
+  DenseStages<Element, Traits> x_stages(x, rows.begin, copied().channel);
   pipeline<GradientRing>(
       rows.steps(depth),
       [&](int step, SharedOffset stage) {
         const int row = rows.begin + step * depth;
-        incoming.load(row, rows.end, first, stage);
-        if (joined)
-          copy_joined_pixels<Element>(tail, row, rows.end, stage + operand_bytes);
-        else
-          copy_pixels<Element, Traits>(tail, tail.branches[index].x, row, rows.end, input, stage + operand_bytes);
+        const SharedOffset chunk = stage + PixelChunk<Traits>(device::thread_index(), 0).offset();
+        if (dense) {
+          stages.copy(rows.end - row, stage, chunk);
+        } else {
+          incoming.load(row, rows.end, first, stage);
+        }
+        if (dense_x) return x_stages.copy(rows.end - row, chunk + operand_bytes);
+        const auto [branch, channel] = copied();
+        copy_pixels<Element, Traits>(tail, tail.branches[branch].x, row, rows.end, channel, stage + operand_bytes);
       },
       [&](int step, SharedOffset stage) { incoming.prepare(rows.begin + step * depth, rows.end, first, stage); },
       [&](int step, SharedOffset stage) {
         const SharedOffset other = stage + operand_bytes;
         // Pixels that do not exist are zeros.
-        if (leads) columns.add(stage, depth, [](float value, int) { return value; });
+        if (leads) columns.add(stage, [](float value, int) { return value; });
         if constexpr (Products::shifted_in_place) {
           prepare_pixels<Products, Traits>(other, rows.end - rows.begin - step * depth, gradient_shifts);
           device::block_sync();

@@ -153,10 +153,18 @@ DEVICE void gram_item(const Tail& tail, const Branch& branch, const GramItem& it
   Accumulators sum;
   sum.clear();
   ColumnSums<Element, Traits> columns;
+  const bool dense = DenseStages<Element, Traits>::takes(x);
+  DenseStages<Element, Traits> a_stages(x, rows.begin, item.rows()), b_stages(x, rows.begin, item.columns());
   pipeline<Ring>(
       rows.steps(Traits::depth),
       [&](int step, SharedOffset stage) {
         const int row = rows.begin + step * Traits::depth;
+        if (dense) {
+          const SharedOffset chunk = stage + PixelChunk<Traits>(device::thread_index(), 0).offset();
+          a_stages.copy(rows.end - row, chunk);
+          if constexpr (!diagonal) b_stages.copy(rows.end - row, chunk + operand_bytes);
+          return;
+        }
         copy_pixels<Element, Traits>(tail, x, row, rows.end, item.rows(), stage);
         if constexpr (!diagonal)
           copy_pixels<Element, Traits>(tail, x, row, rows.end, item.columns(), stage + operand_bytes);
@@ -169,7 +177,7 @@ DEVICE void gram_item(const Tail& tail, const Branch& branch, const GramItem& it
         if (prepared) device::block_sync();
         if constexpr (diagonal) {
           const auto shifts = device::shared_load<Float2>(a_shifts + 4 * columns.column());
-          columns.add(stage, left, [&](float value, int i) {
+          columns.add(stage, [&](float value, int i) {
             return Products::shifted_in_place ? value : value - (i == 0 ? shifts.x : shifts.y);
           });
         }

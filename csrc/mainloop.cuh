@@ -6,6 +6,7 @@
 #pragma once
 
 #include <products.cuh>
+#include <row_stages.cuh>
 
 namespace fused_resnet {
 
@@ -20,6 +21,23 @@ struct ProductOperands {
   template <class Element>
   DEVICE int steps() const {
     return tiles_of(x.channels, TileTraits<Element>::depth);
+  }
+
+  // Whether all steps are of rows that `RowStages` copies.
+  template <class Element>
+  DEVICE bool streams() const {
+    return x.vectorised && matrix.vectorised && x.channels % TileTraits<Element>::depth == 0;
+  }
+  template <class Element>
+  DEVICE void begin(RowStages<Element>& stages, const Tail& tail, int row, int column) const {
+    using Stages = RowStages<Element>;
+    if (!streams<Element>()) return stages.leave();
+    stages.begin(
+        [&](int own) { return OperandRow<Element>{row_pointer<Element>(tail, x, row + own), own < tail.rows - row}; },
+        [&](int part, int own) {
+          const int further = part * Stages::half + own;
+          return OperandRow<Element>{matrix_row<Element>(matrix, column + further), further < columns - column};
+        });
   }
 
   // Starts the copies of a step; the tile begins at (row, column).
@@ -38,8 +56,8 @@ DEVICE void start(Accumulators& sum) {
 }
 
 template <class Products>
-DEVICE void multiply_stage(Accumulators& sum, SharedOffset stage) {
-  Products::multiply(sum, stage, stage + operand_bytes, warp_tile());
+DEVICE void multiply_stage(Accumulators& sum, SharedOffset stage, const Pieces<typename Products::Element>& pieces) {
+  Products::multiply(sum, stage, stage + operand_bytes, pieces);
 }
 
 // x W^T.
@@ -54,24 +72,16 @@ struct TileColumn {
   DEVICE int channel() const { return column * tile_columns; }
 };
 
-// Columns of tiles, numbers `first` to `end` of `all` that the grid works on.
-struct TileColumns {
-  int first, end, all;
-};
-
-// Calls `run(column)` for those of the columns that the block works on: of all, it has one, where there are enough
-// blocks. Neighbouring blocks take neighbouring columns of the same rows, so that these come from memory once and from
-// the L2 cache after that. A loop for each kind of work: in one loop for several, what does not change would be
-// computed ahead of it for all of them, and would take their registers.
+// Calls `run(column)` for those of so many columns that the block works on: it has one, where there are enough blocks.
+// Neighbouring blocks take neighbouring columns of the same rows, so that these come from memory once and from the L2
+// cache after that.
 template <class Run>
-DEVICE void for_each_column(TileColumns columns, Run run) {
+DEVICE void for_each_column(int columns, Run run) {
 #pragma unroll 1
-  for (int pass = 0; pass * device::grid_size() < columns.end; ++pass) {
-    const int blocks = device::grid_size(), block = device::block_index();
-    const int column = block % columns.all + pass * blocks;
-    if (column < columns.first || column >= columns.end) continue;
+  for (int column = device::block_index() % columns; column < columns; column += device::grid_size()) {
     device::block_sync();  // the affines of the last column have been read
-    run(TileColumn{column - columns.first, block / columns.all, (blocks - 1 - column) / columns.all + 1});
+    const int blocks = device::grid_size(), block = device::block_index();
+    run(TileColumn{column, block / columns, (blocks - 1 - column) / columns + 1});
   }
 }
 

@@ -54,32 +54,33 @@ DEVICE void mask_vector(Element (&dy)[V], unsigned bits) {
   }
 }
 
-// A vector of dy: the channels of a row from this one on.
-struct MaskedPlace {
-  int row, channel;
-};
-
-// The masks of a stage of g on their way to it: a byte for each of a thread's two chunks of 16 bytes. Four neighbours'
-// chunks lie side by side in a row, and so do their bytes.
+// The masks of a stage of g on their way to it, at `first`: a byte for each of a thread's two chunks of 16 bytes.
 constexpr int stage_mask_bytes = 2 * block_threads;
 template <class Element>
 struct StageMask {
-  const Tail& tail;
   SharedOffset first;
 
-  // Starts the copies that go with the chunks of a warp, a lane's of four neighbours. `of(thread, number)`: where a
-  // thread's chunk is in dy.
-  template <class Of>
-  DEVICE void copy(int end, Of of) const {
-    constexpr int groups = device::warp_size / 4;
+  // Chunks of four neighbouring threads, which lie side by side in a row, as their bytes do: the first thread, and
+  // which of its two chunks.
+  struct Four {
+    int thread, number;
+  };
+
+  // Half of a warp's lanes copy: each the bytes of four chunks, which are number `four()` of the warp's.
+  DEVICE static bool copies() { return device::lane_index() < 2 * groups; }
+  DEVICE static Four four() {
     const int lane = device::lane_index();
-    if (lane >= 2 * groups) return;
-    const int thread = device::warp_index() * device::warp_size + lane % groups * 4, number = lane / groups;
-    const auto [row, channel] = of(thread, number);
-    const bool inside = row < end && channel < tail.channels;
-    const int left = inside ? (tail.channels - channel) / TileTraits<Element>::vector : 0;
-    device::copy_async_4(place(thread, number), inside ? mask_place<Element>(tail.mask, row, channel) : tail.mask.bytes,
-                         left < 4 ? left : 4);
+    return {device::warp_index() * device::warp_size + lane % groups * 4, lane / groups % 2};
+  }
+  // How many of the four have channels, from this one on.
+  DEVICE static int existing(const Tail& tail, int channel) {
+    const int left = (tail.channels - channel) / TileTraits<Element>::vector;
+    return left < 0 ? 0 : left < 4 ? left : 4;
+  }
+  // Starts the copy of `count` bytes of the lane's four; nothing is read where that is 0.
+  DEVICE void copy(const std::uint8_t* from, int count) const {
+    const auto [thread, number] = four();
+    device::copy_async_4(place(thread, number), from, count);
   }
 
   // Masks a chunk of the thread's, which lies there. The warp has waited for its copies, and has met.
@@ -92,6 +93,8 @@ struct StageMask {
   }
 
  private:
+  static constexpr int groups = device::warp_size / 4;
+
   DEVICE SharedOffset place(int thread, int number) const { return first + number * block_threads + thread; }
 };
 

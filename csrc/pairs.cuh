@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include <device/convert.cuh>
 
@@ -17,6 +18,19 @@ DEVICE std::uint32_t pair_at(const Element (&values)[V], int i) {
 template <class Element, int V>
 DEVICE void set_pair(Element (&values)[V], int i, std::uint32_t pair) {
   std::memcpy(values + i, &pair, sizeof(pair));
+}
+
+// Elements i and i + 1 as floats.
+template <class Element, int V>
+DEVICE void float_pair(const Element (&values)[V], int i, float (&to)[2]) {
+  if constexpr (std::is_same_v<Element, BFloat16>) {  // the upper half of a float
+    const std::uint32_t pair = pair_at(values, i);
+    to[0] = device::bits_float(pair << 16);
+    to[1] = device::bits_float(pair & 0xffff0000u);
+  } else {
+    to[0] = device::to_float(values[i]);
+    to[1] = device::to_float(values[i + 1]);
+  }
 }
 
 DEVICE float rectified(float x) { return x <= 0.0f ? 0.0f : x; }  // NaN stays NaN

@@ -60,15 +60,27 @@ DEVICE SharedOffset b_piece(SharedOffset operand, int row, int chunk) {
          row_chunk(row + Columns::of_first_fragment(lane % 8) + Columns::further(lane / 16), chunk + lane / 8 % 2);
 }
 
+// Where a lane's pieces of a stage's operands lie, from the operands' beginnings on. Found once for many stages.
+template <class Element>
+struct Pieces {
+  SharedOffset a, b;
+
+  DEVICE explicit Pieces(WarpTile tile) : a(a_piece(0, tile.row, 0)), b(b_piece<Element>(0, tile.column, 0)) {}
+};
+
 // Products of stages on tensor cores: `Arithmetic` names the instruction and turns the registers that load_matrices
 // brings into operands.
 template <class Arithmetic>
-DEVICE void multiply_on_tensor_cores(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile) {
-#pragma unroll 1
+DEVICE void multiply_on_tensor_cores(Accumulators& d, SharedOffset a, SharedOffset b,
+                                     const Pieces<typename Arithmetic::Element>& pieces) {
+  using Columns = LaneColumns<typename Arithmetic::Element>;
+  // Operands begin at multiples of a row, so that chunks of these are found by bits of the sum.
+  const SharedOffset a_first = a + pieces.a, b_first = b + pieces.b;
+  // What is rounded on the way would lack registers on 8.0.
+  constexpr int unrolled = is_half<typename Arithmetic::Element> ? 2 : 1;
+#pragma unroll unrolled
   for (int chunk = 0; chunk < 4; chunk += 2) {
-    using Columns = LaneColumns<typename Arithmetic::Element>;
-    const SharedOffset a_lane = a_piece(a, tile.row, chunk);
-    const SharedOffset b_lane = b_piece<typename Arithmetic::Element>(b, tile.column, chunk);
+    const SharedOffset a_lane = chunk_further(a_first, chunk), b_lane = chunk_further(b_first, chunk);
     std::uint32_t a_fragments[fragment_rows][4];
 #pragma unroll
     for (int m = 0; m < fragment_rows; ++m) {
@@ -102,8 +114,8 @@ struct HalfProducts {
   DEVICE static float operand(float x) { return x; }
   DEVICE static void round(std::uint32_t (&)[4]) {}
 
-  DEVICE static void multiply(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile) {
-    multiply_on_tensor_cores<HalfProducts>(d, a, b, tile);
+  DEVICE static void multiply(Accumulators& d, SharedOffset a, SharedOffset b, const Pieces<Element>& pieces) {
+    multiply_on_tensor_cores<HalfProducts>(d, a, b, pieces);
   }
 
   // `a_shifts` and `b_shifts` are offsets of the operands' shifts in shared memory, floats. `shifted`: any is not zero.
@@ -223,8 +235,8 @@ struct Tf32Products {
     for (int i = 0; i < 4; ++i) registers[i] = device::float_bits(operand(device::bits_float(registers[i])));
   }
 
-  DEVICE static void multiply(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile) {
-    multiply_on_tensor_cores<Tf32Products>(d, a, b, tile);
+  DEVICE static void multiply(Accumulators& d, SharedOffset a, SharedOffset b, const Pieces<Element>& pieces) {
+    multiply_on_tensor_cores<Tf32Products>(d, a, b, pieces);
   }
 
   template <bool shift_a, int pixels, int pitch>
@@ -289,8 +301,9 @@ struct Float32Products {
 
   DEVICE static float operand(float x) { return x; }
 
-  DEVICE static void multiply(Accumulators& d, SharedOffset a, SharedOffset b, WarpTile tile) {
+  DEVICE static void multiply(Accumulators& d, SharedOffset a, SharedOffset b, const Pieces<Element>&) {
     const Lane lane;
+    const WarpTile tile = warp_tile();
     // Two k at a time: more would not leave registers for two blocks a multiprocessor.
 #pragma unroll 1
     for (int k = 0; k < TileTraits<float>::depth; k += 2) {

@@ -60,3 +60,21 @@ def test_backward_of_a_weight_far_apart_in_memory(dim, mode, backend, device):
 
     with torch.no_grad():
         assert_same_bits(result(far_apart(weight, dim)), result(weight))
+
+
+@on_kernels
+@each_mode
+def test_backward_of_images_far_apart_that_share_a_tile(mode, backend, device):
+    """Each image is half of the tile, and what is copied 16 bytes at a time."""
+    x, other, dy = (random(2, channels, 8, 8, device=device) for channels in (32, 128, 128))
+    weight = random(128, 32, 1, 1, device=device)
+    norms = [norm_of(new_norm(128, mode, device)) for _ in range(2)]
+
+    def result(move):
+        moved = move(x.detach()).requires_grad_()
+        branches = Projection(moved, weight, norms[0]), Direct(other, norms[1])
+        return gradients(backend, *branches, move(dy.detach()))
+
+    with torch.no_grad():
+        compact = result(lambda t: t.contiguous(memory_format=torch.channels_last))
+        assert_same_bits(result(lambda t: far_apart(t, 0)), compact)
