@@ -130,6 +130,19 @@ def innermost_loops(code: str) -> list[list[str]]:
     return [names[begin:end] for begin, end in filter(is_innermost, loops)]
 
 
+def straight_runs(code: str) -> list[list[str]]:
+    """Instructions that always follow each other: none jumps, or is jumped to."""
+    runs: list[list[str]] = [[]]
+    for line in code.splitlines():
+        if _LABEL.match(line):
+            runs.append([])
+        elif instruction := _INSTRUCTION.match(line):
+            runs[-1].append(instruction[1])
+            if _JUMP.search(line):
+                runs.append([])
+    return [run for run in runs if run]
+
+
 def _output(*command: str | Path, folder: Path | None = None) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from . import stages
 from .binary import ToolMissingError
 from .occupancy import MULTIPROCESSORS, REGISTERS, Occupancy, collect, problems
 
@@ -42,7 +43,15 @@ The table of the kernels has three numbers side by side, for {architectures}:
   many; where shared memory allows fewer, the claim is these.
 
 {kernels}
+
+A stage of a pipeline is 128 x 128 x 32 multiply-adds in half precision: 32 instructions of the tensor cores for each of
+8 warps. This is how many instructions a warp issues for one in all, in bfloat16 on {staged}, where rows are dense and
+come 16 bytes at a time. In backward, the relu's mask is copied with g, and g is masked in shared memory.
+
+{stages}
 """
+# The architecture whose stages are counted: what has been measured is of this one.
+STAGED = "9.0"
 
 
 def _markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -73,7 +82,7 @@ def _row(kernels: Sequence[Occupancy]) -> list[str]:
     return [f"`{kernels[0].kernel}`", *(", ".join(map(str, column)) for column in columns)]
 
 
-def table(kernels: Iterable[Occupancy], nvcc: str) -> str:
+def table(kernels: Iterable[Occupancy], stages: Mapping[tuple[str, str], int], nvcc: str) -> str:
     """The text of docs/kernels.md."""
     shown = [one for one in kernels if one.usage.architecture in ARCHITECTURES]
     (threads,) = {one.needs.threads for one in shown}  # it names them only once
@@ -88,6 +97,8 @@ def table(kernels: Iterable[Occupancy], nvcc: str) -> str:
         limits=_limits(threads, shared),
         architectures=", ".join(ARCHITECTURES),
         kernels=_markdown(["kernel", "registers", "stack", "blocks", "claim", "bounds", "shared"], rows),
+        staged=STAGED,
+        stages=_markdown(["stage", "instructions"], [(f"{kind}: {stage}", n) for (kind, stage), n in stages.items()]),
     )
 
 
@@ -110,20 +121,20 @@ def _built() -> tuple[ModuleType, dict[str, str]]:
     return module, loading.built_with("_C")
 
 
-def _kernels_of(module: ModuleType) -> list[Occupancy]:
+def _found_in(module: ModuleType) -> tuple[list[Occupancy], dict[tuple[str, str], int]]:
     assert module.__file__ is not None
+    library = Path(module.__file__)
     try:
-        return collect(Path(module.__file__), module.launch_needs())
+        return collect(library, module.launch_needs()), stages.collect(library, STAGED)
     except ToolMissingError as error:
         raise SystemExit(str(error)) from None
 
 
-def _check(kernels: Sequence[Occupancy], facts: dict[str, str]) -> None:
+def _check(kernels: Sequence[Occupancy], expected: str, incomparable: str | None) -> None:
     found = problems(kernels)
-    text = TABLE.read_text() if TABLE.exists() else ""
-    if reason := incomparable(facts, text):
-        found.append(f"docs/kernels.md cannot be checked: {reason}")
-    elif table(kernels, facts["nvcc"]) != text:
+    if incomparable:
+        found.append(f"docs/kernels.md cannot be checked: {incomparable}")
+    elif expected != (TABLE.read_text() if TABLE.exists() else ""):
         found.append("docs/kernels.md is out of date: run `make resources`")
     if found:
         raise SystemExit("\n".join(found))
@@ -134,12 +145,14 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; fail where table or kernels are wrong")
     check = parser.parse_args().check
     module, facts = _built()
-    kernels = _kernels_of(module)
-    if check:
-        return _check(kernels, facts)
-    if reason := incomparable(facts, ""):
+    reason = incomparable(facts, TABLE.read_text() if check and TABLE.exists() else "")
+    if reason and not check:
         raise SystemExit(reason)
-    TABLE.write_text(table(kernels, facts["nvcc"]))
+    kernels, of_stages = _found_in(module)
+    text = table(kernels, of_stages, facts["nvcc"])
+    if check:
+        return _check(kernels, text, reason)
+    TABLE.write_text(text)
     for problem in problems(kernels):
         print(problem)
     return None

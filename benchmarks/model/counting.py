@@ -8,7 +8,7 @@ How many items the full size has is asked of the launcher, which then launches n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -28,9 +28,8 @@ TILE_ROWS = 128
 # Instructions that find a row that lies apart, read off the cubin for 9.0 (`row_offset`). Those of
 # 82e7ce2 divided: 48, and six conversions and reciprocals, which are taken for eight each. That eight is an assumption.
 SCATTERED_SLOTS = 22
-# Instructions that a warp issues for a stage of g^T x, read off the cubin for 9.0 along the fast path; those of 82e7ce2
-# issued 530. A stage of x^T x takes 249 where it took 372: the same ratio.
-STAGE_SLOTS = 343
+# Instructions that a warp issues for a stage (`kernel_resources.stages`): at commit 82e7ce2, and now.
+STAGE_SLOTS = {"g^T x": (457, 212), "x^T x": (295, 140), "x^T x, diagonal": (324, 191)}
 # Height and width of the images that are run: two tiles of rows each.
 _SIZE = 16
 _MANY = 100_000
@@ -55,7 +54,8 @@ class Amounts:
         grid_barriers: within the phase.
         items: that can be worked on side by side.
         slots: blocks that run at the same time.
-        scattered_slots, stage_slots: `SCATTERED_SLOTS` and `STAGE_SLOTS` of these kernels.
+        scattered_slots: `SCATTERED_SLOTS` of these kernels.
+        stage_share: how many instructions a stage of x^T x or g^T x takes, of as many as at commit 82e7ce2.
         uneven: work of the busiest block of a full grid over that of all on average.
         uneven_multiprocessors: the same of the blocks of a multiprocessor together.
     """
@@ -81,7 +81,7 @@ class Amounts:
     items: float
     slots: float = 0.0
     scattered_slots: float = 0.0
-    stage_slots: float = 0.0
+    stage_share: float = 1.0
     uneven: float = 1.0
     uneven_multiprocessors: float = 1.0
 
@@ -121,6 +121,16 @@ def unevenness(items: int, blocks: int) -> float:
     return math.ceil(items / blocks) * blocks / items
 
 
+def stage_share(phase: str, channels: Sequence[int]) -> float:
+    """`Amounts.stage_share` of a phase of a tail whose projections have so many input channels."""
+    shares = {name: now / then for name, (then, now) in STAGE_SLOTS.items()}
+    if phase.startswith(BACKWARD) or not channels:
+        return shares["g^T x"]
+    tiles = [math.ceil(k / TILE_ROWS) for k in channels]
+    diagonal, all_of_them = sum(tiles), sum(t * (t + 1) // 2 for t in tiles)
+    return shares["x^T x"] + (shares["x^T x, diagonal"] - shares["x^T x"]) * diagonal / all_of_them
+
+
 @dataclass(frozen=True)
 class Counter:
     """Counts one tail computed in one way.
@@ -138,7 +148,11 @@ class Counter:
         """The amounts of each phase that has work."""
         items, tiles = self._items(self.shape), math.ceil(self.shape.rows / TILE_ROWS)
         for phase in items:
-            fixed = {"slots": self.slots, "scattered_slots": SCATTERED_SLOTS, "stage_slots": STAGE_SLOTS}
+            fixed = {
+                "slots": self.slots,
+                "scattered_slots": SCATTERED_SLOTS,
+                "stage_share": stage_share(phase, self.shape.projections),
+            }
             if phase.endswith("finish"):
                 yield phase, replace(self._finishing(phase, items), **fixed)
                 continue

@@ -17,10 +17,9 @@ from ..progress import progress
 from ..result import Result, number
 from .counting import INSTRUCTIONS, Amounts
 from .counts import Counts
-from .gpu_time import STAGED, Gpu, seconds
+from .gpu_time import Gpu, seconds
 
 _MULTIPROCESSORS, _CLOCK_HZ = 132, 1.755e9  # an H100 SXM5 under load
-_KINDS = [kind for kind in INSTRUCTIONS if kind != STAGED]
 # A quarter of a multiprocessor issues an instruction a cycle: 16 bytes of half precision are 8 conversions, as many
 # multiply-adds and half as many packings, so some 8 cycles.
 _BOUNDS: dict[str, tuple[float, float]] = {
@@ -34,10 +33,9 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "norm": (2.2, 12.0),
     "launch": (1e-6, 8e-6),
     "barrier": (0.5e-6, 5e-6),
-    **dict.fromkeys(_KINDS, (0.1, 50.0)),
+    **dict.fromkeys(INSTRUCTIONS, (0.1, 50.0)),
     "load": (1.0, 10.0),
     "store": (1.0, 14.0),
-    "stage": (0.0002, 0.1),
     "scattered": (0.1, 1.0),
 }
 # Sets of constants that compete, for each constant.
@@ -69,7 +67,7 @@ def observed(measured: Result, counts: Counts) -> list[Observed]:
 def gpu_of(constants: Vector) -> Gpu:
     """From the constants' logarithms, in the order of the bounds."""
     of = {name: float(f"{value:.4g}") for name, value in zip(_BOUNDS, np.exp(constants), strict=True)}
-    cycles = {name: of.pop(name) for name in (*_KINDS, "stage", "scattered")}
+    cycles = {name: of.pop(name) for name in (*INSTRUCTIONS, "scattered")}
     return Gpu(_MULTIPROCESSORS, _CLOCK_HZ, cycles=cycles, **of)
 
 

@@ -25,8 +25,6 @@ from .counting import INSTRUCTIONS, Amounts
 
 FILE = Path(__file__).with_name("h100.json")
 _COPY_BYTES, _WARP = 16, 32
-# What these cost goes by the instructions of the stage around them, which have become fewer.
-STAGED = "transposed_matrices"
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Gpu:
         norm: the p of the p-norm.
         launch, barrier: of a launch, and of a barrier of the whole grid.
         cycles: of a multiprocessor, by the kind of instruction; "scattered": of each that finds the rows of a warp's
-            16-byte copies, where they lie apart; "stage": of each of a stage of g^T x, for one of its loads.
+            16-byte copies, where they lie apart; "transposed_matrices" with the stage around them, as it was then.
     """
 
     multiprocessors: int
@@ -73,8 +71,8 @@ def write(gpu: Gpu, path: Path = FILE) -> None:
 def parts(amounts: Amounts, gpu: Gpu) -> dict[str, float]:
     """Seconds that each limit alone would take."""
     each_cycle = gpu.multiprocessors * gpu.clock_hz
-    cycles = sum(getattr(amounts, kind) * gpu.cycles[kind] for kind in INSTRUCTIONS if kind != STAGED)
-    cycles += getattr(amounts, STAGED) * amounts.stage_slots * gpu.cycles["stage"]
+    shares = {"transposed_matrices": amounts.stage_share}
+    cycles = sum(getattr(amounts, kind) * gpu.cycles[kind] * shares.get(kind, 1.0) for kind in INSTRUCTIONS)
     cycles += amounts.scattered / _COPY_BYTES / _WARP * amounts.scattered_slots * gpu.cycles["scattered"]
     # A share of the loads finds in the cache what others have brought there.
     missed = min(1.0, amounts.distinct / amounts.requested) if amounts.requested else 1.0

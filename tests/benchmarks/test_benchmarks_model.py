@@ -13,10 +13,12 @@ from emulated import only_emulated
 from benchmarks import model
 from benchmarks.__main__ import main
 from benchmarks.model import counts, fit, gpu_time
-from benchmarks.model.counting import SCATTERED_SLOTS, Amounts, unevenness
+from benchmarks.model.counting import SCATTERED_SLOTS, STAGE_SLOTS, Amounts, stage_share, unevenness
 from benchmarks.result import read
 from benchmarks.tail_shapes import RESNET50
+from fused_resnet.backends.kernels import loading
 from fused_resnet.cost import cost_model
+from kernel_resources import stages
 from kernel_resources.binary import ToolMissingError, find_tool
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +104,29 @@ def test_amounts_of_many_rows_follow_from_those_of_few(backend):
 
 def test_the_choice_takes_its_rates_from_the_model():
     assert json.loads(cost_model.CALIBRATION.read_text())["kernels"] == "modelled"
+
+
+def test_instructions_of_a_stage_are_those_of_the_built_kernels():
+    module, reason = loading.load("_C")
+    if module is None or "9.0" not in loading.built_with("_C")["architectures"]:
+        pytest.skip(f"there are no kernels for 9.0 to look at: {reason}")
+    try:
+        built = stages.collect(Path(module.__file__), "9.0")
+    except ToolMissingError as error:
+        pytest.skip(str(error))
+    by_stage = {stage: count for (_, stage), count in built.items()}
+    assert {name: by_stage[name] for name in STAGE_SLOTS} == pytest.approx(
+        {name: now for name, (_, now) in STAGE_SLOTS.items()}, abs=5
+    )
+
+
+def test_share_of_a_stage_weighs_tiles_on_the_diagonal_and_below():
+    """Of x^T x; 3 tiles of 128 channels have 3 on the diagonal and 3 below."""
+    pair, diagonal = (now / then for then, now in (STAGE_SLOTS["x^T x"], STAGE_SLOTS["x^T x, diagonal"]))
+    assert stage_share("forward moments", [128]) == pytest.approx(diagonal)
+    assert stage_share("forward moments", [384]) == pytest.approx((pair + diagonal) / 2)
+    assert stage_share("forward moments", [64, 384]) == pytest.approx((3 * pair + 4 * diagonal) / 7)
+    assert stage_share("backward reduce", [384]) == pytest.approx(212 / 457)
 
 
 PROBE = """

@@ -8,7 +8,9 @@ import pytest
 from fused_resnet.backends.kernels import loading
 from kernel_resources.binary import Kernel, ToolMissingError, Usage, find_tool, kernel
 from kernel_resources.occupancy import MULTIPROCESSORS, Needs, Occupancy, collect, problems
-from kernel_resources.report import TABLE, incomparable, table
+from kernel_resources.report import STAGED, TABLE, incomparable, table
+from kernel_resources.stages import collect as collect_stages
+from kernel_resources.stages import fewest_instructions
 
 FORWARD = "_ZN12fused_resnet14forward_kernelINS_12HalfProductsINS_8BFloat16EEELi1EEEvNS_11ForwardWorkE"
 BACKWARD = "_ZN12fused_resnet15backward_kernelINS_15Float32ProductsELb0EEEvNS_12BackwardWorkE"
@@ -32,15 +34,27 @@ def kernels():
         pytest.skip(str(error))
 
 
+@pytest.fixture(scope="module")
+def stages():
+    """The stages of the built module."""
+    module, reason = loading.load("_C")
+    if module is None or STAGED not in loading.built_with("_C")["architectures"]:
+        pytest.skip(f"there are no kernels for {STAGED} to look at: {reason}")
+    try:
+        return collect_stages(Path(module.__file__), STAGED)
+    except ToolMissingError as error:
+        pytest.skip(str(error))
+
+
 def test_built_kernels_do_not_spill_and_fit_as_often_as_claimed(kernels):
     assert "\n".join(problems(kernels)) == ""
 
 
-def test_table_is_up_to_date(kernels):
+def test_table_is_up_to_date(kernels, stages):
     facts, text = loading.built_with("_C"), TABLE.read_text()
     if reason := incomparable(facts, text):
         pytest.skip(f"docs/kernels.md cannot be compared: {reason}")
-    assert table(kernels, facts["nvcc"]) == text, "run `make resources`"
+    assert table(kernels, stages, facts["nvcc"]) == text, "run `make resources`"
 
 
 @pytest.mark.parametrize(
@@ -129,3 +143,37 @@ def test_tables_of_other_builds_are_not_compared(facts, reason):
 def test_tool_that_is_missing_is_named_with_its_wheel():
     with pytest.raises(ToolMissingError, match="pip install nvidia-cuda-no-such-tool"):
         find_tool("no-such-tool")
+
+
+# A loop whose other branch is longer, around one that has to be taken twice.
+LOOP = """
+.L_x_0:
+        /*0000*/                   DEPBAR.LE SB0, 0x2 ;
+        /*0010*/              @!P1 BRA `(.L_x_1) ;
+        /*0020*/                   LDG.E R0, desc[UR6][R2.64] ;
+        /*0030*/                   STS [R1], R0 ;
+        /*0040*/                   BRA `(.L_x_2) ;
+.L_x_1:
+        /*0050*/                   LDGSTS.E.BYPASS.128 [R1], desc[UR6][R2.64] ;
+.L_x_2:
+        /*0060*/                   LDGDEPBAR ;
+.L_x_3:
+        /*0070*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
+        /*0080*/               @P0 BRA `(.L_x_3) ;
+        /*0090*/               @P2 BRA `(.L_x_0) ;
+        /*00a0*/                   EXIT ;
+"""
+
+
+@pytest.mark.parametrize(
+    ("work", "instructions"),
+    [
+        ({"HMMA": 1}, 7),
+        ({"HMMA": 2}, 9),
+        ({"HMMA": 2, "LDGSTS": 1}, 9),
+        ({"HMMA": 1, "STS": 1}, 9),
+        ({"HMMA": 1, "STS": 1, "LDGSTS": 1}, None),  # no way does both
+    ],
+)
+def test_instructions_of_a_stage_are_those_of_the_shortest_way_that_does_its_work(work, instructions):
+    assert fewest_instructions(LOOP, work) == instructions
