@@ -103,10 +103,11 @@ struct Addend {
         for (int half = 0; half < 2; ++half) {
           const SharedOffset at = further_down(own, m * 16 + half * 8) + first * static_cast<int>(sizeof(Element));
           const auto four = device::shared_load<Channels<Element, part>>(at);
+          float values[part];
+          float_values(four.at, 0, values);
 #pragma unroll
           for (int i = 0; i < part; ++i)
-            sum.values[m][group * Columns::fragments + (first + i) / 2][2 * half + i % 2] +=
-                added(i, device::to_float(four.at[i]));
+            sum.values[m][group * Columns::fragments + (first + i) / 2][2 * half + i % 2] += added(i, values[i]);
         }
     }
   }
@@ -119,26 +120,31 @@ DEVICE void for_each_stored(const Tail& tail, const Activations& to, const Accum
                             bool relu, std::int64_t stride, Store store) {
   using Columns = LaneColumns<Element>;
   const WarpTile own = warp_tile();
-  const int first_row = place.row + own.row + Lane().g, first_channel = place.channel + own.column;
+  const int first_row = place.row + own.row + Lane().g, first_channel = place.channel + own.column + Columns::first(0);
+  const bool masks = relu && tail.mask.bytes != nullptr;
+  Element* pixel = static_cast<Element*>(to.data) + row_offset(tail, to, first_row) + first_channel * stride;
+  std::uint8_t* mask = masks ? mask_place<Element>(tail.mask, first_row, first_channel) : nullptr;
 #pragma unroll
   for (int m = 0; m < fragment_rows; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = first_row + m * 16 + half * 8;
-      if (row >= tail.rows) continue;
-      Element* pixel = static_cast<Element*>(to.data) + row_offset(tail, to, row);
+      if (!to.dense) pixel = static_cast<Element*>(to.data) + row_offset(tail, to, row) + first_channel * stride;
 #pragma unroll
       for (int group = 0; group < Columns::groups; ++group) {
-        const int channel = first_channel + Columns::first(group);
-        if (channel >= to.channels) continue;
+        const int channel = first_channel + group * Columns::group_columns;
         Vector16<Element> result;
         round_values<Columns::vector>(result.values, 0, relu, [&](int i) {
           return sum.values[m][group * Columns::fragments + i / 2][2 * half + i % 2];
         });
-        if (relu && tail.mask.bytes != nullptr)
-          device::global_store(mask_place<Element>(tail.mask, row, channel), mask_byte(result.values));
-        store(pixel + channel * stride, channel, result);
+        if (row >= tail.rows || channel >= to.channels) continue;
+        if (masks)
+          device::global_store(mask + group * Columns::group_columns / Columns::vector, mask_byte(result.values));
+        store(pixel + group * Columns::group_columns * stride, channel, result);
       }
+      // The lane's next row, if rows are dense.
+      pixel += 8 * to.stride_w;
+      if (masks) mask += 8 * tail.mask.pitch;
     }
 }
 

@@ -87,11 +87,13 @@ DEVICE void dot_pass(const TailGradient& gradient, int index, int range, int fir
         }
         if (g != nullptr)
           store_streamed<vectorised>(g + row_offset(tail, gradient.g, row(j)), gradient.g, channel, incoming);
+        float values[V], of_z[V];
+        float_values(incoming.at, 0, values);
+        float_values(loaded[j][1].at, 0, of_z);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
-          const float value = device::to_float(incoming.at[i]);
-          sums[0][i] += value;
-          sums[1][i] = device::fma(value, device::to_float(loaded[j][1].at[i]) - means[i], sums[1][i]);
+          sums[0][i] += values[i];
+          sums[1][i] = device::fma(values[i], of_z[i] - means[i], sums[1][i]);
         }
       }
     });

@@ -40,9 +40,11 @@ DEVICE void columns_pass(const Tail& tail, const Branch& branch, int range, int 
 #pragma unroll
       for (int j = 0; j < batch; ++j) {
         if (row(j) >= rows.end) break;
+        float values[V];
+        float_values(loaded[j].at, 0, values);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
-          const float value = device::to_float(loaded[j].at[i]) - shifts[i];
+          const float value = values[i] - shifts[i];
           sums[0][i] += value;
           sums[1][i] = device::fma(value, value, sums[1][i]);
         }

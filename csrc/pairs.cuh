@@ -33,6 +33,18 @@ DEVICE void float_pair(const Element (&values)[V], int i, float (&to)[2]) {
   }
 }
 
+// `count` elements as floats, from the first on.
+template <int count, class Element, int V>
+DEVICE void float_values(const Element (&values)[V], int first, float (&to)[count]) {
+#pragma unroll
+  for (int i = 0; i < count; i += 2) {
+    float pair[2];
+    float_pair(values, first + i, pair);
+    to[i] = pair[0];
+    to[i + 1] = pair[1];
+  }
+}
+
 DEVICE float rectified(float x) { return x <= 0.0f ? 0.0f : x; }  // NaN stays NaN
 
 // Rounds `value(i)` to `to[first + i]`, `count` of them, through a relu or not.

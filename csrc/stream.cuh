@@ -158,9 +158,12 @@ DEVICE void stream_pass(const Tail& tail, const Activations& to, const StreamedA
           }
         }
 #pragma unroll
-        for (int j = 0; j < count; ++j)
+        for (int j = 0; j < count; ++j) {
+          float values[part];
+          float_values(loaded[of][j].at, from, values);
 #pragma unroll
-          for (int i = 0; i < part; ++i) sums[j][i] += affines.at[i](device::to_float(loaded[of][j].at[from + i]));
+          for (int i = 0; i < part; ++i) sums[j][i] += affines.at[i](values[i]);
+        }
       }
 #pragma unroll
       for (int j = 0; j < count; ++j) round_values<part>(results[j].at, from, relu, [&](int i) { return sums[j][i]; });

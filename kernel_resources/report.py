@@ -46,7 +46,8 @@ The table of the kernels has three numbers side by side, for {architectures}:
 
 A stage of a pipeline is 128 x 128 x 32 multiply-adds in half precision: 32 instructions of the tensor cores for each of
 8 warps. This is how many instructions a warp issues for one in all, in bfloat16 on {staged}, where rows are dense and
-come 16 bytes at a time. In backward, the relu's mask is copied with g, and g is masked in shared memory.
+come 16 bytes at a time. In backward, the relu's mask is copied with g, and g is masked in shared memory. What is added
+to a product comes in two stages without one.
 
 {stages}
 """

@@ -20,17 +20,21 @@ from .binary import Kernel, disassembled, extract
 Work: TypeAlias = Mapping[str, int]
 
 COMMITS = "LDGDEPBAR"  # what tells the loop of a pipeline from others
-_ANY: Work = {"DEPBAR": 1, "BAR": 1, "HMMA": 32, "LDGSTS.E.BYPASS.128": 4}
+_COPIES: Work = {"DEPBAR": 1, "BAR": 1, "LDGSTS.E.BYPASS.128": 4}
+_ANY: Work = {**_COPIES, "HMMA": 32}
 _MASKED: Work = {"LDGSTS.E": 5, "STS.128": 2}  # copies the masks, too, and stores what it has masked
 # In half precision. Of x^T x, tiles on the diagonal copy one operand and sum its columns; one of g^T x may sum g's.
 STAGES: Mapping[tuple[str, str], Work] = {
     ("forward", "x W^T"): {**_ANY, "LDSM.16.M88": 12},
+    ("forward", "what is added"): {**_COPIES, "FADD": 32},
+    ("forward", "the same, and y stored with its mask"): {**_COPIES, "FADD": 32, "STG.E.128": 8, "STG.E.U8": 8},
     ("forward", "x^T x"): {**_ANY, "LDSM.16.MT88": 12},
     ("forward", "x^T x, diagonal"): {**_ANY, "LDSM.16.MT88": 12, "LDGSTS.E.BYPASS.128": 2, "FADD": 16},
     ("backward", "g^T x"): {**_ANY, **_MASKED, "LDSM.16.MT88": 12},
     ("backward", "g^T x, with sums of g"): {**_ANY, **_MASKED, "LDSM.16.MT88": 12, "FADD": 16},
     ("backward", "g W"): {**_ANY, "LDSM.16.M88": 12},
     ("backward", "g W, g masked"): {**_ANY, **_MASKED, "LDSM.16.M88": 12},
+    ("backward", "g W, and dx stored"): {**_ANY, "LDSM.16.M88": 12, "STG.E.128": 8},
 }
 
 _LABEL = re.compile(r"^(\.L_\w+):")
