@@ -50,7 +50,7 @@ DEVICE void dot_pass(const TailGradient& gradient, int index, int range, int fir
   constexpr int part = 4;
   const RowRange rows(tail, gradient.partition, range);
   const int channel = first + pass + share.column();
-  const StreamedColumn<Element, V, vectorised> dy(gradient.dy, true, channel, tail.channels),
+  const StreamedColumn<Element, V, vectorised> dy(gradient.dy, true, channel, tail.channels, tail.relu && !masks),
       z(branch.x, dots || masks, channel, tail.channels);
   Element* g = nullptr;
   if (leads && gradient.writes_g) g = static_cast<Element*>(gradient.g.data) + channel * gradient.g.stride_c;
@@ -60,36 +60,32 @@ DEVICE void dot_pass(const TailGradient& gradient, int index, int range, int fir
     means[i] = dots && channel + i < tail.channels ? device::global_load(branch.mean + channel + i) : 0.0f;
   if (dy.channel != nullptr)
     for_each_batch<batch>(rows, share, [&](auto row) {
-      Values loaded[batch][2];
-      std::uint8_t bits[batch];
+      Loaded<Element, V, vectorised> loaded[batch][2];
 #pragma unroll
       for (int j = 0; j < batch; ++j) {
         const bool exists = row(j) < rows.end;
-        loaded[j][0] = exists ? dy.load(tail, row(j)) : Values{};
-        loaded[j][1] = exists ? z.load(tail, row(j)) : Values{};
-        bits[j] =
-            exists && tail.relu && !masks ? device::global_load(mask_place<Element>(tail.mask, row(j), channel)) : 0;
+        loaded[j][0] = dy.load(tail, row(j), exists);
+        loaded[j][1] = z.load(tail, row(j), exists);
       }
 #pragma unroll
       for (int j = 0; j < batch; ++j) {
         if (row(j) >= rows.end) break;
-        Values incoming = loaded[j][0];
+        Values incoming = loaded[j][0].values(dy.masks);
+        const Values input = loaded[j][1].values(false);
         if (masks) {
 #pragma unroll
           for (int from = 0; from < V; from += part) {
             const auto affines = Affines::load<part>(0, pass + share.column() + from);
 #pragma unroll
             for (int i = 0; i < part; ++i)
-              incoming.at[from + i] = masked_by_input(incoming.at[from + i], loaded[j][1].at[from + i], affines.at[i]);
+              incoming.at[from + i] = masked_by_input(incoming.at[from + i], input.at[from + i], affines.at[i]);
           }
-        } else if (tail.relu) {
-          mask_vector(incoming.at, bits[j]);
         }
         if (g != nullptr)
           store_streamed<vectorised>(g + row_offset(tail, gradient.g, row(j)), gradient.g, channel, incoming);
         float values[V], of_z[V];
         float_values(incoming.at, 0, values);
-        float_values(loaded[j][1].at, 0, of_z);
+        float_values(input.at, 0, of_z);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
           sums[0][i] += values[i];

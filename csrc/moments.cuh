@@ -34,14 +34,14 @@ DEVICE void columns_pass(const Tail& tail, const Branch& branch, int range, int 
   for (int i = 0; i < V; ++i) shifts[i] = device::shared_load<float>(scratch(column + i));
   if (x.channel != nullptr)
     for_each_batch<batch>(rows, share, [&](auto row) {
-      Channels<Element, V> loaded[batch];
+      Loaded<Element, V, vectorised> loaded[batch];
 #pragma unroll
-      for (int j = 0; j < batch; ++j) loaded[j] = row(j) < rows.end ? x.load(tail, row(j)) : Channels<Element, V>{};
+      for (int j = 0; j < batch; ++j) loaded[j] = x.load(tail, row(j), row(j) < rows.end);
 #pragma unroll
       for (int j = 0; j < batch; ++j) {
         if (row(j) >= rows.end) break;
         float values[V];
-        float_values(loaded[j].at, 0, values);
+        float_values(loaded[j].values(false).at, 0, values);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
           const float value = values[i] - shifts[i];

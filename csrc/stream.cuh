@@ -2,6 +2,9 @@
 // them stays in registers, and has several rows under way before it uses the first of them.
 #pragma once
 
+#include <cstring>
+#include <type_traits>
+
 #include <epilogue.cuh>
 #include <mainloop.cuh>
 
@@ -38,10 +41,32 @@ DEVICE void with_share(bool vectorised, bool channels_first, int channels, Run r
   run(Share<vector, false>(!channels_first, channels));
 }
 
+// 16 bytes on their way to registers: words, which nobody looks into before they are used. Of halves, the compiler
+// makes registers of their own wherever a load may be left out, and so waits for each load before it starts the next.
+struct alignas(16) Words {
+  std::uint32_t at[4];
+};
+
+// Channels that have been loaded, or are on their way.
+template <class Element, int V, bool vectorised>
+struct Loaded {
+  using Values = Channels<Element, V>;
+  std::conditional_t<vectorised, Words, Values> data;
+  unsigned passes;  // bits of the channels whose gradients y's relu lets pass
+
+  // `masked`: by those bits.
+  DEVICE Values values(bool masked) const {
+    Values found;
+    static_assert(sizeof(found) == sizeof(data));
+    std::memcpy(&found, &data, sizeof(found));
+    if (masked) mask_vector(found.at, passes);
+    return found;
+  }
+};
+
 // A source as one thread reads it: zeros where it has no channels, which in vectors begin and end at multiples of V.
 template <class Element, int V, bool vectorised>
 struct StreamedColumn {
-  using Values = Channels<Element, V>;
   const Activations& x;
   int first, end;          // of the source's channels that are read
   bool masks;              // by y's relu
@@ -53,36 +78,35 @@ struct StreamedColumn {
     if (exists && last >= 0 && first < end) channel = static_cast<const Element*>(x.data) + first * x.stride_c;
   }
 
-  DEVICE Values load(const Tail& tail, int row) const {
-    if (channel == nullptr) return {};
+  // `exists`: the row does.
+  DEVICE Loaded<Element, V, vectorised> load(const Tail& tail, int row, bool exists) const {
+    Loaded<Element, V, vectorised> loaded{};
+    if (channel == nullptr || !exists) return loaded;
     const Element* pixel = channel + row_offset(tail, x, row);
-    Values values{};
     if constexpr (vectorised) {
-      values = device::global_load(reinterpret_cast<const Values*>(pixel));
+      loaded.data = device::global_load(reinterpret_cast<const Words*>(pixel));
     } else {
       const std::int64_t stride = device::unforeseen(x.stride_c);
 #pragma unroll
       for (int i = 0; i < V; ++i)
-        if (has(i)) values.at[i] = device::global_load(pixel + i * stride);
+        if (has(i)) loaded.data.at[i] = device::global_load(pixel + i * stride);
     }
-    if (masks) mask(tail, row, values);
-    return values;
+    if (masks) loaded.passes = mask(tail, row);
+    return loaded;
   }
 
  private:
   DEVICE bool has(int i) const { return first + i >= 0 && first + i < end; }
 
-  DEVICE void mask(const Tail& tail, int row, Values& values) const {
+  DEVICE unsigned mask(const Tail& tail, int row) const {
     const int own = static_cast<int>(device::unforeseen(first));  // registers of the mask's own would be missed
-    if constexpr (vectorised) {
-      mask_vector(values.at, device::global_load(mask_place<Element>(tail.mask, row, own)));
-    } else {
+    if constexpr (vectorised) return device::global_load(mask_place<Element>(tail.mask, row, own));
+    unsigned bits = 0;
 #pragma unroll
-      for (int i = 0; i < V; ++i)
-        if (has(i))
-          values.at[i] =
-              masked(values.at[i], device::global_load(mask_place<Element>(tail.mask, row, own + i)), (own + i) % V);
-    }
+    for (int i = 0; i < V; ++i)
+      if (has(i))
+        bits |= (device::global_load(mask_place<Element>(tail.mask, row, own + i)) >> (own + i) % V & 1u) << i;
+    return bits;
   }
 };
 
@@ -130,13 +154,14 @@ DEVICE void stream_pass(const Tail& tail, const Activations& to, const StreamedA
 #pragma unroll 1
   for (int number = tile.share; number < batches; number += tile.shares) {
     const int row = number * batch + share.row();
-    Values loaded[2][count], results[count];
+    Loaded<Element, V, vectorised> loaded[2][count];
+    Values results[count];
 #pragma unroll
     for (int j = 0; j < count; ++j)
 #pragma unroll
       for (int of = 0; of < 2; ++of) {
         const int at = row + j * share.rows();
-        loaded[of][j] = at < tail.rows ? sources[of].load(tail, at) : Values{};
+        loaded[of][j] = sources[of].load(tail, at, at < tail.rows);
       }
     // Affines come from shared memory for each batch: all of them would leave no registers for what is under way.
 #pragma unroll
@@ -146,21 +171,27 @@ DEVICE void stream_pass(const Tail& tail, const Activations& to, const StreamedA
       for (int of = 0; of < 2; ++of) {
         if (sources[of].channel == nullptr) continue;
         auto affines = Affines::load<part>(of, column + from);
-        if (masks && of == 1) {
+        const bool masked_by_first = masks && of == 1;
+        Affine norms[part];
+        if (masked_by_first) {
           const auto centres = Affines::load<part>(0, column + from);
 #pragma unroll
           for (int i = 0; i < part; ++i) {
-            const Affine norm{centres.at[i].centre, affines.at[i].scale, affines.at[i].shift};
+            norms[i] = {centres.at[i].centre, affines.at[i].scale, affines.at[i].shift};
             affines.at[i].shift = 0.0f;
-#pragma unroll
-            for (int j = 0; j < count; ++j)
-              loaded[1][j].at[from + i] = masked_by_input(loaded[1][j].at[from + i], loaded[0][j].at[from + i], norm);
           }
         }
 #pragma unroll
         for (int j = 0; j < count; ++j) {
+          Values own = loaded[of][j].values(sources[of].masks);
+          if (masked_by_first) {
+            const Values input = loaded[0][j].values(false);
+#pragma unroll
+            for (int i = 0; i < part; ++i)
+              own.at[from + i] = masked_by_input(own.at[from + i], input.at[from + i], norms[i]);
+          }
           float values[part];
-          float_values(loaded[of][j].at, from, values);
+          float_values(own.at, from, values);
 #pragma unroll
           for (int i = 0; i < part; ++i) sums[j][i] += affines.at[i](values[i]);
         }

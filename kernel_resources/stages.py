@@ -1,29 +1,22 @@
-"""Instructions that a warp issues for one stage of a kernel's pipeline, read from its code.
-
-A stage's code has a branch for every layout. Of all ways through the loop that do what a stage does, the shortest is
-the one of vectors and dense rows: what it does is told by how often it comes by certain instructions.
-"""
+"""What a warp does in one turn of the kernels' loops, read off their code: instructions, and loads under way."""
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from heapq import heappop, heappush
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
 
 from .binary import Kernel, disassembled, extract
+from .ways import Code, Work
 
-# How often instructions whose names begin so are on the way.
-Work: TypeAlias = Mapping[str, int]
-
-COMMITS = "LDGDEPBAR"  # what tells the loop of a pipeline from others
+_COMMITS = "LDGDEPBAR"  # what tells the loop of a pipeline from others
+_LOAD = "LDG.E.128"
 _COPIES: Work = {"DEPBAR": 1, "BAR": 1, "LDGSTS.E.BYPASS.128": 4}
 _ANY: Work = {**_COPIES, "HMMA": 32}
 _MASKED: Work = {"LDGSTS.E": 5, "STS.128": 2}  # copies the masks, too, and stores what it has masked
-# In half precision. Of x^T x, tiles on the diagonal copy one operand and sum its columns; one of g^T x may sum g's.
+# Stages of pipelines, in half precision. Of x^T x, tiles on the diagonal copy one operand and sum its columns; one of
+# g^T x may sum g's.
 STAGES: Mapping[tuple[str, str], Work] = {
     ("forward", "x W^T"): {**_ANY, "LDSM.16.M88": 12},
     ("forward", "what is added"): {**_COPIES, "FADD": 32},
@@ -36,55 +29,13 @@ STAGES: Mapping[tuple[str, str], Work] = {
     ("backward", "g W, g masked"): {**_ANY, **_MASKED, "LDSM.16.M88": 12},
     ("backward", "g W, and dx stored"): {**_ANY, "LDSM.16.M88": 12, "STG.E.128": 8},
 }
-
-_LABEL = re.compile(r"^(\.L_\w+):")
-_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(@!?U?P\w+ +)?([A-Z][\w.]*)(.*)")
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Instructions that follow each other, and the blocks that may follow."""
-
-    names: list[str]
-    following: list[int]
-
-
-class _Code:
-    def __init__(self, code: str) -> None:
-        self.names: list[str] = []
-        labels: dict[str, int] = {}
-        jumps: list[tuple[int, str, bool]] = []
-        for line in code.splitlines():
-            if label := _LABEL.match(line):
-                labels[label[1]] = len(self.names)
-            elif found := _INSTRUCTION.match(line):
-                if found[2] == "BRA" and (target := re.search(r"\.L_\w+", found[3])):
-                    jumps.append((len(self.names), target[0], bool(found[1])))
-                self.names.append(found[2])
-        # Where a jump leads to, and whether it may also go on.
-        self.jumps = {at: (labels[target], may_go_on) for at, target, may_go_on in jumps if target in labels}
-
-    def pipelines(self) -> Iterator[tuple[int, int]]:
-        """First and last instruction of each loop that commits copies and has no such loop inside."""
-        back = [(target, at) for at, (target, _) in self.jumps.items() if target <= at]
-        loops = [(first, last) for first, last in back if COMMITS in self.names[first:last]]
-        for first, last in loops:
-            if not any((first, last) != (a, b) and first <= a and b <= last for a, b in loops):
-                yield first, last
-
-    def blocks(self, first: int, last: int) -> dict[int, _Block]:
-        """Those of a loop, by their first instructions."""
-        inside = range(first, last + 1)
-        jumps = {at: jump for at, jump in self.jumps.items() if at in inside}
-        starts = {first, *(at + 1 for at in jumps), *(target for target, _ in jumps.values())}
-        starts |= {at + 1 for at in inside if self.names[at] in ("EXIT", "RET")}
-        ordered = sorted(starts.intersection(inside))
-        found = {}
-        for begin, end in zip(ordered, [*ordered[1:], last + 1], strict=True):
-            target, goes_on = jumps.get(end - 1, (end, False))
-            following = {target, *([end] if goes_on else [])} if self.names[end - 1] not in ("EXIT", "RET") else set()
-            found[begin] = _Block(self.names[begin:end], [to for to in following if to in inside and to != first])
-        return found
+# Turns of loops that stream without a product, by the 16-byte loads that go ahead of their first use (csrc/stream.cuh).
+STREAMS: Mapping[tuple[str, str], Work] = {
+    ("forward", "columns"): {_LOAD: 8, "FADD": 32},
+    ("forward", "y"): {_LOAD: 6, "STG.E.128": 3, "STG.E.U8": 3},
+    ("backward", "dot"): {_LOAD: 6, "FADD": 12, "LDG.E.U8": 3},
+    ("backward", "dx"): {_LOAD: 6, "STG.E.128": 3, "LDG.E.U8": 3},
+}
 
 
 def collect(library: Path, architecture: str) -> dict[tuple[str, str], int]:
@@ -106,32 +57,29 @@ def collect(library: Path, architecture: str) -> dict[tuple[str, str], int]:
 
 
 def fewest_instructions(code: str, work: Work) -> int | None:
-    """Of a kernel's code (`binary.disassembled`): from one stage to the next, doing this work; None where none does."""
-    of = _Code(code)
-    found = [_shortest(of.blocks(first, last), first, last, work) for first, last in of.pipelines()]
-    return min((count for count in found if count is not None), default=None)
+    """Of a kernel's code: from one stage of a pipeline to the next, doing this work; None where none does."""
+    of = Code(code)
+    ways = [of.shortest_way(loop, work) for loop in of.loops_with(_COMMITS)]
+    return min((len(way) for way in ways if way is not None), default=None)
 
 
-def _shortest(blocks: Mapping[int, _Block], first: int, last: int, work: Work) -> int | None:
-    """Dijkstra's algorithm; a place is a block, and how much of the work has been done at its end."""
-    goal = tuple(work.values())
-    parts = {
-        at: tuple(sum(name.startswith(prefix) for name in block.names) for prefix in work)
-        for at, block in blocks.items()
-    }
+def loads_under_way(code: str, work: Work) -> int | None:
+    """The most 16-byte loads that are under way at the same time, in a turn that does this work; None if none does."""
+    of = Code(code)
+    ways = [of.shortest_way(loop, work) for loop in of.loops_with(_LOAD)]
+    return max((_under_way(of, way) for way in ways if way is not None), default=None)
 
-    def done(before: tuple[int, ...], at: int) -> tuple[int, ...]:
-        return tuple(min(most, a + b) for most, a, b in zip(goal, before, parts[at], strict=True))
 
-    places = [(len(blocks[first].names), first, done((0,) * len(goal), first))]
-    seen: set[tuple[int, tuple[int, ...]]] = set()
-    while places:
-        count, at, so_far = heappop(places)
-        if (at, so_far) in seen:
-            continue
-        seen.add((at, so_far))
-        if so_far == goal and at + len(blocks[at].names) == last + 1:
-            return count
-        for to in blocks[at].following:
-            heappush(places, (count + len(blocks[to].names), to, done(so_far, to)))
-    return None
+def _under_way(of: Code, way: list[int]) -> int:
+    """A load is under way until an instruction names one of its registers."""
+    waiting: list[set[int]] = []
+    most = 0
+    for at in way:
+        name, operands = of.instructions[at]
+        registers = [int(number) for number in re.findall(r"\bR(\d+)\b", operands)]
+        is_load = name.startswith(_LOAD)
+        waiting = [loaded for loaded in waiting if loaded.isdisjoint(registers[1:] if is_load else registers)]
+        if is_load:
+            waiting.append(set(range(registers[0], registers[0] + 4)))
+            most = max(most, len(waiting))
+    return most

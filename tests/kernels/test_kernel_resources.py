@@ -10,7 +10,7 @@ from kernel_resources.binary import Kernel, ToolMissingError, Usage, find_tool, 
 from kernel_resources.occupancy import MULTIPROCESSORS, Needs, Occupancy, collect, problems
 from kernel_resources.report import STAGED, TABLE, incomparable, table
 from kernel_resources.stages import collect as collect_stages
-from kernel_resources.stages import fewest_instructions
+from kernel_resources.stages import fewest_instructions, loads_under_way
 
 FORWARD = "_ZN12fused_resnet14forward_kernelINS_12HalfProductsINS_8BFloat16EEELi1EEEvNS_11ForwardWorkE"
 BACKWARD = "_ZN12fused_resnet15backward_kernelINS_15Float32ProductsELb0EEEvNS_12BackwardWorkE"
@@ -177,3 +177,25 @@ LOOP = """
 )
 def test_instructions_of_a_stage_are_those_of_the_shortest_way_that_does_its_work(work, instructions):
     assert fewest_instructions(LOOP, work) == instructions
+
+
+# The second loop looks into each load ahead of the next.
+LOADS = """
+.L_x_0:
+        /*0000*/                   LDG.E.128 R4, desc[UR6][R2.64] ;
+        /*0010*/                   LDG.E.128 R8, desc[UR6][R4.64+0x10] ;
+        /*0020*/                   FADD R12, R8, R9 ;
+        /*0030*/               @P0 BRA `(.L_x_0) ;
+.L_x_1:
+        /*0040*/                   LDG.E.128 R4, desc[UR6][R2.64] ;
+        /*0050*/                   LDG.E.128 R8, desc[UR6][R2.64+0x10] ;
+        /*0060*/                   STG.E.128 desc[UR6][R2.64], R8 ;
+        /*0070*/               @P0 BRA `(.L_x_1) ;
+"""
+
+
+@pytest.mark.parametrize(
+    ("work", "loads"), [({"LDG": 2, "FADD": 1}, 1), ({"LDG": 2, "STG": 1}, 2), ({"LDG": 2, "FMUL": 1}, None)]
+)
+def test_a_load_is_under_way_until_its_registers_are_named(work, loads):
+    assert loads_under_way(LOADS, work) == loads

@@ -18,6 +18,7 @@ from kernel_resources.binary import (
     instructions,
     straight_runs,
 )
+from kernel_resources.stages import STREAMS, loads_under_way
 
 TENSOR_CORES = {"tf32": "HMMA.1688.F32.TF32", "bfloat16": "HMMA.16816.F32.BF16", "float16": "HMMA.16816.F32"}
 COPY_16_BYTES = "LDGSTS.E.BYPASS.128"
@@ -115,6 +116,19 @@ def test_loops_of_float32_products_are_multiply_adds_for_the_most_part(architect
     ]
     assert len(shares) >= 8
     assert all(share >= 0.7 for _, share in shares), shares
+
+
+@pytest.mark.parametrize("architecture", [pytest.param("8.0", marks=pytest.mark.slow), "9.0"])
+def test_all_loads_of_a_streamed_batch_are_under_way_before_the_first_is_used(architecture):
+    """A load that waits for the one before it leaves the memory idle."""
+    batches = {
+        (str(kernel), name): (loads_under_way(code, work), work["LDG.E.128"])
+        for kernel, code in code_of(architecture).items()
+        for (kind, name), work in STREAMS.items()
+        if kernel == replace(kernel, kind=kind, numbers=(0,))
+    }
+    assert len(batches) == len(STREAMS) * len(MATHS)
+    assert {batch for batch, (under_way, loads) in batches.items() if under_way != loads} == set()
 
 
 def test_asynchronous_copies_are_of_16_bytes_but_those_of_masks(kernels):
