@@ -12,15 +12,12 @@ namespace fused_resnet {
 // Threads that share a sum over the ranges: so many that each has about as many loads as are under way together.
 DEVICE int range_sharers(int ranges) { return ranges > 128 ? 32 : ranges > 32 ? 16 : ranges > 8 ? 4 : 1; }
 
-// Sums over the ranges, by `add(range, sums)` for each, in a fixed order. Threads that share a sum lie block_threads /
-// sharers apart, and the first of them has the result. Called by all threads.
+// Sums over ranges, in a fixed order: `add(first, sums)` adds every `sharers`-th, from number `first` on. Threads that
+// share a sum lie block_threads / sharers apart, and the first of them has the result. Called by all threads.
 template <int count, class Add>
-DEVICE void sum_over_ranges(int ranges, int sharers, bool active, double (&sums)[count], Add add) {
+DEVICE void sum_over_ranges(int sharers, bool active, double (&sums)[count], Add add) {
   const int apart = block_threads / sharers;
-  if (active) {
-#pragma unroll 8
-    for (int range = device::thread_index() / apart; range < ranges; range += sharers) add(range, sums);
-  }
+  if (active) add(device::thread_index() / apart, sums);
   if (sharers == 1) return;
   const auto place = [](int thread, int i) -> SharedOffset { return 8 * (i * block_threads + thread); };
   device::block_sync();
@@ -38,7 +35,10 @@ DEVICE void sum_over_ranges(int ranges, int sharers, bool active, double (&sums)
 template <class Term>
 DEVICE double sum_over_ranges(int ranges, int sharers, bool active, Term term) {
   double sum[1] = {};
-  sum_over_ranges(ranges, sharers, active, sum, [&](int range, double (&to)[1]) { to[0] += term(range); });
+  sum_over_ranges(sharers, active, sum, [&](int first, double (&to)[1]) {
+#pragma unroll 8
+    for (int range = first; range < ranges; range += sharers) to[0] += term(range);
+  });
   return sum[0];
 }
 
@@ -56,11 +56,11 @@ struct PairOffsets {
     const int i = device::thread_index() % fours * 4;
     const int channel = i < tile_rows ? pair.row * tile_rows + i : pair.column * tile_columns + i - tile_rows;
     double sums[4] = {};
-    sum_over_ranges(ranges, sharers, channel < channels, sums, [&](int range, double (&to)[4]) {
-      const float* at = branch.partial_sum + range * static_cast<std::int64_t>(channels) + channel;
-      const Vector16<float> loaded = load_four(at, channels - channel, channels % 4 == 0);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) to[k] += loaded.values[k];
+    const auto place = [&](int range) {
+      return branch.partial_sum + range * static_cast<std::int64_t>(channels) + channel;
+    };
+    sum_over_ranges(sharers, channel < channels, sums, [&](int first, double (&to)[4]) {
+      add_fours(first, ranges, sharers, channels - channel, channels % 4 == 0, to, place);
     });
     // Several share a sum, so there were barriers: the last pair's offsets have been read.
     if (device::thread_index() < fours) {
@@ -94,11 +94,9 @@ DEVICE void combine_elements(const Tail& tail, const Branch& branch, int number,
   const std::int64_t i = pair.row * tile_rows + row, j = pair.column * tile_columns + column;
   const bool exists = row < pair_extent(channels) && i < channels && j <= i;
   double sums[4] = {};
-  sum_over_ranges(branch.partition.ranges, sharers, exists, sums, [&](int range, double (&to)[4]) {
-    const float* at = gram_tile(branch, range, number) + row * tile_columns + column;
-    const Vector16<float> loaded = load_four(at, channels - static_cast<int>(j), true);
-#pragma unroll
-    for (int k = 0; k < 4; ++k) to[k] += loaded.values[k];
+  const auto place = [&](int range) { return gram_tile(branch, range, number) + row * tile_columns + column; };
+  sum_over_ranges(sharers, exists, sums, [&](int from, double (&to)[4]) {
+    add_fours(from, branch.partition.ranges, sharers, channels - static_cast<int>(j), true, to, place);
   });
   if (!exists || device::thread_index() >= block_threads / sharers) return;
 #pragma unroll

@@ -82,31 +82,25 @@ DEVICE void sum_of_inputs(const TailGradient& gradient, int index, const SharedC
   const int element = own.channel % tile_rows * tile_columns + input % tile_columns;
   const int left = gradient.tail.branches[index].x.channels - input;
   const int together = halves ? 2 * own.sharers : own.sharers;
-  if (own.exists && left > 0) {
-#pragma unroll 8
-    for (int range = own.sharer + (halves ? device::lane_index() / 16 * own.sharers : 0);
-         range < gradient.partition.ranges; range += together) {
-      const Vector16<float> loaded = load_four(product_tile(gradient, index, range, tile) + element, left, true);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sums[i] += loaded.values[i];
-    }
-  }
+  const int first = own.sharer + (halves ? device::lane_index() / 16 * own.sharers : 0);
+  const auto place = [&](int range) { return product_tile(gradient, index, range, tile) + element; };
+  if (own.exists && left > 0) add_fours(first, gradient.partition.ranges, together, left, true, sums, place);
   if (halves)
 #pragma unroll
     for (double& sum : sums) sum += device::warp_exchange(sum, 16);
   if (own.sharers == 1) return;
-  const auto place = [](int warp, int i) -> SharedOffset {
+  const auto slot = [](int warp, int i) -> SharedOffset {
     return 8 * ((i * block_threads / device::warp_size + warp) * device::warp_size + device::lane_index());
   };
   device::block_sync();
 #pragma unroll
-  for (int i = 0; i < 4; ++i) device::shared_store(place(device::warp_index(), i), sums[i]);
+  for (int i = 0; i < 4; ++i) device::shared_store(slot(device::warp_index(), i), sums[i]);
   device::block_sync();
   if (own.sharer > 0) return;
 #pragma unroll 1
   for (int sharer = 1; sharer < own.sharers; ++sharer)
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sums[i] += device::shared_load<double>(place(device::warp_index() + sharer, i));
+    for (int i = 0; i < 4; ++i) sums[i] += device::shared_load<double>(slot(device::warp_index() + sharer, i));
 }
 
 // Makes elements of G, for a lane's four inputs, of sums of products, and adds to the sum that dgamma is made of. Norms

@@ -29,12 +29,15 @@ STAGES: Mapping[tuple[str, str], Work] = {
     ("backward", "g W, g masked"): {**_ANY, **_MASKED, "LDSM.16.M88": 12},
     ("backward", "g W, and dx stored"): {**_ANY, "LDSM.16.M88": 12, "STG.E.128": 8},
 }
-# Turns of loops that stream without a product, by the 16-byte loads that go ahead of their first use (csrc/stream.cuh).
-STREAMS: Mapping[tuple[str, str], Work] = {
-    ("forward", "columns"): {_LOAD: 8, "FADD": 32},
-    ("forward", "y"): {_LOAD: 6, "STG.E.128": 3, "STG.E.U8": 3},
-    ("backward", "dot"): {_LOAD: 6, "FADD": 12, "LDG.E.U8": 3},
-    ("backward", "dx"): {_LOAD: 6, "STG.E.128": 3, "LDG.E.U8": 3},
+# Turns of loops without a product, by the 16-byte loads that go ahead of their first use: what is streamed
+# (csrc/stream.cuh), and partial sums of ranges (csrc/vectors.cuh). With the number of the kernel that has them.
+STREAMS: Mapping[tuple[str, int, str], Work] = {
+    ("forward", 0, "columns"): {_LOAD: 8, "FADD": 32},
+    ("forward", 0, "y"): {_LOAD: 6, "STG.E.128": 3, "STG.E.U8": 3},
+    ("forward", 1, "ranges of x^T x"): {_LOAD: 8, "DADD": 32},
+    ("backward", 0, "dot"): {_LOAD: 6, "FADD": 12, "LDG.E.U8": 3},
+    ("backward", 0, "dx"): {_LOAD: 6, "STG.E.128": 3, "LDG.E.U8": 3},
+    ("backward", 1, "ranges of g^T x"): {_LOAD: 8, "DADD": 32},
 }
 
 

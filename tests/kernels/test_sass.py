@@ -119,13 +119,13 @@ def test_loops_of_float32_products_are_multiply_adds_for_the_most_part(architect
 
 
 @pytest.mark.parametrize("architecture", [pytest.param("8.0", marks=pytest.mark.slow), "9.0"])
-def test_all_loads_of_a_streamed_batch_are_under_way_before_the_first_is_used(architecture):
+def test_all_loads_of_a_batch_are_under_way_before_the_first_is_used(architecture):
     """A load that waits for the one before it leaves the memory idle."""
     batches = {
         (str(kernel), name): (loads_under_way(code, work), work["LDG.E.128"])
         for kernel, code in code_of(architecture).items()
-        for (kind, name), work in STREAMS.items()
-        if kernel == replace(kernel, kind=kind, numbers=(0,))
+        for (kind, number, name), work in STREAMS.items()
+        if kernel == replace(kernel, kind=kind, numbers=(number,))
     }
     assert len(batches) == len(STREAMS) * len(MATHS)
     assert {batch for batch, (under_way, loads) in batches.items() if under_way != loads} == set()
