@@ -15,16 +15,25 @@ constexpr int sampled_rows = 16;
 template <class Products>
 DEVICE float channel_shift(const Tail& tail, const Activations& x, int channel) {
   using Element = typename Products::Element;
+  constexpr int batch = 8;  // loads that are under way at the same time
+  static_assert(sampled_rows % batch == 0);
   float first = 0.0f, sum = 0.0f;
   bool near = true;
-#pragma unroll 4
-  for (int i = 0; i < sampled_rows; ++i) {
-    const int row = static_cast<int>(static_cast<std::int64_t>(tail.rows - 1) * i / (sampled_rows - 1));
-    const Element* pointer = row_pointer<Element>(tail, x, row) + channel * x.stride_c;
-    const float value = Products::operand(device::to_float(device::global_load(pointer)));
-    if (i == 0) first = value;
-    near = near && device::magnitude(value - first) <= 0.5f * device::magnitude(first);
-    sum += value;
+#pragma unroll 1
+  for (int from = 0; from < sampled_rows; from += batch) {
+    Element loaded[batch];
+#pragma unroll
+    for (int i = 0; i < batch; ++i) {
+      const std::int64_t row = static_cast<std::int64_t>(tail.rows - 1) * (from + i) / (sampled_rows - 1);
+      loaded[i] = device::global_load(row_pointer<Element>(tail, x, static_cast<int>(row)) + channel * x.stride_c);
+    }
+#pragma unroll
+    for (int i = 0; i < batch; ++i) {
+      const float value = Products::operand(device::to_float(loaded[i]));
+      if (from + i == 0) first = value;
+      near = near && device::magnitude(value - first) <= 0.5f * device::magnitude(first);
+      sum += value;
+    }
   }
   if constexpr (Products::exact_shift_needed) return near ? first : 0.0f;
   return sum - sum == 0.0f ? sum / sampled_rows : 0.0f;
