@@ -94,53 +94,10 @@ def extract(library: Path, architecture: str, folder: Path) -> list[Path]:
 
 
 def disassembled(cubin: Path) -> dict[Kernel, str]:
-    """Each kernel's code as text, for `instructions` and `innermost_loops`."""
+    """Each kernel's code as text, for `ways.Code`."""
     text = _output(find_tool("nvdisasm"), "--print-code", cubin)
     parts = re.split(r"^\.text\.(\S+):$", text, flags=re.MULTILINE)
     return {kernel(name): code for name, code in zip(parts[1::2], parts[2::2], strict=True)}
-
-
-_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ +)?([A-Z][\w.]*)", re.MULTILINE)
-_LABEL = re.compile(r"^(\.L_\w+):")
-_JUMP = re.compile(r"\bBRA\b.*(\.L_\w+)")
-
-
-def instructions(code: str) -> list[str]:
-    """With their modifiers, "LDGSTS.E.BYPASS.128", without predicates and operands."""
-    return _INSTRUCTION.findall(code)
-
-
-def innermost_loops(code: str) -> list[list[str]]:
-    """Instructions of the loops that have no other inside. A loop lies between a label and a jump back to it."""
-    names: list[str] = []
-    labels: dict[str, int] = {}
-    loops: list[tuple[int, int]] = []
-    for line in code.splitlines():
-        if label := _LABEL.match(line):
-            labels[label[1]] = len(names)
-        elif instruction := _INSTRUCTION.match(line):
-            names.append(instruction[1])
-            jump = _JUMP.search(line)
-            if jump and jump[1] in labels:
-                loops.append((labels[jump[1]], len(names)))
-
-    def is_innermost(loop: tuple[int, int]) -> bool:
-        return not any(other != loop and loop[0] <= other[0] and other[1] <= loop[1] for other in loops)
-
-    return [names[begin:end] for begin, end in filter(is_innermost, loops)]
-
-
-def straight_runs(code: str) -> list[list[str]]:
-    """Instructions that always follow each other: none jumps, or is jumped to."""
-    runs: list[list[str]] = [[]]
-    for line in code.splitlines():
-        if _LABEL.match(line):
-            runs.append([])
-        elif instruction := _INSTRUCTION.match(line):
-            runs[-1].append(instruction[1])
-            if _JUMP.search(line):
-                runs.append([])
-    return [run for run in runs if run]
 
 
 def _output(*command: str | Path, folder: Path | None = None) -> str:

@@ -1,4 +1,4 @@
-"""The shortest way through a loop of compiled code that does certain work.
+"""Compiled code: its instructions, loops, and the shortest way through a loop that does certain work.
 
 A loop's code has a branch for every layout. The shortest of all ways that do the work is the one of vectors and dense
 rows. The work is told by how often the way comes by certain instructions.
@@ -22,7 +22,7 @@ _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(@!?U?P\w+ +)?([A-Z][\w.]*)(.*
 
 
 class Instruction(NamedTuple):
-    name: str  # with its modifiers
+    name: str
     operands: str
 
 
@@ -52,11 +52,27 @@ class Code:
                 if found[2] == "BRA" and (target := re.search(r"\.L_\w+", found[3])):
                     jumps.append((len(self.instructions), target[0], bool(found[1])))
                 self.instructions.append(Instruction(found[2], found[3]))
+        self._labelled = set(labels.values())
         # Where a jump leads to, and whether it may also go on.
         self._jumps = {at: (labels[target], may_go_on) for at, target, may_go_on in jumps if target in labels}
 
+    @property
+    def names(self) -> list[str]:
+        """Of the instructions, with their modifiers, "LDGSTS.E.BYPASS.128"."""
+        return [instruction.name for instruction in self.instructions]
+
+    def straight_runs(self) -> list[list[str]]:
+        """Names of instructions that always follow each other: none jumps, or is jumped to."""
+        starts = sorted({0, *self._labelled, *(at + 1 for at in self._jumps)})
+        names = self.names
+        return [names[a:b] for a, b in zip(starts, [*starts[1:], len(names)], strict=True) if a < b]
+
+    def innermost_loops(self) -> list[list[str]]:
+        """Names of the instructions of the loops that have no other inside."""
+        return [self.names[first : last + 1] for first, last in self.loops_with("")]
+
     def loops_with(self, name: str) -> Iterator[Loop]:
-        """The loops that have such an instruction and no other such loop inside."""
+        """The loops that have an instruction whose name begins so, and no other such loop inside."""
         back = [(target, at) for at, (target, _) in self._jumps.items() if target <= at]
         loops = [
             (first, last) for first, last in back if any(i.name.startswith(name) for i in self.instructions[first:last])

@@ -9,16 +9,9 @@ from pathlib import Path
 import pytest
 
 from fused_resnet.backends.kernels import loading
-from kernel_resources.binary import (
-    MATHS,
-    ToolMissingError,
-    disassembled,
-    extract,
-    innermost_loops,
-    instructions,
-    straight_runs,
-)
+from kernel_resources.binary import MATHS, ToolMissingError, disassembled, extract
 from kernel_resources.stages import STREAMS, loads_under_way
+from kernel_resources.ways import Code
 
 TENSOR_CORES = {"tf32": "HMMA.1688.F32.TF32", "bfloat16": "HMMA.16816.F32.BF16", "float16": "HMMA.16816.F32"}
 COPY_16_BYTES = "LDGSTS.E.BYPASS.128"
@@ -47,7 +40,7 @@ def code_of(architecture):
 @pytest.fixture(scope="module", params=[pytest.param("8.0", marks=pytest.mark.slow), "9.0"])
 def kernels(request):
     """The kernels of one architecture. The scope keeps its tests together, in one worker if possible."""
-    found = {kernel: instructions(code) for kernel, code in code_of(request.param).items()}
+    found = {kernel: Code(code).names for kernel, code in code_of(request.param).items()}
     assert {kernel.math for kernel in found} == set(MATHS)
     return found
 
@@ -97,7 +90,7 @@ def test_products_of_a_stage_are_products_for_the_most_part(architecture):
     shares = [
         (str(kernel), sum(name.startswith("HMMA") for name in run) / len(run))
         for kernel, code in halves.items()
-        for run in straight_runs(code)
+        for run in Code(code).straight_runs()
         if sum(name.startswith("HMMA") for name in run) == 32
     ]
     # Of each type: x^T x in tiles on the diagonal and below, in both kernels of forward, and x W^T; g^T x and g W.
@@ -111,7 +104,7 @@ def test_loops_of_float32_products_are_multiply_adds_for_the_most_part(architect
     shares = [
         (str(kernel), sum(name.startswith("FFMA") for name in loop) / len(loop))
         for kernel, code in code_of(architecture).items()
-        for loop in innermost_loops(code)
+        for loop in Code(code).innermost_loops()
         if kernel.math == "float32" and sum(name.startswith("FFMA") for name in loop) >= 64
     ]
     assert len(shares) >= 8
