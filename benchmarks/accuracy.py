@@ -51,7 +51,7 @@ def _results(model: nn.Module, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Writes to the model: its gradients, its running statistics and its mode."""
     model.train().zero_grad()
     output = model(x)
-    F.cross_entropy(output, labels).backward()  # type: ignore[no-untyped-call]
+    F.cross_entropy(output, labels).backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     with torch.inference_mode():
         return {"output": output.detach(), "gradient": gradients, "evaluation": model.eval()(x)}

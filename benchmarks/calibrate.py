@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from scipy.optimize import nnls  # type: ignore[import-untyped]
+from scipy.optimize import nnls
 
 from fused_resnet.cost import cost_model
 from fused_resnet.cost.cost_model import Amounts, BranchProblem, Machine, Rates, TailProblem, Way

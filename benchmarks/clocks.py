@@ -41,11 +41,11 @@ class GpuClock:
         self._flushed = torch.empty(2 * l2 // 4, dtype=torch.float32, device="cuda")
 
     def __call__(self, call: Call) -> Sample:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
         # Written, then read: lines that had still to be written back would be so at the cost of the call.
         self._flushed.zero_().sum()
-        torch.cuda._sleep(self._busy_cycles)  # type: ignore[no-untyped-call]
+        torch.cuda._sleep(self._busy_cycles)
         start.record()
         begun = time.perf_counter()
         call()
@@ -118,7 +118,7 @@ def consecutive(call: Call, count: int, device: str) -> list[float]:
     if device != "cuda":
         clock = WallClock()
         return [clock(call).device for _ in range(count)]
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]  # type: ignore[no-untyped-call]
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
     torch.cuda.synchronize()
     events[0].record()
     for event in events[1:]:

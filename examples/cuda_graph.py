@@ -41,7 +41,7 @@ class CapturedStep:
     ) -> None:
         self._model, self._optimizer, self._dtype = model, optimizer, dtype
         self._images, self._labels = images.clone(memory_format=torch.preserve_format), labels.clone()
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
@@ -63,7 +63,7 @@ class CapturedStep:
         # The cache of cast weights must not outlive a capture.
         with torch.autocast("cuda", self._dtype, enabled=self._dtype is not None, cache_enabled=False):
             loss = F.cross_entropy(self._model(self._images), self._labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._optimizer.step()
         return loss.detach()
 
@@ -98,7 +98,7 @@ def main() -> None:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", torch.bfloat16):
             loss = F.cross_entropy(model(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
     replayed = milliseconds(lambda: captured(images, labels), options.steps)

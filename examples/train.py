@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 import fused_resnet
 
@@ -110,7 +110,7 @@ def network(options: argparse.Namespace, device: torch.device) -> nn.Module:
     model: nn.Module = getattr(fused_resnet.models, options.model)(num_classes=options.classes, fused=False)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if options.sync_bn:  # before fuse, which takes the norms that it finds
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if options.fuse:
         say(fused_resnet.fuse(model))
     return model
@@ -139,13 +139,13 @@ class Trainer:
             yield logits.float(), labels.to(self.device, non_blocking=True)
 
     def train(self, images: DataLoader[Any]) -> float:
-        self.parallel.train()  # type: ignore[no-untyped-call]
+        self.parallel.train()
         losses = []
         for logits, labels in self.logits(images, f"epoch {self.epoch + 1}"):
             loss = F.cross_entropy(logits, labels)
             losses.append(loss.detach())
             self.optimizer.zero_grad()
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(loss).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self.schedule.step()

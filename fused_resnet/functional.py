@@ -137,4 +137,4 @@ def _has_tangents(branches: Sequence[Branch]) -> bool:
     if forward_ad._current_level < 0:  # by far the most calls
         return False
     operands = (tensor for branch in branches for tensor in operands_of(branch))
-    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in operands)  # type: ignore[no-untyped-call]
+    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in operands)

@@ -14,6 +14,7 @@ from fused_resnet.nn import ResidualBlock
 
 from ..accuracy import errors_against_float64
 from ..clocks import Call, WallClock, measure
+from ..memory_formats import in_format
 from ..progress import progress
 from ..result import Row, Spread
 from ..saved_activations import saved_bytes, saved_bytes_by_module
@@ -32,7 +33,7 @@ def rows_of(name: str, settings: Settings, device: torch.device) -> Iterator[Row
     """The rows of one of `NETWORKS`, and of the blocks of `BLOCKS_OF`."""
     torch.manual_seed(0)
     made = NETWORKS[name](num_classes=_CLASSES, fused=False)
-    networks, report = both_sides(made.to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
+    networks, report = both_sides(in_format(made.to(device)))
     few, batch = (
         random_batch(count, settings.image_size, _CLASSES, device.type)
         for count in (settings.accuracy_batch_size, settings.batch_size)

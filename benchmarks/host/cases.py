@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import fused_resnet
 from fused_resnet.nn import Bottleneck
 
+from ..memory_formats import in_format
 from ..tail_shapes import distinct, small_of_each_kind
 from ..tails import Tail
 
@@ -63,7 +64,7 @@ def _tail_cases(device: torch.device) -> Iterator[Case]:
             case = Case("tail", tail.shape.kind, autocast)
             for _ in range(CALLS):
                 # Activations are in half precision already, where autocast is on; parameters are not.
-                made = Tail(tail.shape, torch.float32).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                made = in_format(Tail(tail.shape, torch.float32).to(device))
                 inputs = [t.to(autocast or t.dtype).requires_grad_() for t in made.inputs(device, torch.float32)]
                 case.add([*inputs, *made.parameters()], partial(made, *inputs), partial(made.fused, *inputs))
             yield case
@@ -74,7 +75,7 @@ def _block_cases(what: str, make: Callable[[bool], nn.Module], device: torch.dev
         for autocast in (None, torch.bfloat16):
             case = Case(what, "projection+projection" if changes else "projection+identity", autocast)
             for _ in range(CALLS):
-                block = make(changes).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                block = in_format(make(changes).to(device))
                 fused = copy.deepcopy(block)
                 fused_resnet.fuse(fused)
                 fused_resnet.unfuse(block)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import differential_evolution  # type: ignore[import-untyped]
+from scipy.optimize import differential_evolution
 
 from ..progress import progress
 from ..result import Result, number

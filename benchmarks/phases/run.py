@@ -15,6 +15,7 @@ from fused_resnet.cost.choice import machine_of
 from .. import options
 from ..accuracy import TOLERANCE, largest_error
 from ..clocks import clock_of, measure
+from ..memory_formats import in_format
 from ..progress import progress
 from ..provenance import provenance
 from ..result import Result, Row
@@ -46,7 +47,7 @@ class Run:
         """Adds the rows of a tail; with the suffix `NCHW`, of one whose incoming gradient has its channels apart."""
         shape = tail.shape
         torch.manual_seed(0)
-        made = Tail(shape, self._dtype).to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        made = in_format(Tail(shape, self._dtype).to(self._device))
         inputs = self._inputs(made)
         if suffix == NCHW:
             inputs = replace(inputs, dy=inputs.dy.contiguous())

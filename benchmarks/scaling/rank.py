@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 import fused_resnet
 
 from .. import options
+from ..memory_formats import in_format
 from ..trainer import Trainer, random_batch
 from .ranks import SIDES, SYNCHRONISED, Training, training_of
 
@@ -79,9 +80,9 @@ def _step(plan: Training, side: str, device: torch.device, dtype: torch.dtype) -
 def _network(plan: Training, fused: bool, device: torch.device) -> nn.Module:
     """Its norms are synchronised on GPUs; for CPUs PyTorch has none."""
     model: nn.Module = getattr(fused_resnet.models, plan.model)(fused=False, shortcut="B", num_classes=plan.classes)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = in_format(model.to(device))
     if device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if fused:
         fused_resnet.fuse(model, strict=True)
     return model
@@ -92,7 +93,7 @@ def _synchronise_tails(model: nn.Module) -> None:
     for block in [module for module in model.modules() if isinstance(module, fused_resnet.nn.BasicBlock)]:
         for name in ("bn2", "downsample"):
             own = getattr(block, name)
-            setattr(block, name, nn.SyncBatchNorm.convert_sync_batchnorm(own))  # type: ignore[no-untyped-call]
+            setattr(block, name, nn.SyncBatchNorm.convert_sync_batchnorm(own))
 
 
 def _seconds(step: Callable[[], object], device: torch.device) -> float:

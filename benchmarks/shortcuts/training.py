@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import accuracy
+from ..memory_formats import in_format
 from ..trainer import Batch, Trainer
 from .settings import Settings, blocks_of, build
 from .task import Task
@@ -39,7 +40,7 @@ class Run:
 def new_network(option: str, depth: int, task: Task, device: torch.device, fused: bool) -> nn.Module:
     """In channels_last, with weights from PyTorch's current seed."""
     network = build(option, depth, num_classes=task.classes, in_channels=task.channels, fused=fused)
-    return network.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload, no-any-return]
+    return in_format(network.to(device)).train()
 
 
 def trainer_of(network: nn.Module, settings: Settings, dtype: torch.dtype) -> Trainer:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..accuracy import TOLERANCE, Values, largest_error
 from ..clocks import Clock, Times, measure
+from ..memory_formats import in_format
 from ..tail_shapes import TailShape
 from ..tails import Mode, Tail, incoming_gradient
 from ..trace import launched_kernels, peak_bytes
@@ -100,7 +101,7 @@ def _prepared(
     calls: dict[str, Callable[[], Values]] = {}
     for name in ways:
         contiguous = WAYS[name].contiguous
-        tail = copy.deepcopy(original).to(memory_format=formats[contiguous])  # type: ignore[call-overload]
+        tail = in_format(copy.deepcopy(original), formats[contiguous])
         try:
             forward = WAYS[name].prepare(tail, mode)
         except ImpossibleError as reason:

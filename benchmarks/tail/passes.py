@@ -21,7 +21,7 @@ Count = Callable[[Arguments, Any], tuple[int, int]]
 _QUIET = frozenset({"empty", "empty_like", "new_empty", "detach", "slice", "view", "as_strided", "alias"})
 
 
-class Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Watched(TorchDispatchMode):
     """Within the ``with`` block, counts what is dispatched; tensors on the meta device do.
 
     Attributes:

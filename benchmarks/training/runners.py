@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import networks
 from ..accuracy import TOLERANCE, relative_error
+from ..memory_formats import in_format
 from ..trainer import Batch, Trainer, random_batch
 from .job import Job
 
@@ -111,5 +112,4 @@ def batch_of(job: Job, count: int) -> Batch:
 def network_of(job: Job) -> nn.Module:
     """The job's network on its device, in channels_last, the same at every call."""
     torch.manual_seed(0)
-    made: nn.Module = networks.make(job.model).train().to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return made
+    return in_format(networks.make(job.model).train().to(job.device))

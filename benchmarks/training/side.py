@@ -113,7 +113,7 @@ def host_seconds(call: Call) -> float:
 
 def _replay(call: Call) -> Call:
     """The call as a graph. Warming up leaves everything allocated that must not be in a capture."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(_WARM_UP):

@@ -80,7 +80,7 @@ def _differentiate(outputs: Any) -> None:
         return
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Recorder(TorchDispatchMode):
     """Notes the tails of a call: forward operators, and what runs in the place of one."""
 
     def __init__(self, values: bool) -> None:
@@ -145,7 +145,7 @@ def _storage_of(t: Tensor) -> int:
 @contextmanager
 def _generators_kept() -> Iterator[None]:
     states = generator_states()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
         with torch.random.fork_rng(devices):
             yield

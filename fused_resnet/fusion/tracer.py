@@ -110,7 +110,7 @@ class BlockTracer(fx.Tracer):
             return self.create_proxy("call_module", self._paths[module], args, kwargs)
         self._depth += 1
         try:
-            return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+            return module._call_impl(*args, **kwargs)
         except Exception:
             self.failed = self.failed or module
             raise

@@ -153,7 +153,7 @@ def _noting_saved_tensors(marks: list[str]) -> Iterator[None]:
         hooks.__enter__ = enter
 
 
-class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Draws(TorchDispatchMode):
     """Notes whether PyTorch draws random numbers, and keeps it from writing to tensors and from reading numbers."""
 
     seen = False

@@ -13,7 +13,7 @@ def refuse_tracers() -> None:
     """Raises RuntimeError within ``torch.jit.trace`` and ``torch.onnx.export``."""
     if _exports_to_onnx():
         # Once this has raised, torch.onnx tries again by way of Dynamo, which takes the answer for False unless told.
-        torch.compiler.assume_constant_result(_exports_to_onnx)  # type: ignore[no-untyped-call]
+        torch.compiler.assume_constant_result(_exports_to_onnx)
         raise RuntimeError(f"a fused residual tail cannot be exported to ONNX: export {_ADVICE}")
     if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         raise RuntimeError(f"a fused residual tail cannot be traced by torch.jit: trace {_ADVICE}")

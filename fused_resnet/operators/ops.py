@@ -77,7 +77,7 @@ def _backward_under_autocast(operator: Any) -> Callable[..., Any]:
     return call
 
 
-_library: Any = torch.library.Library("fused_resnet", "DEF")  # type: ignore[no-untyped-call]
+_library: Any = torch.library.Library("fused_resnet", "DEF")
 
 
 def _define(signature: str, compute: Callable[..., Any], fake: Callable[..., Any]) -> Any:

@@ -138,7 +138,7 @@ def centred(x: Tensor, stride: int, mu: Tensor | None = None) -> tuple[Tensor, T
 
 def transposed_product(a: Tensor, b: Tensor) -> Tensor:
     """a^T b of two activations seen as matrices of M rows: what a 1x1 convolution's weight gradient is."""
-    product: Tensor = conv2d_weight(b, [a.shape[1], b.shape[1], 1, 1], a)  # type: ignore[no-untyped-call]
+    product: Tensor = conv2d_weight(b, [a.shape[1], b.shape[1], 1, 1], a)
     return product.flatten(1)
 
 
