@@ -238,14 +238,14 @@ DEVICE void reduce_item(const TailGradient& gradient, int index, int range, int 
 }
 
 // Calls `run(index, part, tile)` for the items that are the block's. Neighbouring blocks take the tiles of the same
-// rows.
+// rows. No barrier stands between items: a product has one of its own ahead of its stages, and the sums of a direct
+// source, which may follow a product that leads, lie apart from those of its columns.
 template <class Run>
 DEVICE void for_each_item(const Work& work, Run run) {
 #pragma unroll 1
   for (int item = device::block_index(); item < work.items; item += device::grid_size()) {
     const int part = item / work.tiles, tile = item - part * work.tiles;
     const int index = tile < work.tiles_before ? 0 : 1;
-    device::block_sync();  // what the last item left in shared memory has been read
     run(index, part, index == 0 ? tile : tile - work.tiles_before);
   }
 }

@@ -23,7 +23,8 @@ DEVICE void join_streamed(const Share<V, vectorised>& share, const float (&sums)
   const auto at = [&](int which, int row, int column) {
     return static_cast<SharedOffset>(4 * ((which * share.rows() + row) * columns + column));
   };
-  static_assert(4 * 2 * block_threads * V <= ring_bytes);
+  // Whoever reads sums of columns that an item has joined may be behind (`ColumnSums`).
+  static_assert(4 * 2 * block_threads * V <= joined_columns);
 #pragma unroll
   for (int which = 0; which < 2; ++which)
 #pragma unroll
