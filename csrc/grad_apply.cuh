@@ -297,40 +297,31 @@ DEVICE void projection_tiles(const TailGradient& gradient, int index, TileColumn
       });
 }
 
-// Calls `run(index, column)` for the columns of the branches of which `has(index)`: a loop for each kind of work. In
-// one for several, what does not change would be computed ahead of it for all of them, and would take their registers.
-template <class Has, class Run>
-DEVICE void for_each_column(const Work& work, Has has, Run run) {
+// Calls `run(index, column)` for the columns of a pass. Passes have loops of their own: in one for several, what does
+// not change would be computed ahead of it for all of them, and would take their registers.
+template <class Run>
+DEVICE void for_each_column(const Work& work, Run run) {
   if (work.tiles == 0) return;
   for_each_column(work.tiles, [&](TileColumn column) {
     const int index = column.column < work.tiles_before ? 0 : 1;
-    if (!has(index)) return;
     if (index == 1) column.column -= work.tiles_before;
     run(index, column);
   });
 }
 
-// The pixels of dx that a stride passes by.
-template <class Element>
-DEVICE void apply_zeros(const TailGradient& gradient) {
-  for_each_column(
-      gradient.apply, [&](int index) { return gradient.branches[index].cell.stride > 1; },
-      [&](int index, TileColumn column) { zero_tiles<Element>(gradient.tail, gradient.branches[index], column); });
-}
-
 template <class Products, bool projections>
 DEVICE void grad_apply(const TailGradient& gradient) {
   using Element = typename Products::Element;
-  const auto of = [&](Source source) {
-    return [&gradient, source](int index) { return gradient.tail.branches[index].source == source; };
-  };
-  apply_zeros<Element>(gradient);
-  for_each_column(gradient.apply, of(Source::direct),
+  const ApplyWork& work = gradient.apply;
+  for_each_column(work.zeros, [&](int index, TileColumn column) {
+    zero_tiles<Element>(gradient.tail, gradient.branches[index], column);
+  });
+  for_each_column(work.direct,
                   [&](int index, TileColumn column) { direct_tiles<Element, projections>(gradient, index, column); });
-  for_each_column(gradient.apply, of(Source::zero_pad),
+  for_each_column(work.zero_padded,
                   [&](int index, TileColumn column) { zero_pad_tiles<Element>(gradient, index, column); });
   if constexpr (projections) {
-    for_each_column(gradient.apply, of(Source::projection),
+    for_each_column(work.projections,
                     [&](int index, TileColumn column) { projection_tiles<Products>(gradient, index, column); });
   }
 }

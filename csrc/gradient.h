@@ -28,6 +28,14 @@ struct Work {
   int tiles_before, tiles, items;
 };
 
+// The passes of the backward's last phase, which follow each other. Each has all blocks: products of many steps take a
+// multiple of what sums of tensors take, and blocks that had tiles of these would wait for those with tiles of
+// products.
+struct ApplyWork {
+  Work zeros, direct, zero_padded, projections;
+  int items;  // tiles of both branches
+};
+
 // A matrix (K, .) that dx is multiplied from, with the summed dimension side by side. Its rows are divided by `scale`,
 // powers of two, so that they fit half precision; `remainder`, where there is one, is what rounding took from `matrix`.
 struct Factor {
@@ -84,7 +92,8 @@ struct TailGradient {
   bool joined_dx;   // both branches' dx share tiles in the same way
   BranchGradient branches[2];
 
-  Work reduce, apply;
+  Work reduce;
+  ApplyWork apply;
   Work quadratics, corrections, factors;  // of the finish phase: tiles of Q, tiles of W Cov, rows that dx is made from
   Partition partition;
   float* partial_sum;  // (ranges, C)

@@ -60,12 +60,28 @@ inline Work reduce_work(const TailGradient& gradient) {
   });
 }
 
-// The items fit: 2^31 tiles would be 64 TiB.
-inline Work apply_work(const TailGradient& gradient) {
+inline bool has_tiles(const TailGradient& gradient, const BranchGradient& own) {
+  return own.dx.data != nullptr && !(gradient.joined_dx && &own != gradient.branches);
+}
+
+// Tiles of dx, of the branches whose `kind` it is. The items fit: 2^31 tiles would be 64 TiB.
+template <class Kind>
+Work apply_work(const TailGradient& gradient, Kind kind) {
   return work_of(gradient, tiles_of(gradient.tail.rows, tile_rows), [&](const BranchGradient& own) {
-    if (own.dx.data == nullptr || (gradient.joined_dx && &own != gradient.branches)) return 0;
-    return tiles_of(own.dx.channels, tile_columns);
+    const bool takes_part = has_tiles(gradient, own) && kind(gradient.tail.branches[&own - gradient.branches], own);
+    return takes_part ? tiles_of(own.dx.channels, tile_columns) : 0;
   });
+}
+
+inline ApplyWork apply_work(const TailGradient& gradient) {
+  const auto of = [&](Source source) {
+    return apply_work(gradient,
+                      [source](const Branch& branch, const BranchGradient&) { return branch.source == source; });
+  };
+  const auto any = [](const Branch&, const BranchGradient&) { return true; };
+  const auto strided = [](const Branch&, const BranchGradient& own) { return own.cell.stride > 1; };
+  return {apply_work(gradient, strided), of(Source::direct), of(Source::zero_pad), of(Source::projection),
+          apply_work(gradient, any).items};
 }
 
 // Warps that share a channel of the finish phase's vectors: a row of G takes as many as let a large GPU's blocks take

@@ -78,9 +78,10 @@ struct TileColumn {
 template <class Run>
 DEVICE void for_each_column(int columns, Run run) {
 #pragma unroll 1
-  for (int column = device::block_index() % columns; column < columns; column += device::grid_size()) {
+  for (int ahead = 0; ahead < columns; ahead += device::grid_size()) {
+    const int blocks = device::grid_size(), block = device::block_index(), column = block % columns + ahead;
+    if (column >= columns) return;
     device::block_sync();  // the affines of the last column have been read
-    const int blocks = device::grid_size(), block = device::block_index();
     run(TileColumn{column, block / columns, (blocks - 1 - column) / columns + 1});
   }
 }

@@ -138,6 +138,17 @@ def test_backward_multiplies_less_for_the_frozen(frozen, backend):
 
 
 @only_emulated
+def test_blocks_share_the_gradients_of_unequal_branches(backend):
+    """A block that kept to one branch's columns of dx would have the products alone, or no part in them."""
+    direct, projection = Branch("direct", "training"), Branch("projection", "training", in_channels=256)
+    branches = (replace(branch, layout="channels_last") for branch in (direct, projection))
+    sample = Sample(*branches, shape=(8, 256, 16, 16), dtype=torch.bfloat16, gradient_layout="channels_last")
+    (launch,) = launches_of(*build(sample))
+    dx = launch.phases[-1].work
+    assert dx.longest <= 1.1 * dx.rounds / launch.blocks
+
+
+@only_emulated
 def test_backward_of_a_frozen_branch_touches_none_of_its_tensors(backend):
     sample = SAMPLES["bottleneck projection"]
     of_main = [name for name, _ in build(sample)[0].main.named_parameters(prefix="main")]
