@@ -71,31 +71,37 @@ DEVICE void prepare_affines(const Tail& tail, TileColumn column) {
 }
 
 // The steps of a tile of y: a product, then another or what a source adds to it.
+template <class Element>
+StepCounts output_steps(const Tail& tail, int slots) {
+  const Branch& other = tail.branches[1];
+  const int first = product_steps<Element>(tail.branches[0].x.channels);
+  if (is_product(other)) {
+    const int both = first + product_steps<Element>(other.x.channels);
+    return {slots, first, both, both};
+  }
+  return {slots, first, first, first + (other.source == Source::none ? 0 : Addend<Element>::steps)};
+}
+
 template <class Products>
 struct OutputSteps {
   using Element = typename Products::Element;
 
   const Tail& tail;
-  int first, products, all;  // steps of the first product, of all products, and all
+  const StepCounts& count;
 
-  DEVICE explicit OutputSteps(const Tail& of) : tail(of) {
-    const Branch& other = of.branches[1];
-    first = weight_product(of, of.branches[0]).template steps<Element>();
-    products = first + (is_product(other) ? weight_product(of, other).template steps<Element>() : 0);
-    all = products + (is_product(other) || other.source == Source::none ? 0 : Addend<Element>::steps);
-  }
+  DEVICE OutputSteps(const Tail& of, const StepCounts& steps) : tail(of), count(steps) {}
 
   DEVICE Addend<Element> addend() const {
     const Branch& other = tail.branches[1];
     return {other.x, other.channels_before, other.statistics != Statistics::none};
   }
 
-  DEVICE ProductOperands product(int step) const { return weight_product(tail, tail.branches[step >= first]); }
+  DEVICE ProductOperands product(int step) const { return weight_product(tail, tail.branches[step >= count.first]); }
 
   // Starts the copies of a step; the tile begins at (row, channel).
   DEVICE void copy(int row, int channel, int step, SharedOffset stage) {
-    const bool adds = step >= products;
-    const int own = step - (adds ? products : step >= first ? first : 0);
+    const bool adds = step >= count.products;
+    const int own = step - (adds ? count.products : step >= count.first ? count.first : 0);
     if (own == 0) begin(row, channel, step);
     if (stages.begun()) return stages.copy(stage);
     if (adds) return addend().copy(tail, row, channel, own, stage);
@@ -104,7 +110,7 @@ struct OutputSteps {
 
  private:
   DEVICE void begin(int row, int channel, int step) {
-    if (step >= products) return addend().begin(stages, tail, row, channel);
+    if (step >= count.products) return addend().begin(stages, tail, row, channel);
     product(step).template begin<Element>(stages, tail, row, channel);
   }
 
@@ -112,23 +118,23 @@ struct OutputSteps {
 };
 
 template <class Products>
-DEVICE void apply_products(const Tail& tail, TileColumn column) {
+DEVICE void apply_products(const Tail& tail, const StepCounts& count, TileColumn column) {
   using Element = typename Products::Element;
   const int channel = column.channel();
-  OutputSteps<Products> steps(tail);
+  OutputSteps<Products> steps(tail, count);
   const Pieces<Element> pieces(warp_tile());
   Accumulators sum;
   run_tiles(
-      tail, column, steps.all, [&](int row, int step, SharedOffset stage) { steps.copy(row, channel, step, stage); },
+      tail, column, count, [&](int row, int step, SharedOffset stage) { steps.copy(row, channel, step, stage); },
       [&](int row, int step, SharedOffset stage) {
         const TilePlace place{row, channel};
         if (!warp_has_work(tail, place, tail.channels)) return;
         if (step == 0) start(sum);
-        if (step < steps.products) multiply_stage<Products>(sum, stage, pieces);
-        if (step == steps.first - 1) apply_affine<Element>(sum, 0);
-        if (step >= steps.products) steps.addend().add(step - steps.products, 1, stage, sum);
-        if (step != steps.all - 1) return;
-        if (steps.products > steps.first) apply_affine<Element>(sum, 1);
+        if (step < count.products) multiply_step<Products>(sum, stage, pieces);
+        if (step == count.first - 1) apply_affine<Element>(sum, 0);
+        if (step >= count.products) steps.addend().add(step - count.products, 1, stage, sum);
+        if (step != count.all - 1) return;
+        if (count.products > count.first) apply_affine<Element>(sum, 1);
         store_tile<Element>(tail, tail.y, sum, place, tail.relu);
       });
 }
@@ -143,13 +149,13 @@ DEVICE void apply_sources(const Tail& tail, TileColumn column) {
 }
 
 template <class Products, bool projections>
-DEVICE void apply(const Tail& tail) {
+DEVICE void apply(const Tail& tail, const StepCounts& steps, const int& columns) {
   using Element = typename Products::Element;
-  for_each_column(tiles_of(tail.channels, tile_columns), [&](TileColumn column) {
+  for_each_column(columns, [&](TileColumn column) {
     prepare_affines<Element>(tail, column);
     device::block_sync();
     if constexpr (projections) {
-      apply_products<Products>(tail, column);
+      apply_products<Products>(tail, steps, column);
     } else {
       apply_sources<Element>(tail, column);
     }

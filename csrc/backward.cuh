@@ -16,6 +16,7 @@ constexpr int gradient_blocks = 2;
 struct BackwardWork {
   TailGradient gradient;
   bool reduce, vectors, operands, apply;
+  StepCounts steps[2];  // of each branch's dx
 };
 
 template <class Products, bool projections>
@@ -34,7 +35,7 @@ backward_kernel(PARAMETER BackwardWork work) {
   }
   if (work.apply) {
     if (work.vectors || work.operands) device::grid_sync();
-    grad_apply<Products, projections>(work.gradient);
+    grad_apply<Products, projections>(work.gradient, work.steps);
   }
 }
 
@@ -44,31 +45,33 @@ void BackwardLauncher<Products, projections>::launch(GradientPhase phase, const 
                                                      device::Stream stream) {
   const int reduce = gradient.reduce.items, finish = finish_items(gradient), apply = gradient.apply.items;
   const int vectors = vector_items(gradient);
+  const int slots = projections ? step_slots() : few_slots;
   const auto start = [&](const char* name, int items, BackwardWork work) {
+    for (int i = 0; i < 2; ++i) work.steps[i] = gradient_steps<Products>(gradient, slots, i);
     const bool barriers = work.operands || work.reduce + work.vectors + work.apply > 1;
-    const device::Launch how{name, block_threads, gradient_shared_bytes, 0, barriers};
+    const device::Launch how{name, block_threads, shared_bytes_of(slots, gradient_shared_bytes), 0, barriers};
     if (items > 0) launch_persistent(backward_kernel<Products, projections>, how, items, work, buffers, stream);
   };
-  const auto reduce_alone = [&] { start("grad_reduce", reduce, {gradient, true, false, false, false}); };
-  const auto apply_alone = [&] { start("grad_apply", apply, {gradient, false, false, false, true}); };
+  const auto reduce_alone = [&] { start("grad_reduce", reduce, {gradient, true, false, false, false, {}}); };
+  const auto apply_alone = [&] { start("grad_apply", apply, {gradient, false, false, false, true, {}}); };
   switch (phase) {
     case GradientPhase::reduce:
       return reduce_alone();
     case GradientPhase::finish:
-      return start("grad_finish", finish, {gradient, false, true, projections, false});
+      return start("grad_finish", finish, {gradient, false, true, projections, false, {}});
     case GradientPhase::apply:
       return apply_alone();
     case GradientPhase::summarise:
       if (vectors == 0) return reduce_alone();
-      return start("grad_summarise", std::max(reduce, vectors), {gradient, true, true, false, false});
+      return start("grad_summarise", std::max(reduce, vectors), {gradient, true, true, false, false, {}});
     case GradientPhase::complete:
       if (!has_matrices(gradient) && gradient.factors.items == 0) return apply_alone();
-      return start("grad_complete", std::max(finish, apply), {gradient, false, false, true, true});
+      return start("grad_complete", std::max(finish, apply), {gradient, false, false, true, true, {}});
     case GradientPhase::all:
       // One phase that has work needs no barrier.
       if (finish + apply == 0) return reduce_alone();
       if (reduce + finish == 0) return apply_alone();
-      start("backward", std::max({reduce, finish, apply}), {gradient, true, true, projections, true});
+      start("backward", std::max({reduce, finish, apply}), {gradient, true, true, projections, true, {}});
   }
 }
 

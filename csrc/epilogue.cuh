@@ -41,11 +41,11 @@ DEVICE void apply_affine(Accumulators& sum, int index) {
 }
 
 // A tensor that is added to the sum, as it is or through a norm. A stage holds one group of both warps' columns, an
-// operand each; channels that it does not have are zeros.
+// operand each, and a step two of them; channels that it does not have are zeros.
 template <class Element>
 struct Addend {
   using Columns = LaneColumns<Element>;
-  static constexpr int steps = Columns::groups;
+  static constexpr int steps = Columns::groups / step_stages;
   // Channels at a time: more would cost the accumulators their registers.
   static constexpr int part = 4;
 
@@ -68,20 +68,24 @@ struct Addend {
 
   // Starts the copies of a step; the tile begins at (row, channel).
   DEVICE void copy(const Tail& tail, int row, int channel, int step, SharedOffset stage) const {
-    copy_pixel_rows<Element, warp_grid_columns>(tail, x, row, channel - channels_before + step * Columns::group_columns,
-                                                stage);
+    int first = channel - channels_before + step * step_stages * Columns::group_columns;
+    for_each_stage(stage, [&](SharedOffset to) {
+      copy_pixel_rows<Element, warp_grid_columns>(tail, x, row, first, to);
+      first += Columns::group_columns;
+    });
   }
 
   // Adds what a step brought. `index`: of the norm's affine.
   DEVICE void add(int step, int index, SharedOffset stage, Accumulators& sum) const {
 #pragma unroll
     for (int group = 0; group < Columns::groups; ++group) {
-      if (group != step) continue;  // accumulators are registers, which no variable can choose
+      if (group / step_stages != step) continue;  // accumulators are registers, which no variable can choose
+      const SharedOffset from = stage + group % step_stages * stage_bytes;
       if (!normed) {
-        add_group(group, stage, sum, [](int) { return [](int, float value) { return value; }; });
+        add_group(group, from, sum, [](int) { return [](int, float value) { return value; }; });
         continue;
       }
-      add_group(group, stage, sum, [index](int column) {
+      add_group(group, from, sum, [index](int column) {
         return [affines = Affines::load<part>(index, column)](int i, float value) { return affines.at[i](value); };
       });
     }

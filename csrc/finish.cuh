@@ -31,17 +31,6 @@ DEVICE void sum_over_ranges(int sharers, bool active, double (&sums)[count], Add
       sums[i] += device::shared_load<double>(place(device::thread_index() + sharer * apart, i));
 }
 
-// The sum of `term(range)`.
-template <class Term>
-DEVICE double sum_over_ranges(int ranges, int sharers, bool active, Term term) {
-  double sum[1] = {};
-  sum_over_ranges(sharers, active, sum, [&](int first, double (&to)[1]) {
-#pragma unroll 8
-    for (int range = first; range < ranges; range += sharers) to[0] += term(range);
-  });
-  return sum[0];
-}
-
 // mean - shift of x's channels of a tile pair, the row tile's first, in the stages behind sum_over_ranges'.
 struct PairOffsets {
   DEVICE static SharedOffset offset(int i) { return 8 * (4 * block_threads + i); }
@@ -153,8 +142,8 @@ DEVICE void publish(const Tail& tail, const Branch& branch, int channel, float m
                        device::fma(weight, unbiased, (1.0f - weight) * running_var));
 }
 
-// Channels of a group, one a lane; the warps share the ranges.
-constexpr int columns_group = device::warp_size;
+// Channels of a group: as many as make 32 bytes of a range's partial sums. The other threads share the ranges.
+constexpr int columns_group = 8;
 
 // Combines partial means and squared distances: with d the distance of a range's mean from the first range's and n its
 // count, mean = first + sum(n d) / M and M var = sum(m2) + sum(n d^2) - sum(n d)^2 / M.
@@ -164,25 +153,25 @@ DEVICE void finish_columns(const Tail& tail, const Branch& branch, int group) {
   const int channel = group * columns_group + device::thread_index() % columns_group;
   const bool exists = channel < tail.channels;
   const double first = exists ? device::global_load(branch.partial_mean + channel) : 0.0;
-  const int ranges = branch.partition.ranges;
-  const auto count = [&](int range) {
-    const RowRange rows(tail, branch.partition, range);
-    return static_cast<double>(rows.end - rows.begin);
-  };
   const auto at = [&](const float* partial, int range) {
     return static_cast<double>(
         device::global_load(partial + range * static_cast<std::int64_t>(tail.channels) + channel));
   };
-  const double sum = sum_over_ranges(
-      ranges, sharers, exists, [&](int range) { return count(range) * (at(branch.partial_mean, range) - first); });
-  const double squares = sum_over_ranges(ranges, sharers, exists, [&](int range) {
-    const double distance = at(branch.partial_mean, range) - first;
-    return device::fma(count(range) * distance, distance, at(branch.partial_m2, range));
+  double sums[2] = {};
+  sum_over_ranges(sharers, exists, sums, [&](int from, double (&to)[2]) {
+#pragma unroll 4
+    for (int range = from; range < branch.partition.ranges; range += sharers) {
+      const RowRange rows(tail, branch.partition, range);
+      const double distance = at(branch.partial_mean, range) - first,
+                   moment = static_cast<double>(rows.end - rows.begin) * distance;
+      to[0] += moment;
+      to[1] += device::fma(moment, distance, at(branch.partial_m2, range));
+    }
   });
   if (!exists || device::thread_index() >= columns_group) return;
   const auto rows = static_cast<double>(tail.rows);
-  publish<Element>(tail, branch, channel, static_cast<float>(first + sum / rows),
-                   static_cast<float>((squares - sum * sum / rows) / rows));
+  publish<Element>(tail, branch, channel, static_cast<float>(first + sums[0] / rows),
+                   static_cast<float>((sums[1] - sums[0] * sums[0] / rows) / rows));
 }
 
 // Shares of mean = W mu and var = diag(W Cov W^T), of the two rows of W that a lane has of its warp's 16.

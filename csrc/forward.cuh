@@ -16,6 +16,8 @@ constexpr int forward_blocks = 2;
 struct ForwardWork {
   Tail tail;
   bool moments, finish, apply;
+  StepCounts steps;  // of apply
+  int columns;       // of tiles
 };
 
 template <class Products, bool projections>
@@ -29,7 +31,7 @@ forward_kernel(PARAMETER ForwardWork work) {
     finish_phase<Products>(work.tail);
     if (work.apply) device::grid_sync();
   }
-  if (work.apply) apply<Products, projections>(work.tail);
+  if (work.apply) apply<Products, projections>(work.tail, work.steps, work.columns);
 }
 
 template <class Products, bool projections>
@@ -37,23 +39,26 @@ void ForwardLauncher<Products, projections>::launch(Phase phase, const Tail& tai
                                                     const std::vector<device::Buffer>& buffers, device::Stream stream) {
   const int moments = moments_items(tail, tail.branches[0]) + moments_items(tail, tail.branches[1]);
   const int applied = apply_items(tail);
+  const int slots = projections ? step_slots() : few_slots;
   const auto start = [&](const char* name, int items, ForwardWork work) {
-    const device::Launch how{name, block_threads, shared_bytes, 0, work.finish};
+    work.steps = output_steps<typename Products::Element>(tail, slots);
+    work.columns = tiles_of(tail.channels, tile_columns);
+    const device::Launch how{name, block_threads, shared_bytes_of(slots, shared_bytes), 0, work.finish};
     launch_persistent(forward_kernel<Products, projections>, how, items, work, buffers, stream);
   };
   switch (phase) {
     case Phase::moments:
-      return start("moments", moments, {tail, true, false, false});
+      return start("moments", moments, {tail, true, false, false, {}, 0});
     case Phase::finish:
-      return start("finish", moments, {tail, false, true, false});
+      return start("finish", moments, {tail, false, true, false, {}, 0});
     case Phase::apply:
-      return start("apply", applied, {tail, false, false, true});
+      return start("apply", applied, {tail, false, false, true, {}, 0});
     case Phase::summarise:
-      if (moments > 0) start("summarise", moments, {tail, true, true, false});
+      if (moments > 0) start("summarise", moments, {tail, true, true, false, {}, 0});
       return;
     case Phase::all:
-      if (moments == 0) return start("apply", applied, {tail, false, false, true});
-      return start("forward", std::max(moments, applied), {tail, true, true, true});
+      if (moments == 0) return start("apply", applied, {tail, false, false, true, {}, 0});
+      return start("forward", std::max(moments, applied), {tail, true, true, true, {}, 0});
   }
 }
 

@@ -130,10 +130,19 @@ struct RowMasks {
   }
 };
 
-// Steps of a product with a factor, `steps` of which are the matrix's.
+// The steps of a branch's tile of dx: of the first branch's Q, of both, and all.
 template <class Products>
-DEVICE int factor_steps(const Factor& factor, int steps) {
-  return !Products::exact_operands && factor.remainder.data != nullptr ? 2 * steps : steps;
+StepCounts gradient_steps(const TailGradient& gradient, int slots, int branch) {
+  const auto steps = [](const Factor& factor, int channels) {
+    const bool twice = !Products::exact_operands && factor.remainder.data != nullptr;
+    return (twice ? 2 : 1) * product_steps<typename Products::Element>(channels);
+  };
+  const auto of_quadratic = [&](int i) {
+    const bool takes_part = (i == branch || gradient.joined_dx) && has_quadratic(gradient.branches[i]);
+    return takes_part ? steps(gradient.branches[i].quadratic, gradient.tail.branches[i].x.channels) : 0;
+  };
+  const int first = of_quadratic(0), products = first + of_quadratic(1);
+  return {slots, first, products, products + steps(gradient.branches[branch].folded, gradient.g.channels)};
 }
 
 // Copies 64 bytes of each of up to 64 rows of two matrices, from element k on: to the first half of an operand's rows
@@ -159,42 +168,42 @@ class GradientSteps {
  public:
   using Element = typename Products::Element;
 
-  int ahead, firsts, all;  // steps of the first branch's Q, of both, and all
+  const StepCounts& count;
 
-  DEVICE GradientSteps(const TailGradient& of, int branch) : gradient_(of), index_(branch) {
-    const auto of_quadratic = [this](int i) {
-      const bool takes_part = (i == index_ || gradient_.joined_dx) && has_quadratic(own(i));
-      return takes_part ? factor_steps<Products>(own(i).quadratic, of_x(i)) : 0;
-    };
-    ahead = of_quadratic(0);
-    firsts = ahead + of_quadratic(1);
-    all = firsts + factor_steps<Products>(own(index_).folded, of_g());
-  }
+  DEVICE GradientSteps(const TailGradient& of, const StepCounts& steps, int branch)
+      : count(steps), gradient_(of), index_(branch) {}
 
   // Masks what this thread has copied.
   DEVICE void mask(int row, int step, SharedOffset stage) const {
-    if (step >= firsts && masks_g(gradient_))
-      row_masks().apply(row, [&] { return (step - firsts) % of_g() * depth; }, stage);
+    if (step < count.products || !masks_g(gradient_)) return;
+    int part = 0;
+    for_each_stage(stage, [&](SharedOffset of) {
+      row_masks().apply(row, [&] { return (step - count.products) % of_g() * depth + part * half_depth; }, of);
+      ++part;
+    });
   }
 
   // Starts the copies of the next step, which is this one; the tile begins at (row, channel).
   DEVICE void copy(int row, int channel, int step, SharedOffset stage) {
     if (step == 0 || step == until_) begin(row, channel, step);
-    if (step >= firsts && masks_g(gradient_)) row_masks().copy(row, (of_g() - (until_ - step)) * depth, stage);
+    if (step >= count.products && masks_g(gradient_)) {
+      int k = (of_g() - (until_ - step)) * depth;
+      for_each_stage(stage, [&](SharedOffset to) {
+        row_masks().copy(row, k, to);
+        k += half_depth;
+      });
+    }
     if (stages_.begun()) return stages_.copy(stage);
     const Part part = part_of(step);
-    const int k = (part.steps - (until_ - step)) * depth;
-    copy_pixel_rows<Element>(gradient_.tail, part.from, row, k, stage);
-    if (!gradient_.joined_dx)
-      return copy_matrix_rows<Element>(matrix(part, part.of), own(part.of).dx.channels, part.from.channels, channel, k,
-                                       stage + operand_bytes);
-    const int rows[2] = {rows_of(part, 0), rows_of(part, 1)};
-    const Matrix matrices[2] = {side(part, 0), side(part, 1)};
-    copy_matrices<Element>(matrices, rows, part.from.channels, k, stage + operand_bytes);
+    int k = (part.steps - (until_ - step)) * depth;
+    for_each_stage(stage, [&](SharedOffset to) {
+      copy(part, row, channel, k, to);
+      k += half_depth;
+    });
   }
 
  private:
-  static constexpr int depth = TileTraits<Element>::depth;
+  static constexpr int depth = step_depth<Element>, half_depth = TileTraits<Element>::depth;
 
   // Successive steps: of a branch's input with its Q, or of g; so many, with a factor's matrix or its remainder.
   struct Part {
@@ -210,9 +219,9 @@ class GradientSteps {
   DEVICE int of_g() const { return tiles_of(gradient_.g.channels, depth); }
 
   DEVICE Part part_of(int step) const {
-    const bool of_input = step < firsts;
-    const int of = of_input ? step >= ahead : index_;
-    const int own_step = !of_input ? step - firsts : of == 1 ? step - ahead : step;
+    const bool of_input = step < count.products;
+    const int of = of_input ? step >= count.first : index_;
+    const int own_step = !of_input ? step - count.products : of == 1 ? step - count.first : step;
     const int steps = of_input ? of_x(of) : of_g();
     return {of_input ? x(of) : gradient_.g, of, steps, of_input, own_step >= steps};
   }
@@ -225,6 +234,17 @@ class GradientSteps {
   // The rows of a branch's matrix where both branches' lie side by side: none where only the other's input is
   // multiplied.
   DEVICE int rows_of(const Part& part, int i) const { return part.of_input && part.of != i ? 0 : own(i).dx.channels; }
+
+  // Starts the copies of a stage, whatever the layout.
+  DEVICE void copy(const Part& part, int row, int channel, int k, SharedOffset stage) const {
+    copy_pixel_rows<Element>(gradient_.tail, part.from, row, k, stage);
+    if (!gradient_.joined_dx)
+      return copy_matrix_rows<Element>(matrix(part, part.of), own(part.of).dx.channels, part.from.channels, channel, k,
+                                       stage + operand_bytes);
+    const int rows[2] = {rows_of(part, 0), rows_of(part, 1)};
+    const Matrix matrices[2] = {side(part, 0), side(part, 1)};
+    copy_matrices<Element>(matrices, rows, part.from.channels, k, stage + operand_bytes);
+  }
 
   // Begins with the part whose first step this is.
   DEVICE void begin(int row, int channel, int step) {
@@ -265,7 +285,7 @@ DEVICE Affine factor_affine(const BranchGradient& own, int of, int input) {
 
 // dx of a projection or, side by side in a tile, of both.
 template <class Products>
-DEVICE void projection_tiles(const TailGradient& gradient, int index, TileColumn column) {
+DEVICE void projection_tiles(const TailGradient& gradient, const StepCounts& count, int index, TileColumn column) {
   using Element = typename Products::Element;
   const Tail& tail = gradient.tail;
   const bool joined = gradient.joined_dx;
@@ -274,24 +294,24 @@ DEVICE void projection_tiles(const TailGradient& gradient, int index, TileColumn
     return joined ? factor_affine(gradient.branches[input / narrow], of, input % narrow)
                   : factor_affine(gradient.branches[index], of, input);
   });  // the pipeline has a barrier ahead of who reads them
-  GradientSteps<Products> steps(gradient, index);
+  GradientSteps<Products> steps(gradient, count, index);
   // The warp's branch, the end of its steps ahead of those of g, and how far its channels lie from the tile's columns.
   const int mine = joined ? warp_tile().column / narrow : index;
-  const int end = mine == 1 ? steps.firsts : steps.ahead;
+  const int& end = mine == 1 ? count.products : count.first;
   const int first_channel = joined ? -mine * narrow : channel;
   const Pieces<Element> pieces(warp_tile());
   Accumulators sum;
   run_tiles(
-      tail, column, steps.all, [&](int row, int step, SharedOffset stage) { steps.copy(row, channel, step, stage); },
+      tail, column, count, [&](int row, int step, SharedOffset stage) { steps.copy(row, channel, step, stage); },
       [&](int row, int step, SharedOffset stage) { steps.mask(row, step, stage); },
       [&](int row, int step, SharedOffset stage) {
         const BranchGradient& own = gradient.branches[mine];
         const TilePlace place{row, first_channel};
         if (!warp_has_work(tail, place, own.dx.channels)) return;
         if (step == 0) start(sum);
-        if (step >= steps.firsts || (step >= steps.ahead) == (mine == 1)) multiply_stage<Products>(sum, stage, pieces);
+        if (step >= count.products || (step >= count.first) == (mine == 1)) multiply_step<Products>(sum, stage, pieces);
         if (step == end - 1) apply_affine<Element>(sum, 0);
-        if (step != steps.all - 1) return;
+        if (step != count.all - 1) return;
         apply_affine<Element>(sum, 1);
         store_tile<Element>(tail, own.dx, sum, place, false);
       });
@@ -310,7 +330,7 @@ DEVICE void for_each_column(const Work& work, Run run) {
 }
 
 template <class Products, bool projections>
-DEVICE void grad_apply(const TailGradient& gradient) {
+DEVICE void grad_apply(const TailGradient& gradient, const StepCounts (&steps)[2]) {
   using Element = typename Products::Element;
   const ApplyWork& work = gradient.apply;
   for_each_column(work.zeros, [&](int index, TileColumn column) {
@@ -321,8 +341,9 @@ DEVICE void grad_apply(const TailGradient& gradient) {
   for_each_column(work.zero_padded,
                   [&](int index, TileColumn column) { zero_pad_tiles<Element>(gradient, index, column); });
   if constexpr (projections) {
-    for_each_column(work.projections,
-                    [&](int index, TileColumn column) { projection_tiles<Products>(gradient, index, column); });
+    for_each_column(work.projections, [&](int index, TileColumn column) {
+      projection_tiles<Products>(gradient, steps[index], index, column);
+    });
   }
 }
 

@@ -18,7 +18,7 @@ constexpr SharedOffset gradient_shifts = GradientRing::stages * GradientRing::by
 constexpr int gradient_sums_bytes = gradient_shifts + 4 * tile_columns;
 constexpr int gradient_shared_bytes = gradient_sums_bytes < shared_bytes ? shared_bytes : gradient_sums_bytes;
 // Two blocks of 82,944 bytes fit a multiprocessor of sm_80, with what the system keeps of it.
-static_assert(gradient_shared_bytes + 1024 <= 82 * 1024);
+static_assert(gradient_shared_bytes + 1024 <= 82 * 1024 && gradient_shared_bytes <= many_shared_bytes);
 
 // Whether the only source masks; a projection never does, and its kernels need not know.
 template <bool projections>

@@ -1,7 +1,7 @@
 // From operands in memory to accumulators, tile after tile.
 //
-// A block keeps to one column of tiles and takes every so many of its tiles. All that a tile reads is cut into steps, a
-// stage each: products of 64 bytes of each operand's rows, then what is added to them. The steps of one tile follow
+// A block keeps to one column of tiles and takes every so many of its tiles. All that a tile reads is cut into steps:
+// products of 128 bytes of each operand's rows, then what is added to them. The steps of one tile follow
 // those of the one before it in the pipeline, so that copies of the next tile are under way while this one is written.
 #pragma once
 
@@ -10,23 +10,29 @@
 
 namespace fused_resnet {
 
-using RowRing = RingOf<stages, stage_bytes>;
+// What a block's pipeline needs to know of its tiles. Counted by the host: the kernels find it in constant memory, and
+// need no registers for it.
+struct StepCounts {
+  int slots;                 // steps that shared memory holds, few_slots or many_slots
+  int first, products, all;  // steps of a tile: of the first product, of all products, and all
+};
 
-// x b^T, of which a step multiplies `depth` channels of x; b has `columns` rows, along which lie x's channels.
+// Steps of a product of so many channels.
+template <class Element>
+HOST_DEVICE int product_steps(int channels) {
+  return tiles_of(channels, step_depth<Element>);
+}
+
+// x b^T, of which a step multiplies `step_depth` channels of x; b has `columns` rows, along which lie x's channels.
 struct ProductOperands {
   const Activations& x;
   const Matrix& matrix;
   int columns;
 
-  template <class Element>
-  DEVICE int steps() const {
-    return tiles_of(x.channels, TileTraits<Element>::depth);
-  }
-
   // Whether all steps are of rows that `RowStages` copies.
   template <class Element>
   DEVICE bool streams() const {
-    return x.vectorised && matrix.vectorised && x.channels % TileTraits<Element>::depth == 0;
+    return x.vectorised && matrix.vectorised && x.channels % step_depth<Element> == 0;
   }
   template <class Element>
   DEVICE void begin(RowStages<Element>& stages, const Tail& tail, int row, int column) const {
@@ -43,9 +49,12 @@ struct ProductOperands {
   // Starts the copies of a step; the tile begins at (row, column).
   template <class Element>
   DEVICE void copy(const Tail& tail, int row, int column, int step, SharedOffset stage) const {
-    const int k = step * TileTraits<Element>::depth;
-    copy_pixel_rows<Element>(tail, x, row, k, stage);
-    copy_matrix_rows<Element>(matrix, columns, x.channels, column, k, stage + operand_bytes);
+    int k = step * step_depth<Element>;
+    for_each_stage(stage, [&](SharedOffset to) {
+      copy_pixel_rows<Element>(tail, x, row, k, to);
+      copy_matrix_rows<Element>(matrix, columns, x.channels, column, k, to + operand_bytes);
+      k += TileTraits<Element>::depth;
+    });
   }
 };
 
@@ -55,9 +64,12 @@ DEVICE void start(Accumulators& sum) {
   sum.clear();
 }
 
+// One stage after the other: with products of both under way, registers would lack.
 template <class Products>
-DEVICE void multiply_stage(Accumulators& sum, SharedOffset stage, const Pieces<typename Products::Element>& pieces) {
-  Products::multiply(sum, stage, stage + operand_bytes, pieces);
+DEVICE void multiply_step(Accumulators& sum, SharedOffset stage, const Pieces<typename Products::Element>& pieces) {
+#pragma unroll 1
+  for (int part = 0; part < step_stages; ++part)
+    Products::multiply(sum, stage + part * stage_bytes, stage + part * stage_bytes + operand_bytes, pieces);
 }
 
 // x W^T.
@@ -76,20 +88,32 @@ struct TileColumn {
 // Neighbouring blocks take neighbouring columns of the same rows, so that these come from memory once and from the L2
 // cache after that.
 template <class Run>
-DEVICE void for_each_column(int columns, Run run) {
+DEVICE void for_each_column(const int& columns, Run run) {
+  int column = device::block_index() % columns;
 #pragma unroll 1
-  for (int ahead = 0; ahead < columns; ahead += device::grid_size()) {
-    const int blocks = device::grid_size(), block = device::block_index(), column = block % columns + ahead;
-    if (column >= columns) return;
+  while (column < columns) {
     device::block_sync();  // the affines of the last column have been read
+    device::shared_store(kept_place(), column);
+    const int blocks = device::grid_size(), block = device::block_index();
     run(TileColumn{column, block / columns, (blocks - 1 - column) / columns + 1});
+    column = device::shared_load<int>(kept_place()) + device::grid_size();
+  }
+}
+
+// Waits until the copies of the step that comes next have arrived.
+DEVICE void wait_for_step(int slots) {
+  if (slots == few_slots) {
+    device::copy_async_wait<few_slots - 2>();
+  } else {
+    device::copy_async_wait<many_slots - 2>();
   }
 }
 
 // The pipeline over a column of tiles: `copy(row, step, stage)` ahead of `compute(row, step, stage)`, for each of the
-// block's tiles all of its `steps`; `prepare(row, step, stage)` in between may change what its own thread has copied.
+// block's tiles all of its steps; `prepare(row, step, stage)` in between may change what its own thread has copied.
 template <class Copy, class Prepare, class Compute>
-DEVICE void run_tiles(const Tail& tail, TileColumn column, int steps, Copy copy, Prepare prepare, Compute compute) {
+DEVICE void run_tiles(const Tail& tail, TileColumn column, const StepCounts& count, Copy copy, Prepare prepare,
+                      Compute compute) {
   struct Cursor {
     unsigned row;  // beyond the last, one may be more than an int holds
     int step;
@@ -101,24 +125,33 @@ DEVICE void run_tiles(const Tail& tail, TileColumn column, int steps, Copy copy,
   };
   const int further = column.shares * tile_rows;
   const auto exists = [&](const Cursor& at) { return at.row < static_cast<unsigned>(tail.rows); };
-  Cursor ahead{static_cast<unsigned>(column.share) * tile_rows, 0}, now = ahead;
-  pipeline<RowRing>([&](int) { return exists(ahead); },
-                    [&](int, SharedOffset stage) {
-                      copy(static_cast<int>(ahead.row), ahead.step, stage);
-                      ahead.advance(steps, further);
-                    },
-                    [&](int, SharedOffset stage) { prepare(static_cast<int>(now.row), now.step, stage); },
-                    [&](int) { return exists(now); },
-                    [&](int, SharedOffset stage) {
-                      compute(static_cast<int>(now.row), now.step, stage);
-                      now.advance(steps, further);
-                    });
+  Cursor now{static_cast<unsigned>(column.share) * tile_rows, 0};
+  // Negative slots only fill the pipeline: one loop, so that `copy` and `compute` are compiled once.
+#pragma unroll 1
+  for (int slot = 1 - count.slots; slot < 0 || exists(now); slot = slot + 1 < count.slots ? slot + 1 : 0) {
+    if (slot >= 0) {
+      wait_for_step(count.slots);
+      prepare(static_cast<int>(now.row), now.step, slot_offset(slot));
+      device::block_sync();
+    }
+    // Found anew each time: kept, it would take two registers.
+    Cursor ahead = now;
+#pragma unroll 1
+    for (int i = count.slots - 1 + (slot < 0 ? slot : 0); i > 0; --i) ahead.advance(count.all, further);
+    const int free = slot > 0 ? slot - 1 : slot + count.slots - 1;
+    if (exists(ahead)) copy(static_cast<int>(ahead.row), ahead.step, slot_offset(free));
+    device::copy_async_commit();
+    if (slot < 0) continue;
+    compute(static_cast<int>(now.row), now.step, slot_offset(slot));
+    now.advance(count.all, further);
+  }
+  device::block_sync();
 }
 
 // The same where nothing has to be prepared.
 template <class Copy, class Compute>
-DEVICE void run_tiles(const Tail& tail, TileColumn column, int steps, Copy copy, Compute compute) {
-  run_tiles(tail, column, steps, copy, [](int, int, SharedOffset) {}, compute);
+DEVICE void run_tiles(const Tail& tail, TileColumn column, const StepCounts& count, Copy copy, Compute compute) {
+  run_tiles(tail, column, count, copy, [](int, int, SharedOffset) {}, compute);
 }
 
 }  // namespace fused_resnet

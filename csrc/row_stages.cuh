@@ -12,9 +12,20 @@ struct OperandRow {
   bool exists;
 };
 
-// A thread's chunks of step after step, two of each operand, where all of a row's steps have 64 bytes that come 16 at a
-// time. Its addresses follow from those of the step before: found anew at each, they took more instructions than the
-// products did.
+// A step has 128 bytes of each row.
+template <class Element>
+constexpr int step_depth = step_stages * TileTraits<Element>::depth;
+
+// Calls `run(stage)` for the stages of a step: once compiled, for what is in no hurry.
+template <class Run>
+DEVICE void for_each_stage(SharedOffset step, Run run) {
+#pragma unroll 1
+  for (int part = 0; part < step_stages; ++part) run(step + part * stage_bytes);
+}
+
+// A thread's chunks of step after step, two of each operand a stage, where all of a row's steps have 128 bytes that
+// come 16 at a time. Its addresses follow from those of the step before: found anew at each, they took more
+// instructions than the products did.
 template <class Element>
 class RowStages {
  public:
@@ -46,11 +57,15 @@ class RowStages {
     const SharedOffset to = stage + row_chunk(thread / Traits::row_chunks, thread % Traits::row_chunks);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const SharedOffset operand = to + i * operand_bytes;
-      device::copy_async_16(operand, next_[i], (further_[i] & 1) != 0);
       // Half a tile of rows further, the swizzle is the same.
-      device::copy_async_16(operand + half * 64, next_[i] + (further_[i] & ~3), (further_[i] & 2) != 0);
-      next_[i] += Traits::depth;
+      const Element* lower = next_[i] + (further_[i] & ~3);
+#pragma unroll
+      for (int part = 0; part < step_stages; ++part) {
+        const SharedOffset operand = to + part * stage_bytes + i * operand_bytes;
+        device::copy_async_16(operand, next_[i] + part * Traits::depth, (further_[i] & 1) != 0);
+        device::copy_async_16(operand + half * 64, lower + part * Traits::depth, (further_[i] & 2) != 0);
+      }
+      next_[i] += step_depth<Element>;
     }
   }
 

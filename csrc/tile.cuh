@@ -55,13 +55,28 @@ constexpr int ring_bytes = stages * stage_bytes;
 // Room for sums of warps and of threads on their way to one of them, when the stages are free.
 constexpr int joined_bytes = 48 * 1024;
 constexpr SharedOffset joined_columns = joined_bytes;
-// Norms of the tile's channels; behind the stages.
-constexpr SharedOffset vectors_offset = ring_bytes;
+// Scratch of the phases that use no norms; behind the stages.
+constexpr SharedOffset scratch_offset = ring_bytes;
 constexpr int vectors_bytes = 2 * 3 * tile_columns * sizeof(float);
-constexpr int shared_bytes = vectors_offset + vectors_bytes;
-// Scratch of the phases that use no norms; beside the stages.
-constexpr SharedOffset scratch_offset = vectors_offset;
 constexpr int scratch_bytes = vectors_bytes;
+
+// Tiles of y and dx take steps of two stages: what surrounds a step is as much for both as it would be for one. Between
+// the first two slots for steps lie norms of the tile's channels, and a number of each thread's that it keeps through a
+// loop whose accumulators need all registers. A third slot follows where there is as much memory.
+constexpr int step_stages = 2;
+constexpr int step_bytes = step_stages * stage_bytes;
+constexpr int few_slots = 2, many_slots = 3;
+constexpr SharedOffset vectors_offset = step_bytes, kept_offset = vectors_offset + vectors_bytes;
+constexpr int slot_pitch = kept_offset + 4 * block_threads;
+constexpr int step_bytes_of(int slots) { return (slots - 1) * slot_pitch + step_bytes; }
+static_assert(slot_pitch % 64 == 0, "rows of stages are found by bits of their addresses");
+
+constexpr int shared_bytes = step_bytes_of(few_slots);
+constexpr int many_shared_bytes = step_bytes_of(many_slots);
+static_assert(scratch_offset + scratch_bytes <= shared_bytes);
+
+DEVICE SharedOffset slot_offset(int slot) { return slot * slot_pitch; }
+DEVICE SharedOffset kept_place() { return kept_offset + 4 * device::thread_index(); }
 
 template <class Element>
 constexpr bool fits =

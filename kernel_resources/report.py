@@ -31,6 +31,9 @@ allow. All kernels have blocks of {threads} threads, with {shared} bytes of shar
 
 {limits}
 
+Kernels with projections take 38 KiB more where two such blocks fit a multiprocessor, as on 9.0 (`step_slots` in
+csrc/launch.cuh).
+
 The table of the kernels has three numbers side by side, for {architectures}:
 
 - *kernel*: as in csrc/forward.cuh and csrc/backward.cuh, with how products are computed, and whether the tail has
@@ -45,9 +48,9 @@ The table of the kernels has three numbers side by side, for {architectures}:
 {kernels}
 
 A stage of a pipeline is 128 x 128 x 32 multiply-adds in half precision: 32 instructions of the tensor cores for each of
-8 warps. This is how many instructions a warp issues for one in all, in bfloat16 on {staged}, where rows are dense and
-come 16 bytes at a time. In backward, the relu's mask is copied with g, and g is masked in shared memory. What is added
-to a product comes in two stages without one.
+8 warps. This is how many instructions a warp issues for one or two in all, in bfloat16 on {staged}, where rows are
+dense and come 16 bytes at a time. In backward, the relu's mask is copied with g, and g is masked in shared memory. What
+begins with a number is a turn of a loop without a product; a vector has 16 bytes.
 
 {stages}
 """

@@ -51,6 +51,16 @@ def multiprocessors(count: int) -> Iterator[None]:
         library().emulator_set_multiprocessors(4)
 
 
+@contextmanager
+def shared_memory(kib: int) -> Iterator[None]:
+    """Lets a multiprocessor of the emulator's GPU have so much shared memory."""
+    library().emulator_set_shared_kib(kib)
+    try:
+        yield
+    finally:
+        library().emulator_set_shared_kib(228)
+
+
 def module_of(backend: str) -> Any:
     """The extension module behind "cuda" or "emulated"."""
     return loading.load("_C" if backend == "cuda" else "_emulated")[0]

@@ -48,6 +48,14 @@ constexpr bool wants_buffers() { return false; }
 // carries one of its own.
 inline void use_device(int index) { check(cudaSetDevice(index), "choice of the GPU"); }
 
+// Bytes that the blocks of a multiprocessor of the current device share.
+inline int multiprocessor_shared_memory() {
+  int device = 0, bytes = 0;
+  check(cudaGetDevice(&device), "current device");
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device), "shared memory");
+  return bytes;
+}
+
 inline int count_resident_blocks(const void* kernel, int device, int threads, int shared_bytes) {
   int multiprocessors = 0, blocks = 0;
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "number of multiprocessors");

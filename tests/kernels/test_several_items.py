@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from emulated import compiled_backward, compiled_forward, multiprocessors, only_emulated, thread_order
+from emulated import (
+    compiled_backward,
+    compiled_forward,
+    multiprocessors,
+    only_emulated,
+    shared_memory,
+    thread_order,
+)
 from kernel_samples import each
 from same_bits import assert_same_bits
 from samples import Branch, Sample, build
@@ -49,4 +56,15 @@ def test_one_block_does_what_many_do(sample, seed, backend):
     with multiprocessors(64):
         expected = results(backend, case)
     with multiprocessors(1), thread_order(seed):
+        assert_same_bits(results(backend, case), expected)
+
+
+@only_emulated
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@each({name: sample for name, sample in TAILS.items() if name != "direct"})
+def test_a_gpu_with_little_shared_memory_gives_the_same_bits(sample, dtype, backend):
+    """An A100 has it: there, one step less of a product is under way."""
+    case = build(sample.with_dtype(dtype))
+    expected = results(backend, case)
+    with shared_memory(164), multiprocessors(1), thread_order(1):
         assert_same_bits(results(backend, case), expected)

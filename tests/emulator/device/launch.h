@@ -20,6 +20,8 @@ inline bool wants_buffers() { return emulator::makes_launches(); }
 
 inline void use_device(int) {}
 
+inline int multiprocessor_shared_memory() { return emulator::multiprocessor_shared_memory(); }
+
 template <class Parameters>
 int resident_blocks(void (*)(Parameters), int, int shared_bytes) {
   return emulator::resident_blocks(shared_bytes);

@@ -124,6 +124,8 @@ int resident_blocks(int shared_bytes) {
   return settings.multiprocessors * std::clamp(fit, 1, most);
 }
 
+int multiprocessor_shared_memory() { return settings.shared_kib * 1024; }
+
 void launch(const device::Launch& how, const std::vector<device::Buffer>& buffers, void* parameters,
             std::function<void()> body) {
   const std::lock_guard<std::mutex> lock(one_at_a_time);

@@ -12,6 +12,7 @@ namespace fused_resnet::emulator {
 bool makes_launches();
 
 int resident_blocks(int shared_bytes);
+int multiprocessor_shared_memory();
 
 // Runs `body` in each thread. `parameters` are those that `body` passes to the kernel: their pointers are redirected.
 void launch(const device::Launch& how, const std::vector<device::Buffer>& buffers, void* parameters,

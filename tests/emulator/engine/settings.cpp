@@ -21,6 +21,8 @@ void emulator_set_seed(unsigned seed) {
 
 void emulator_set_multiprocessors(int count) { settings.multiprocessors = count; }
 
+void emulator_set_shared_kib(int kib) { settings.shared_kib = kib; }
+
 void emulator_set_launching(int on) {
   const std::lock_guard<std::mutex> lock(one_at_a_time);
   settings.launching = on != 0;
