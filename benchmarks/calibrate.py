@@ -73,12 +73,11 @@ Launches: TypeAlias = Mapping[tuple[str, str, str], float]
 def launches(modelled: Result) -> Launches:
     """From a result of ``benchmarks model``: one launch in place of its phases' own, with barriers between them."""
     gpu = gpu_time.read()
-    found: dict[tuple[str, str, str], float] = {}
+    phases: dict[tuple[str, str, str], list[float]] = {}
     for row in modelled.rows:
         key = str(row["tail"]), str(row["way"]), str(row["phase"]).partition(" ")[0]
-        ahead = found[key] + gpu.barrier - gpu.launch if key in found else 0.0
-        found[key] = ahead + amount(row, "now, modelled") * 1e-3
-    return found
+        phases.setdefault(key, []).append(amount(row, "now, modelled") * 1e-3)
+    return {key: gpu_time.launch_seconds(seconds, gpu) for key, seconds in phases.items()}
 
 
 class Measurements:

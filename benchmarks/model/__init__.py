@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         counts.write(counts.NOW, counts.count_all())
     measured = read(MEASURED)
     if arguments.fit:
-        gpu_time.write(fit.fitted(fit.observed(measured, counts.read(counts.THEN))))
+        gpu_time.write(fit.fitted(fit.observed(measured, counts.read(counts.THEN)), fit.ceilings(measured)))
     if arguments.held_out:
         close, total = fit.held_out(measured, counts.read(counts.THEN))
         print(f"Fitted without their tails, the constants meet {close} of {total} phases within 25 %.")
@@ -80,7 +80,7 @@ def compared(measured: Result, arguments: argparse.Namespace) -> Result:
 
 def _rows(measured: Result, gpu: gpu_time.Gpu, then: counts.Counts, now: counts.Counts) -> Iterator[Row]:
     """A row for every phase that was measured and counted, of both kernels."""
-    copy = float(measured.details["ceilings"]["bytes_per_s"])
+    copy = fit.ceilings(measured).memory
     for row in measured.rows:
         for phase in PHASES:
             key = str(row["tail"]), str(row["way"]), phase

@@ -8,7 +8,7 @@ How many items the full size has is asked of the launcher, which then launches n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -16,23 +16,17 @@ from torch import Tensor
 
 from fused_resnet.backends.kernels import loading
 
-from ..emulator import Launch, launches_left_out, library, recorded_launches
+from ..emulator import Launch, Traffic, launches_left_out, library, recorded_launches
 from ..launches import BACKWARD, FORWARD, Launches
 from ..tail_shapes import TailShape
 from ..tails import Tail
+from .instructions import COPY_BYTES, SCATTERED_SLOTS, TILE_ROWS, WARP, instructions
 
-THREADS, WARP = 256, 32
-# What warps issue, as the emulator names it.
-INSTRUCTIONS = ("product", "matrices", "transposed_matrices", "exchange", "shared_access", "load", "store", "copy")
-TILE_ROWS = 128
-# Instructions that find a row that lies apart, read off the cubin for 9.0 (`row_offset`). Those of
-# 82e7ce2 divided: 48, and six conversions and reciprocals, which are taken for eight each. That eight is an assumption.
-SCATTERED_SLOTS = 22
-# Instructions that a warp issues for a stage (`kernel_resources.stages`): at commit 82e7ce2, and now.
-STAGE_SLOTS = {"g^T x": (457, 212), "x^T x": (295, 140), "x^T x, diagonal": (324, 191)}
+THREADS = 256
 # Height and width of the images that are run: two tiles of rows each.
 _SIZE = 16
 _MANY = 100_000
+_DTYPE = torch.bfloat16
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,6 @@ class Amounts:
 
     Attributes:
         distinct, requested: bytes of global memory, each counted once, and as often as they are asked for.
-        scattered: of the requested ones, those of rows that lie apart, as a stride leaves them.
         operations: on tensor cores; a multiply-add is two.
         rounds: latencies of global memory that follow each other in the busiest warp, of all blocks together. A wait
             for asynchronous copies is the share of what is under way that it waits for.
@@ -49,39 +42,27 @@ class Amounts:
             0 elsewhere.
         under_way: bytes on their way to a block's shared memory as it waits, on average.
         barriers: of all blocks together.
-        exchanges: of all warps together, as if those of a block had all as many as the busiest.
-        wavefronts: of all warps together.
+        wavefronts: of shared memory, with bank conflicts, of all warps together.
+        instructions: of all warps together, as if those of a block had all as many as the busiest.
         grid_barriers: within the phase.
         items: that can be worked on side by side.
         slots: blocks that run at the same time.
-        scattered_slots: `SCATTERED_SLOTS` of these kernels.
-        stage_share: how many instructions a stage of x^T x or g^T x takes, of as many as at commit 82e7ce2.
         uneven: work of the busiest block of a full grid over that of all on average.
         uneven_multiprocessors: the same of the blocks of a multiprocessor together.
     """
 
     distinct: float
     requested: float
-    scattered: float
     operations: float
     rounds: float
     longest: float
     under_way: float
     barriers: float
     wavefronts: float
-    product: float
-    matrices: float
-    transposed_matrices: float
-    exchange: float
-    shared_access: float
-    load: float
-    store: float
-    copy: float
+    instructions: float
     grid_barriers: float
     items: float
     slots: float = 0.0
-    scattered_slots: float = 0.0
-    stage_share: float = 1.0
     uneven: float = 1.0
     uneven_multiprocessors: float = 1.0
 
@@ -90,45 +71,37 @@ class Amounts:
         return Amounts(*(max(0.0, own * getattr(self, f.name) + others * getattr(other, f.name)) for f in fields(self)))
 
 
-def amounts_of(launch: Launch, scattered: Container[str]) -> Amounts:
-    """What the emulator has counted of a launch; `scattered` are buffers whose rows lie apart."""
-    traffic = [traffic for phase in launch.phases for traffic in phase.buffers.values()]
+def amounts_of(launch: Launch, phase: str, shape: TailShape) -> Amounts:
+    """What the emulator has counted of a launch, of this phase of a tail."""
+    traffic = [(name, of) for phase in launch.phases for name, of in phase.buffers.items()]
     work = [phase.work for phase in launch.phases]
     waits = sum(own.waits for own in work)
+    issued = {kind: sum(own.issued[kind] for own in work) / WARP for kind in work[0].issued}
+    strided = ("shortcut.x", "shortcut.dx") if shape.stride > 1 else ()
+    apart = sum(_requested(of) for name, of in traffic if name in strided)
+    masked = phase == f"{BACKWARD} apply" and any(_requested(of) for name, of in traffic if name == "mask")
     return Amounts(
-        distinct=sum(of.distinct_read + of.distinct_written for of in traffic),
-        requested=sum(of.requested_read + of.requested_written for of in traffic),
+        distinct=sum(of.distinct_read + of.distinct_written for _, of in traffic),
+        requested=sum(_requested(of) for _, of in traffic),
         operations=2 * sum(own.multiply_adds for own in work),
         rounds=sum(own.rounds for own in work),
         longest=sum(own.longest for own in work),
-        scattered=sum(
-            of.requested_read + of.requested_written
-            for phase in launch.phases
-            for name, of in phase.buffers.items()
-            if name in scattered
-        ),
         under_way=THREADS * sum(own.under_way for own in work) / waits if waits else 0.0,
         barriers=sum(own.barriers for own in work) / THREADS,
         wavefronts=sum(own.wavefronts for own in work),
-        **{kind: sum(own.issued[kind] for own in work) / WARP for kind in INSTRUCTIONS},
+        instructions=instructions(phase, shape, issued, masked) + apart / COPY_BYTES / WARP * SCATTERED_SLOTS,
         grid_barriers=len(launch.phases) - 1,
         items=launch.blocks,
     )
 
 
+def _requested(traffic: Traffic) -> int:
+    return traffic.requested_read + traffic.requested_written
+
+
 def unevenness(items: int, blocks: int) -> float:
     """The busiest block's work over the average, where each takes every `blocks`-th item; all are alike."""
     return math.ceil(items / blocks) * blocks / items
-
-
-def stage_share(phase: str, channels: Sequence[int]) -> float:
-    """`Amounts.stage_share` of a phase of a tail whose projections have so many input channels."""
-    shares = {name: now / then for name, (then, now) in STAGE_SLOTS.items()}
-    if phase.startswith(BACKWARD) or not channels:
-        return shares["g^T x"]
-    tiles = [math.ceil(k / TILE_ROWS) for k in channels]
-    diagonal, all_of_them = sum(tiles), sum(t * (t + 1) // 2 for t in tiles)
-    return shares["x^T x"] + (shares["x^T x, diagonal"] - shares["x^T x"]) * diagonal / all_of_them
 
 
 @dataclass(frozen=True)
@@ -148,20 +121,25 @@ class Counter:
         """The amounts of each phase that has work."""
         items, tiles = self._items(self.shape), math.ceil(self.shape.rows / TILE_ROWS)
         for phase in items:
-            fixed = {
-                "slots": self.slots,
-                "scattered_slots": SCATTERED_SLOTS,
-                "stage_share": stage_share(phase, self.shape.projections),
-            }
+            fixed = {"slots": self.slots}
             if phase.endswith("finish"):
                 yield phase, replace(self._finishing(phase, items), **fixed)
                 continue
             count = self._along_columns if phase.endswith("apply") else self._of_ranges
-            uneven = {
-                "uneven": unevenness(items[phase], min(items[phase], self.slots)),
-                "uneven_multiprocessors": unevenness(items[phase], self.multiprocessors),
-            }
-            yield phase, replace(count(phase, tiles, items), **fixed, **uneven)
+            found = count(phase, tiles, items)
+            distinct = found.distinct + self._read_again(phase)
+            yield phase, replace(found, distinct=distinct, **fixed, **self._unevenness(items[phase]))
+
+    def _read_again(self, phase: str) -> float:
+        """Bytes of g that two passes of backward's apply read from memory, and the emulator counts once."""
+        has_two = phase == f"{BACKWARD} apply" and self.shape.inner is None and self.shape.projections
+        return self.shape.rows * self.shape.channels * _DTYPE.itemsize if has_two else 0.0
+
+    def _unevenness(self, items: int) -> dict[str, float]:
+        """Of more items than blocks, a multiprocessor has blocks that are alike: an H100 puts neighbours on it."""
+        of_blocks = unevenness(items, min(items, self.slots))
+        of_few = unevenness(items, self.multiprocessors)
+        return {"uneven": of_blocks, "uneven_multiprocessors": of_few if items <= self.slots else of_blocks}
 
     def _along_columns(self, phase: str, tiles: int, items: Mapping[str, int]) -> Amounts:
         """Amounts of a phase whose blocks keep to a column of tiles. It runs one block a column."""
@@ -233,12 +211,12 @@ class Counter:
             calls = self._calls(shape, torch.zeros)
         with recorded_launches() as launches:
             calls[phase]()
-        return amounts_of(launches[0], {"shortcut.x", "shortcut.dx"} if shape.stride > 1 else ())
+        return amounts_of(launches[0], phase, shape)
 
     def _calls(self, shape: TailShape, fill: Callable[..., Tensor]) -> dict[str, Callable[[], object]]:
         module, reason = loading.load("_emulated")
         assert module is not None, reason
-        tail = Tail(shape, torch.bfloat16)
+        tail = Tail(shape, _DTYPE)
         x, before = (_filled(fill, size) for size in _inputs(shape))
         dy = _filled(fill, (shape.batch, shape.channels, shape.size, shape.size))
         launches = Launches(module, list(tail.branches(x, before)), dy)
@@ -255,4 +233,4 @@ def _inputs(shape: TailShape) -> Iterator[tuple[int, int, int, int]]:
 
 def _filled(fill: Callable[..., Tensor], sizes: tuple[int, int, int, int]) -> Tensor:
     n, c, h, w = sizes
-    return fill((n, h, w, c), dtype=torch.bfloat16).permute(0, 3, 1, 2)
+    return fill((n, h, w, c), dtype=_DTYPE).permute(0, 3, 1, 2)
