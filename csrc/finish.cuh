@@ -98,29 +98,42 @@ DEVICE void combine_elements(const Tail& tail, const Branch& branch, int number,
   }
 }
 
-DEVICE void combine_branch(const Tail& tail, const Branch& branch) {
-  const int sharers = range_sharers(branch.partition.ranges), extent = pair_extent(branch.x.channels);
-  const int fours = tiles_of(extent, 4), chunk = block_threads / sharers, chunks = tiles_of(extent * fours, chunk);
-  const int pairs = tile_pairs(branch.x.channels);
-  // Consecutive chunks to a block, so that it prepares few pairs.
-  const std::int64_t each = (static_cast<std::int64_t>(pairs) * chunks + device::grid_size() - 1) / device::grid_size();
-  int prepared = -1;
-  for (std::int64_t i = device::block_index() * each; i < (device::block_index() + 1) * each; ++i) {
-    const int number = static_cast<int>(i / chunks);
-    if (number >= pairs) break;
-    const int first = static_cast<int>(i % chunks) * chunk;
-    const TilePair pair(number);
-    if (first / fours + pair.row * tile_rows >= branch.x.channels) continue;
-    if (number != prepared) PairOffsets::prepare(tail, branch, pair, first == 0);
-    prepared = number;
-    combine_elements(tail, branch, number, pair, first, sharers);
-  }
-}
+// Cov of a branch's input in chunks that a block adds up at once, tile pair after tile pair.
+struct CovarianceChunks {
+  int sharers, fours, chunk, of_pair;
+  std::int64_t all;
 
+  DEVICE explicit CovarianceChunks(const Branch& branch) : sharers(range_sharers(branch.partition.ranges)) {
+    const int extent = pair_extent(branch.x.channels);
+    fours = tiles_of(extent, 4);
+    chunk = block_threads / sharers;
+    of_pair = tiles_of(extent * fours, chunk);
+    const int pairs = branch.statistics == Statistics::gram ? tile_pairs(branch.x.channels) : 0;
+    all = static_cast<std::int64_t>(pairs) * of_pair;
+  }
+};
+
+// Consecutive chunks to a block, of both branches together, so that it prepares few pairs.
 DEVICE void combine(const Tail& tail) {
+  const std::int64_t before = CovarianceChunks(tail.branches[0]).all;
+  const std::int64_t all = before + CovarianceChunks(tail.branches[1]).all;
+  const std::int64_t each = (all + device::grid_size() - 1) / device::grid_size();
+  const std::int64_t begin = device::block_index() * each, end = begin + each < all ? begin + each : all;
+  std::int64_t prepared = -1;
 #pragma unroll 1
-  for (int index = 0; index < 2; ++index)
-    if (tail.branches[index].statistics == Statistics::gram) combine_branch(tail, tail.branches[index]);
+  for (std::int64_t i = begin; i < end; ++i) {
+    const Branch& branch = tail.branches[i < before ? 0 : 1];
+    const CovarianceChunks chunks(branch);
+    const std::int64_t own = i < before ? i : i - before;
+    const int number = static_cast<int>(own / chunks.of_pair),
+              first = static_cast<int>(own % chunks.of_pair) * chunks.chunk;
+    const TilePair pair(number);
+    if (first / chunks.fours + pair.row * tile_rows >= branch.x.channels) continue;
+    const std::int64_t of_both = i - own + number;
+    if (of_both != prepared) PairOffsets::prepare(tail, branch, pair, first == 0);
+    prepared = of_both;
+    combine_elements(tail, branch, number, pair, first, chunks.sharers);
+  }
 }
 
 // Leaves a channel's statistics, and takes them into the running ones.

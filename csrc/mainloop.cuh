@@ -1,8 +1,8 @@
 // From operands in memory to accumulators, tile after tile.
 //
 // A block keeps to one column of tiles and takes every so many of its tiles. All that a tile reads is cut into steps:
-// products of 128 bytes of each operand's rows, then what is added to them. The steps of one tile follow
-// those of the one before it in the pipeline, so that copies of the next tile are under way while this one is written.
+// products of 128 bytes of each operand's rows, then what is added to them. The steps of one tile follow those of the one
+// before it in the pipeline, so that copies of the next tile are under way while this one is written.
 #pragma once
 
 #include <products.cuh>
@@ -86,7 +86,7 @@ struct TileColumn {
 
 // Calls `run(column)` for those of so many columns that the block works on: it has one, where there are enough blocks.
 // Neighbouring blocks take neighbouring columns of the same rows, so that these come from memory once and from the L2
-// cache after that.
+// cache after that. The number is a reference: it stays in constant memory, and the column waits in shared memory.
 template <class Run>
 DEVICE void for_each_column(const int& columns, Run run) {
   int column = device::block_index() % columns;

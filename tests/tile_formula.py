@@ -21,7 +21,7 @@ from benchmarks.emulator import Traffic
 TILE = 128
 FLOAT = 4
 SAMPLED_ROWS = 16
-GROUP_THREADS = 8  # that share the ranges of a channel of columns or a product
+RANGE_SHARERS = 32  # threads that share the ranges of a channel of columns
 CHANNEL_GROUP = 8
 MATRIX_TILE = 64  # of what weights and covariances are multiplied in
 MEANS_LANES = 32  # that look at the same means of a tile
@@ -159,9 +159,12 @@ class TailSizes:
         if phase == "moments":
             return {mean: written(partial), m2: written(partial)}
         if phase == "finish":
-            # The first range's mean by each that shares the ranges; then all of them for the sum and for the squares.
-            again = read(partial, 2, extra=GROUP_THREADS * vector)
-            return {mean: again, m2: read(partial), **self._statistics(branch, written(vector))}
+            # The first range's mean by each that shares the ranges; then all of them, once.
+            return {
+                mean: read(partial, 1, extra=RANGE_SHARERS * vector),
+                m2: read(partial),
+                **self._statistics(branch, written(vector)),
+            }
         return self._statistics(branch, by_blocks(vector)) if phase == "apply" else {}
 
     def _gram_workspace(self, branch: BranchSizes, phase: str) -> dict[str, Traffic]:
