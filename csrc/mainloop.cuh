@@ -1,8 +1,8 @@
 // From operands in memory to accumulators, tile after tile.
 //
 // A block keeps to one column of tiles and takes every so many of its tiles. All that a tile reads is cut into steps:
-// products of 128 bytes of each operand's rows, then what is added to them. The steps of one tile follow those of the one
-// before it in the pipeline, so that copies of the next tile are under way while this one is written.
+// products of 128 bytes of each operand's rows, then what is added to them. The steps of one tile follow those of the
+// one before it in the pipeline, so that copies of the next tile are under way while this one is written.
 #pragma once
 
 #include <products.cuh>
