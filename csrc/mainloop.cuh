@@ -110,7 +110,8 @@ DEVICE void wait_for_step(int slots) {
 }
 
 // The pipeline over a column of tiles: `copy(row, step, stage)` ahead of `compute(row, step, stage)`, for each of the
-// block's tiles all of its steps; `prepare(row, step, stage)` in between may change what its own thread has copied.
+// block's tiles all of its steps; `prepare(row, step, stage)` in between may change what its own thread has copied. The
+// barrier ahead of the next column tells that the slots are free again.
 template <class Copy, class Prepare, class Compute>
 DEVICE void run_tiles(const Tail& tail, TileColumn column, const StepCounts& count, Copy copy, Prepare prepare,
                       Compute compute) {
@@ -145,7 +146,6 @@ DEVICE void run_tiles(const Tail& tail, TileColumn column, const StepCounts& cou
     compute(static_cast<int>(now.row), now.step, slot_offset(slot));
     now.advance(count.all, further);
   }
-  device::block_sync();
 }
 
 // The same where nothing has to be prepared.
