@@ -1,7 +1,7 @@
 """The compiled kernels under test: which can be used here, one call of them, and what tests choose of the emulator."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
@@ -32,33 +32,27 @@ only_emulated = pytest.mark.parametrize("backend", [_EMULATED], indirect=True)
 
 
 @contextmanager
-def thread_order(seed: int) -> Iterator[None]:
+def _set(choose: Callable[[int], object], value: int, otherwise: int) -> Iterator[None]:
+    choose(value)
+    try:
+        yield
+    finally:
+        choose(otherwise)
+
+
+def thread_order(seed: int) -> AbstractContextManager[None]:
     """Lets the emulator run threads in the order that the seed gives."""
-    library().emulator_set_seed(seed)
-    try:
-        yield
-    finally:
-        library().emulator_set_seed(0)
+    return _set(library().emulator_set_seed, seed, 0)
 
 
-@contextmanager
-def multiprocessors(count: int) -> Iterator[None]:
+def multiprocessors(count: int) -> AbstractContextManager[None]:
     """Lets the emulator be a GPU of that size: grids are as large as fits."""
-    library().emulator_set_multiprocessors(count)
-    try:
-        yield
-    finally:
-        library().emulator_set_multiprocessors(4)
+    return _set(library().emulator_set_multiprocessors, count, 4)
 
 
-@contextmanager
-def shared_memory(kib: int) -> Iterator[None]:
+def shared_memory(kib: int) -> AbstractContextManager[None]:
     """Lets a multiprocessor of the emulator's GPU have so much shared memory."""
-    library().emulator_set_shared_kib(kib)
-    try:
-        yield
-    finally:
-        library().emulator_set_shared_kib(228)
+    return _set(library().emulator_set_shared_kib, kib, 228)
 
 
 def module_of(backend: str) -> Any:

@@ -4,10 +4,10 @@ What a phase has to do is counted (``counting.py``), how long a GPU takes for ea
 measured times (``gpu_time.py``). The table has every phase that was measured: as it was measured, by the model with the
 kernels as they were then, and by the model with the kernels as they are.
 
---count   counts the kernels of this checkout in the emulator again, half an hour on one core. It holds a GPU's grid of
+--count   counts the kernels of this checkout in the emulator again, five minutes. It holds a GPU's grid of
           blocks at the same time: ``sysctl vm.max_map_count=1000000`` first
---fit     fits the GPU's constants to the measured times again, a minute
---held-out    tells how many phases constants meet that were fitted without their tails, two minutes
+--fit     fits the GPU's constants to the measured times again
+--held-out    tells how many phases constants meet that were fitted without their tails
 
 docs/model.md says what the model takes for granted, and how well it does.
 """

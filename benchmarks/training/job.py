@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from fused_resnet.backend import BackendChoice
+
 from .. import networks, options
 
 
@@ -34,7 +36,7 @@ class Job:
     size: int
     device: str
     dtype: str
-    backend: str
+    backend: BackendChoice
     steps: int
     in_a_row: int
     seconds: float

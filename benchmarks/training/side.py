@@ -149,6 +149,7 @@ def search(fits: Callable[[int], bool], begin: int) -> int | None:
 
 
 def _fits(job: Job, way: str, batch: int) -> bool:
+    runner: Training | None = None
     try:
         runner = Training(way, network_of(job), job, batch)
         # The optimizer's state is there from the first step on.
@@ -158,7 +159,7 @@ def _fits(job: Job, way: str, batch: int) -> bool:
     except torch.cuda.OutOfMemoryError:
         return False
     finally:
-        runner = None  # type: ignore[assignment]
+        runner = None
         torch._dynamo.reset()
         gc.collect()
         torch.cuda.empty_cache()
@@ -186,7 +187,7 @@ def main(job: Job) -> None:
         torch.cuda.set_device(job.index)
     # As whoever trains a network of fixed sizes has it.
     torch.backends.cudnn.benchmark = True
-    with fused_resnet.use_backend(job.backend):  # type: ignore[arg-type]
+    with fused_resnet.use_backend(job.backend):
         (find_largest if job.search_from else measure)(job)
 
 

@@ -83,7 +83,7 @@ def _decided_for_a_graph(
 
 
 # A compiler calls it and keeps the result, as `torch.compiler.assume_constant_result` says, which imports the compiler.
-_decided_for_a_graph._dynamo_marked_constant = True  # type: ignore[attr-defined]
+vars(_decided_for_a_graph)["_dynamo_marked_constant"] = True
 
 
 def _decided(

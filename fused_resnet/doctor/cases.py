@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -118,10 +118,10 @@ def copied(branch: Branch, dtype: torch.dtype | None) -> Branch:
 
 def _converted(holder: T, convert: Callable[[Tensor], Tensor]) -> T:
     """A copy in which each tensor has been converted."""
-    changed: dict[str, Tensor | Norm] = {}
+    changed: dict[str, Any] = {}
     for name, value in vars(holder).items():
         if isinstance(value, Tensor):
             changed[name] = convert(value)
         elif isinstance(value, Norm):
             changed[name] = _converted(value, convert)
-    return replace(holder, **changed)  # type: ignore[arg-type]
+    return replace(holder, **changed)
