@@ -65,7 +65,7 @@ void BackwardLauncher<Products, projections>::launch(GradientPhase phase, const 
       if (vectors == 0) return reduce_alone();
       return start("grad_summarise", std::max(reduce, vectors), {gradient, true, true, false, false, {}});
     case GradientPhase::complete:
-      if (!has_matrices(gradient) && gradient.factors.items == 0) return apply_alone();
+      if (!has_matrices(gradient)) return apply_alone();
       return start("grad_complete", std::max(finish, apply), {gradient, false, false, true, true, {}});
     case GradientPhase::all:
       // One phase that has work needs no barrier.

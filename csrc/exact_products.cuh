@@ -4,7 +4,7 @@
 // bits, two tf32 have 22 of them. Half precision goes by bfloat16, whose range is float's; a float16 is two of these.
 //
 //   rows      d += a b^T            a holds rows of a weight, b rows of floats, both along the summed dimension
-//   weighted  d += (diag(s) a)^T b  a and b hold rows of a weight, which are the summed dimension; s are floats
+//   weighted  d += a^T (diag(s) b)  a and b hold rows of a weight, which are the summed dimension; s are floats
 //
 // A call sums over `depth`. The sums have the columns of the tensor cores' fragments, in their order.
 #pragma once
@@ -13,9 +13,10 @@
 
 namespace fused_resnet {
 
-// A warp's share: 32 x 32. Twice as many columns would take the registers that their operands' parts need.
-constexpr int matrix_columns = fragment_columns / 2;
-using MatrixSums = FragmentSums<matrix_columns>;
+// A warp's share, in units of 16 x 8: 64 x 16. Floats are taken apart for the columns, which takes more instructions
+// than the products of 32 x 32 did.
+constexpr int matrix_rows = 4, matrix_columns = 2;
+using MatrixSums = FragmentSums<matrix_rows, matrix_columns>;
 
 // Rows in shared memory, so many bytes apart.
 template <int pitch>
@@ -92,27 +93,25 @@ template <class Element>
 struct ExactProducts<HalfProducts<Element>> {
   static constexpr int depth = 16, float_parts = 3;
 
-  // The summed dimension may be in any order: a lane takes four numbers side by side where its fragment has two pairs.
   template <int a_pitch, int b_pitch>
   DEVICE static void rows(MatrixSums& d, SharedRows<a_pitch> a, SharedRows<b_pitch> b, WarpTile tile) {
-    struct alignas(8) Pairs {
-      std::uint32_t first, second;
-    };
     const Lane lane;
-    Parts<weight_parts<Element>, 4> weights[fragment_rows];
-#pragma unroll
-    for (int m = 0; m < fragment_rows; ++m) {
-      const auto near = device::shared_load<Pairs>(a.at(tile.row + m * 16 + lane.g, 8 * lane.t));
-      const auto far = device::shared_load<Pairs>(a.at(tile.row + m * 16 + 8 + lane.g, 8 * lane.t));
-      weights[m] = packed_parts<Element, 4>({near.first, far.first, near.second, far.second});
-    }
+    const SharedOffset a_lane = a.at(tile.row + device::lane_index() % 16, device::lane_index() / 16 * 16);
+    Parts<float_parts, 2> right[matrix_columns];
 #pragma unroll
     for (int n = 0; n < matrix_columns; ++n) {
-      const auto four = device::shared_load<Vector16<float>>(b.at(tile.column + n * 8 + lane.g, 16 * lane.t));
-      Float2 floats[2] = {{four.values[0], four.values[1]}, {four.values[2], four.values[3]}};
-      const auto right = bfloat16_parts<float_parts>(floats);
+      const int row = tile.column + n * 8 + lane.g;
+      Float2 floats[2] = {device::shared_load<Float2>(b.at(row, 8 * lane.t)),
+                          device::shared_load<Float2>(b.at(row, 8 * lane.t + 32))};
+      right[n] = bfloat16_parts<float_parts>(floats);
+    }
 #pragma unroll
-      for (int m = 0; m < fragment_rows; ++m) multiply_parts<BFloat16>(d.values[m][n], weights[m], right);
+    for (int m = 0; m < matrix_rows; ++m) {
+      std::uint32_t packed[4];
+      device::load_matrices(packed, a_lane + m * 16 * a_pitch);
+      const auto left = packed_parts<Element, 4>(packed);
+#pragma unroll
+      for (int n = 0; n < matrix_columns; ++n) multiply_parts<BFloat16>(d.values[m][n], left, right[n]);
     }
   }
 
@@ -123,24 +122,25 @@ struct ExactProducts<HalfProducts<Element>> {
     const SharedOffset b_lane = b.at(lane % 16, 2 * tile.column + lane / 16 * 16);
     const Float2 scales[2] = {device::shared_load<Float2>(s + 8 * Lane().t),
                               device::shared_load<Float2>(s + 8 * Lane().t + 32)};
-    // Row by row of fragments, though b comes again for each: parts of all would take registers of the accumulators.
+    std::uint32_t packed[4];
+    device::load_matrices_transposed(packed, b_lane);
+    Parts<float_parts, 2> right[matrix_columns];
 #pragma unroll
-    for (int m = 0; m < fragment_rows; ++m) {
-      std::uint32_t packed[4];
+    for (int n = 0; n < matrix_columns; ++n) {
+      Float2 floats[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const Float2 weights = unpack<Element>(packed[2 * n + i]);
+        floats[i] = {weights.x * scales[i].x, weights.y * scales[i].y};
+      }
+      right[n] = bfloat16_parts<float_parts>(floats);
+    }
+#pragma unroll
+    for (int m = 0; m < matrix_rows; ++m) {
       device::load_matrices_transposed(packed, a_lane + m * 32);
-      Float2 floats[4];
+      const auto left = packed_parts<Element, 4>(packed);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const Float2 weights = unpack<Element>(packed[i]);
-        floats[i] = {weights.x * scales[i / 2].x, weights.y * scales[i / 2].y};
-      }
-      const auto left = bfloat16_parts<float_parts>(floats);
-#pragma unroll
-      for (int n = 0; n < matrix_columns; n += 2) {
-        device::load_matrices_transposed(packed, b_lane + n * 16);
-        multiply_parts<BFloat16>(d.values[m][n], left, packed_parts<Element, 2>({packed[0], packed[1]}));
-        multiply_parts<BFloat16>(d.values[m][n + 1], left, packed_parts<Element, 2>({packed[2], packed[3]}));
-      }
+      for (int n = 0; n < matrix_columns; ++n) multiply_parts<BFloat16>(d.values[m][n], left, right[n]);
     }
   }
 };
@@ -169,9 +169,9 @@ struct ExactProducts<Tf32Products> {
   template <int a_pitch, int b_pitch>
   DEVICE static void rows(MatrixSums& d, SharedRows<a_pitch> a, SharedRows<b_pitch> b, WarpTile tile) {
     const Lane lane;
-    Parts<1, 4> weights[fragment_rows];
+    Parts<1, 4> weights[matrix_rows];
 #pragma unroll
-    for (int m = 0; m < fragment_rows; ++m) {
+    for (int m = 0; m < matrix_rows; ++m) {
       const auto near = device::shared_load<Float2>(a.at(tile.row + m * 16 + lane.g, 8 * lane.t));
       const auto far = device::shared_load<Float2>(a.at(tile.row + m * 16 + 8 + lane.g, 8 * lane.t));
       weights[m] = tf32_parts<1, 4>({near.x, far.x, near.y, far.y});
@@ -181,7 +181,7 @@ struct ExactProducts<Tf32Products> {
       const auto floats = device::shared_load<Float2>(b.at(tile.column + n * 8 + lane.g, 8 * lane.t));
       const auto right = tf32_parts<float_parts, 2>({floats.x, floats.y});
 #pragma unroll
-      for (int m = 0; m < fragment_rows; ++m) multiply_parts<device::Tf32>(d.values[m][n], weights[m], right);
+      for (int m = 0; m < matrix_rows; ++m) multiply_parts<device::Tf32>(d.values[m][n], weights[m], right);
     }
   }
 
@@ -192,19 +192,20 @@ struct ExactProducts<Tf32Products> {
     const auto weight = [&](SharedRows<pitch> rows, int k, int column) {
       return Tf32Products::operand(device::shared_load<float>(rows.at(k, 4 * (column + lane.g))));
     };
-    Parts<float_parts, 4> left[fragment_rows];
+    Parts<1, 4> left[matrix_rows];
 #pragma unroll
-    for (int m = 0; m < fragment_rows; ++m) {
+    for (int m = 0; m < matrix_rows; ++m) {
       const int row = tile.row + m * 16;
-      left[m] = tf32_parts<float_parts, 4>({near * weight(a, lane.t, row), near * weight(a, lane.t, row + 8),
-                                            far * weight(a, lane.t + 4, row), far * weight(a, lane.t + 4, row + 8)});
+      left[m] = tf32_parts<1, 4>({weight(a, lane.t, row), weight(a, lane.t, row + 8), weight(a, lane.t + 4, row),
+                                  weight(a, lane.t + 4, row + 8)});
     }
 #pragma unroll
     for (int n = 0; n < matrix_columns; ++n) {
       const int column = tile.column + n * 8;
-      const auto weights = tf32_parts<1, 2>({weight(b, lane.t, column), weight(b, lane.t + 4, column)});
+      const auto right =
+          tf32_parts<float_parts, 2>({near * weight(b, lane.t, column), far * weight(b, lane.t + 4, column)});
 #pragma unroll
-      for (int m = 0; m < fragment_rows; ++m) multiply_parts<device::Tf32>(d.values[m][n], left[m], weights);
+      for (int m = 0; m < matrix_rows; ++m) multiply_parts<device::Tf32>(d.values[m][n], left[m], right);
     }
   }
 };
@@ -219,9 +220,9 @@ struct ExactProducts<Float32Products> {
     const Lane lane;
 #pragma unroll 1
     for (int k = 0; k < depth; k += 2) {
-      Float2 left[fragment_rows][2];
+      Float2 left[matrix_rows][2];
 #pragma unroll
-      for (int m = 0; m < fragment_rows; ++m)
+      for (int m = 0; m < matrix_rows; ++m)
 #pragma unroll
         for (int half = 0; half < 2; ++half)
           left[m][half] = device::shared_load<Float2>(a.at(tile.row + m * 16 + half * 8 + lane.g, 4 * k));
@@ -241,17 +242,18 @@ struct ExactProducts<Float32Products> {
 #pragma unroll 1
     for (int k = 0; k < depth; ++k) {
       const auto weight = device::shared_load<float>(s + 4 * k);
-      float left[fragment_rows][2];
+      float left[matrix_rows][2];
 #pragma unroll
-      for (int m = 0; m < fragment_rows; ++m)
+      for (int m = 0; m < matrix_rows; ++m)
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          left[m][half] = weight * device::shared_load<float>(a.at(k, 4 * (tile.row + m * 16 + half * 8 + lane.g)));
+          left[m][half] = device::shared_load<float>(a.at(k, 4 * (tile.row + m * 16 + half * 8 + lane.g)));
 #pragma unroll
       for (int n = 0; n < matrix_columns; ++n) {
-        const auto right = device::shared_load<Float2>(b.at(k, 4 * (tile.column + n * 8 + 2 * lane.t)));
+        const auto pair = device::shared_load<Float2>(b.at(k, 4 * (tile.column + n * 8 + 2 * lane.t)));
+        const Float2 right{weight * pair.x, weight * pair.y};
 #pragma unroll
-        for (int m = 0; m < fragment_rows; ++m)
+        for (int m = 0; m < matrix_rows; ++m)
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             float* sums = &d.values[m][n][2 * half];
@@ -263,9 +265,9 @@ struct ExactProducts<Float32Products> {
   }
 
  private:
-  DEVICE static void add(MatrixSums& d, int n, int odd, const Float2 (&left)[fragment_rows][2], Float2 right) {
+  DEVICE static void add(MatrixSums& d, int n, int odd, const Float2 (&left)[matrix_rows][2], Float2 right) {
 #pragma unroll
-    for (int m = 0; m < fragment_rows; ++m)
+    for (int m = 0; m < matrix_rows; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float& sum = d.values[m][n][2 * half + odd];

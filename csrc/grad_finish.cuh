@@ -45,13 +45,29 @@ DEVICE float surplus(const TailGradient& gradient, int index, int channel) {
   return device::global_load(gradient.sum + channel) - distant_sum(gradient, index, channel);
 }
 
-// The sum of a channel's partial results, in double, by the lanes of a warp.
-DEVICE double sum_of_partials(const float* partial, const Partition& partition, int channels, int channel) {
+// A lane's share of the sum of a channel's partial results, in double.
+DEVICE double share_of_partials(const float* partial, const Partition& partition, int channels, int channel) {
   double sum = 0.0;
 #pragma unroll 4
   for (int range = device::lane_index(); range < partition.ranges; range += device::warp_size)
     sum += device::global_load(partial + static_cast<std::int64_t>(range) * channels + channel);
-  return warp_sum(sum);
+  return sum;
+}
+
+// Stores the first `count` of four neighbours of a row: at once where all rows come 16 bytes at a time.
+template <class Element>
+DEVICE void store_four_elements(const Matrix& matrix, int channel, int input, int count, const float (&values)[4]) {
+  struct alignas(4 * sizeof(Element)) Four {
+    Element at[4];
+  };
+  Element* to = static_cast<Element*>(matrix.data) + channel * matrix.stride_c + input * matrix.stride_k;
+  Four four;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) four.at[i] = device::from_float<Element>(values[i]);
+  if (matrix.vectorised) return device::global_store(reinterpret_cast<Four*>(to), four);
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    if (i < count) device::global_store(to + i * matrix.stride_k, four.at[i]);
 }
 
 template <class Element>
@@ -84,7 +100,7 @@ DEVICE void sum_of_inputs(const TailGradient& gradient, int index, const SharedC
   const int together = halves ? 2 * own.sharers : own.sharers;
   const int first = own.sharer + (halves ? device::lane_index() / 16 * own.sharers : 0);
   const auto place = [&](int range) { return product_tile(gradient, index, range, tile) + element; };
-  if (own.exists && left > 0) add_fours(first, gradient.partition.ranges, together, left, true, sums, place);
+  if (own.exists && left > 0) add_fours<9>(first, gradient.partition.ranges, together, left, true, sums, place);
   if (halves)
 #pragma unroll
     for (double& sum : sums) sum += device::warp_exchange(sum, 16);
@@ -103,38 +119,51 @@ DEVICE void sum_of_inputs(const TailGradient& gradient, int index, const SharedC
     for (int i = 0; i < 4; ++i) sums[i] += device::shared_load<double>(slot(device::warp_index() + sharer, i));
 }
 
+// What elements of G are made of beside sums, for a lane's four inputs.
+template <class Products>
+struct InputTerms {
+  Vector16<float> shift{}, mu{}, weights{};
+
+  DEVICE InputTerms(const Branch& branch, const BranchGradient& own, int channel, int input, int count) {
+    if (count <= 0) return;
+    const bool aligned = branch.x.channels % 4 == 0;
+    shift = load_four(own.shift + input, count, aligned);
+    if (is_training(branch)) mu = load_four(branch.mu + input, count, aligned && is_aligned(branch.mu));
+    weights = weights_of_four<Products>(branch, channel, input, count);
+  }
+};
+
 // Makes elements of G, for a lane's four inputs, of sums of products, and adds to the sum that dgamma is made of. Norms
 // that are not trained have dW = diag(a) g^T x, which is stored at once.
 template <class Products>
 DEVICE void finish_inputs(const TailGradient& gradient, int index, int channel, int input, double sum,
-                          const double (&products)[4], double& dot) {
+                          const double (&products)[4], const InputTerms<Products>& terms, double& dot) {
   const Branch& branch = gradient.tail.branches[index];
   const BranchGradient& own = gradient.branches[index];
   const int inputs = branch.x.channels, left = inputs - input;
-  const bool training = is_training(branch), aligned = inputs % 4 == 0;
-  const Vector16<float> shift = load_four(own.shift + input, left, aligned);
-  const Vector16<float> mu = training ? load_four(branch.mu + input, left, false) : Vector16<float>{};
+  const bool training = is_training(branch);
   Vector16<float> g_x{};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     if (i >= left) break;
     const double product =
-        products[i] + sum * (static_cast<double>(shift.values[i]) - static_cast<double>(mu.values[i]));
-    dot += static_cast<double>(weight_element<Products>(branch, channel, input + i)) * product;
+        products[i] + sum * (static_cast<double>(terms.shift.values[i]) - static_cast<double>(terms.mu.values[i]));
+    dot += static_cast<double>(terms.weights.values[i]) * product;
     g_x.values[i] = static_cast<float>(product);
   }
   if (training && own.product != nullptr)
-    store_four(own.product + static_cast<std::int64_t>(channel) * inputs + input, g_x, left, aligned);
+    store_four(own.product + static_cast<std::int64_t>(channel) * inputs + input, g_x, left, inputs % 4 == 0);
   if (training || own.dweight.data == nullptr) return;
   const float scale = norm_scale(branch, channel);
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
-    if (i < left) store_element<typename Products::Element>(own.dweight, channel, input + i, scale * g_x.values[i]);
+  for (float& value : g_x.values) value *= scale;
+  store_four_elements<typename Products::Element>(own.dweight, channel, input, left, g_x.values);
 }
 
-// A channel's row of G; for the leading warp's lanes, the sum over the row of what dgamma is made of.
+// A channel's row of G; for the leading warp's lanes, the sum over the row of what dgamma is made of. `sum`: a lane's
+// share of the sum of g, which becomes the sum. All that is loaded for the first inputs is under way together.
 template <class Products>
-DEVICE double finish_row(const TailGradient& gradient, int index, const SharedChannel& shared, double sum) {
+DEVICE double finish_row(const TailGradient& gradient, int index, const SharedChannel& shared, double& sum) {
   const Branch& branch = gradient.tail.branches[index];
   const BranchGradient& own = gradient.branches[index];
   const bool halves = branch.x.channels <= tile_columns / 2;
@@ -142,10 +171,12 @@ DEVICE double finish_row(const TailGradient& gradient, int index, const SharedCh
 #pragma unroll 1
   for (int from = 0; from < branch.x.channels; from += tile_columns) {
     const int input = from + 4 * (halves ? device::lane_index() % 16 : device::lane_index());
+    const bool writes = shared.leads() && (!halves || device::lane_index() < 16) && input < branch.x.channels;
+    const InputTerms<Products> terms(branch, own, shared.channel, input, writes ? branch.x.channels - input : 0);
     double products[4] = {};
     sum_of_inputs(gradient, index, shared, input, halves, products);
-    const bool writes = shared.leads() && (!halves || device::lane_index() < 16) && input < branch.x.channels;
-    if (writes) finish_inputs<Products>(gradient, index, shared.channel, input, sum, products, dot);
+    if (from == 0) sum = warp_sum(sum);
+    if (writes) finish_inputs<Products>(gradient, index, shared.channel, input, sum, products, terms, dot);
   }
   dot = warp_sum(dot);
   if (!shared.leads()) return 0.0;
@@ -185,12 +216,17 @@ DEVICE void finish_channel(const TailGradient& gradient, int index, const Shared
   const int channels = gradient.tail.channels;
   double sum = 0.0, dot = 0.0;
   if (shared.leads()) {
-    sum = sum_of_partials(gradient.partial_sum, gradient.partition, channels, shared.channel);
+    sum = share_of_partials(gradient.partial_sum, gradient.partition, channels, shared.channel);
     if (own.partial_dot != nullptr)
-      dot = sum_of_partials(own.partial_dot, gradient.partition, channels, shared.channel);
+      dot = share_of_partials(own.partial_dot, gradient.partition, channels, shared.channel);
+  }
+  const bool has_row = projections && own.reduction == Reduction::product;
+  if (!has_row) {
+    sum = warp_sum(sum);
+    dot = warp_sum(dot);
   }
   if constexpr (projections)
-    if (own.reduction == Reduction::product) dot = finish_row<Products>(gradient, index, shared, sum);
+    if (has_row) dot = finish_row<Products>(gradient, index, shared, sum);
   if (shared.leads() && device::lane_index() == 0)
     store_vectors<typename Products::Element>(gradient, index, shared.channel, sum, dot);
 }

@@ -211,7 +211,8 @@ DEVICE void product_item(const TailGradient& gradient, int index, int range, int
   if (work && Warps::part() == 0) {
     const InputColumn of = column_of(warp.column);
     store_partial_product(sum, {warp.row, 0}, 0, tail.channels - first, inputs(of),
-                          product_tile(gradient, of.branch, range, tile) + of.channel - input);
+                          product_tile(gradient, of.branch, range, tile) + of.channel - input,
+                          [](int row, int column) { return row * tile_columns + column; });
   }
   if (!leads) return;
   const float total = columns.join(joined_columns);

@@ -22,12 +22,6 @@ struct Cell {
   std::int64_t stride_h, stride_w;  // between pixels, in elements
 };
 
-// The items of one pass: every part (a range of rows, or 128 of them) has so many tiles, the first branch's ahead of
-// the second's. Computed by the host: the kernels find them in constant memory, and need no registers for them.
-struct Work {
-  int tiles_before, tiles, items;
-};
-
 // The passes of the backward's last phase, which follow each other. Each has all blocks: products of many steps take a
 // multiple of what sums of tensors take, and blocks that had tiles of these would wait for those with tiles of
 // products.
@@ -74,7 +68,7 @@ struct BranchGradient {
   // dx, and the second, which sums them up, must not be rounded as coarsely as dx.
   Factor folded;           // (K, C): diag(a) W, or W, transposed
   Factor quadratic;        // training: (K, K): -W^T diag(a dgamma / (M std)) W
-  float* quadratic_exact;  // (K, K), before it is scaled and rounded
+  float* quadratic_exact;  // (quadratic_parts, K, K), shares of it before it is scaled and rounded
   float* offset;           // (K)
 };
 
@@ -94,7 +88,8 @@ struct TailGradient {
 
   Work reduce;
   ApplyWork apply;
-  Work quadratics, corrections, factors;  // of the finish phase: tiles of Q, tiles of W Cov, rows that dx is made from
+  // Of the finish phase: tiles of W Cov, tiles of shares of Q, groups of rows of diag(a) W and of Q.
+  Work corrections, quadratics, foldings, roundings;
   Partition partition;
   float* partial_sum;  // (ranges, C)
   float* sum;          // (C): sum of g, which is dbeta; of this process

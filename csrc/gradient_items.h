@@ -102,11 +102,18 @@ inline int vector_items(const TailGradient& gradient) {
   return vector_items(gradient.tail, gradient.branches[0]) + vector_items(gradient.tail, gradient.branches[1]);
 }
 
-// Tiles of Q on and below the diagonal.
+// Items that share the sum over output channels for a tile of Q: so many that none has more to do than one that makes a
+// tile of W Cov.
+HOST_DEVICE int quadratic_parts(const Tail& tail, int inputs) {
+  const int each = inputs > 2 * matrix_tile ? 2 * inputs : 4 * matrix_tile;
+  return tail.channels > each ? tail.channels / each : 1;
+}
+
+// Tiles of shares of Q, on and below the diagonal.
 inline Work quadratic_work(const TailGradient& gradient) {
-  return work_of(gradient, 1, [](const BranchGradient& own) {
-    const int tiles = has_quadratic(own) ? tiles_of(own.dx.channels, matrix_tile) : 0;
-    return tiles * (tiles + 1) / 2;
+  return work_of(gradient, 1, [&](const BranchGradient& own) {
+    const int inputs = own.dx.channels, tiles = has_quadratic(own) ? tiles_of(inputs, matrix_tile) : 0;
+    return tiles * (tiles + 1) / 2 * quadratic_parts(gradient.tail, inputs);
   });
 }
 
@@ -119,18 +126,19 @@ inline Work correction_work(const TailGradient& gradient) {
   });
 }
 
-// Groups of rows of the matrices for dx.
-inline Work factor_work(const TailGradient& gradient) {
-  return work_of(gradient, 1, [](const BranchGradient& own) {
-    return is_folded(own) ? tiles_of(own.dx.channels, channel_group) : 0;
-  });
+// Groups of rows of a matrix for dx, of the branches that have it.
+template <class Has>
+Work row_work(const TailGradient& gradient, Has has) {
+  return work_of(gradient, 1,
+                 [&](const BranchGradient& own) { return has(own) ? tiles_of(own.dx.channels, channel_group) : 0; });
 }
 
+// Whether anything follows from the vectors.
 HOST_DEVICE bool has_matrices(const TailGradient& gradient) {
-  return gradient.quadratics.items + gradient.corrections.items > 0;
+  return gradient.corrections.items + gradient.foldings.items > 0;
 }
 
 // Groups of channels, or more than the steps of the finish phase have: a grid of so many blocks is large enough.
-inline int finish_items(const TailGradient& gradient) { return vector_items(gradient) + gradient.factors.items; }
+inline int finish_items(const TailGradient& gradient) { return vector_items(gradient) + gradient.foldings.items; }
 
 }  // namespace fused_resnet

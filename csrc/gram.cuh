@@ -53,8 +53,16 @@ DEVICE float* gram_tile(const Branch& branch, int range, int pair) {
          (static_cast<std::int64_t>(range) * tile_pairs(branch.x.channels) + pair) * (tile_rows * tile_columns);
 }
 
-// Writes the part of the tile that exists; `tile` is the warp's, whose columns go around from `first` on.
-DEVICE void store_partial_product(const Accumulators& sum, WarpTile tile, int first, int rows, int columns, float* to) {
+// Where a tile's element lies: blocks of 4 x 8 side by side, since those who add up the ranges take one, or neighbours.
+DEVICE int gram_element(int row, int column) {
+  return row / 4 * (4 * tile_columns) + column / 8 * 32 + row % 4 * 8 + column % 8;
+}
+
+// Writes the part of the tile that exists; `tile` is the warp's, whose columns go around from `first` on. `element`
+// tells where an element lies.
+template <class Place>
+DEVICE void store_partial_product(const Accumulators& sum, WarpTile tile, int first, int rows, int columns, float* to,
+                                  Place element) {
   const Lane lane;
 #pragma unroll
   for (int m = 0; m < fragment_rows; ++m)
@@ -65,7 +73,7 @@ DEVICE void store_partial_product(const Accumulators& sum, WarpTile tile, int fi
         const int row = tile.row + m * 16 + half * 8 + lane.g, column = tile.column + (n * 8 ^ first) + 2 * lane.t;
         if (row >= rows || column >= columns) continue;
         const float* pair = &sum.values[m][n][2 * half];
-        device::global_store(reinterpret_cast<Float2*>(to + row * tile_columns + column), Float2{pair[0], pair[1]});
+        device::global_store(reinterpret_cast<Float2*>(to + element(row, column)), Float2{pair[0], pair[1]});
       }
 }
 
@@ -201,7 +209,8 @@ DEVICE void gram_item(const Tail& tail, const Branch& branch, const GramItem& it
   join_parts<Warps>(sum);
   if (work && Warps::part() == 0)
     store_partial_product(sum, tile, square ? Products::first_column(tile) : 0, x.channels - item.rows(),
-                          x.channels - item.columns(), gram_tile(branch, item.range, item.number));
+                          x.channels - item.columns(), gram_tile(branch, item.range, item.number),
+                          [](int row, int column) { return gram_element(row, column); });
   if constexpr (diagonal) store_column_sums(branch, item, columns);
 }
 

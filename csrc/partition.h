@@ -63,6 +63,17 @@ HOST_DEVICE bool has_statistics_parts(const Tail& tail) {
   return statistics_parts(tail.branches[0]) > 1 || statistics_parts(tail.branches[1]) > 1;
 }
 
+// Groups of channels whose statistics `finish` makes, or shares of these.
+inline Work statistics_work(const Tail& tail) {
+  const auto items = [&](const Branch& branch) {
+    if (!is_training(branch)) return 0;
+    if (branch.statistics != Statistics::gram) return tiles_of(tail.channels, channel_group);
+    return tiles_of(tail.channels, matrix_tile) * statistics_parts(branch);
+  };
+  const int before = items(tail.branches[0]), all = before + items(tail.branches[1]);
+  return {before, all, all};
+}
+
 // Tiles of both branches.
 inline int moments_tiles(const Tail& tail) {
   int tiles = 0;

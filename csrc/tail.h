@@ -113,6 +113,12 @@ struct Tail {
   bool vectorised;  // y and whatever is added to it can be accessed 16 bytes at once
 };
 
+// The items of one pass: every part (a range of rows, or 128 of them) has so many tiles, the first branch's ahead of
+// the second's. Computed by the host: the kernels find them in constant memory, and need no registers for them.
+struct Work {
+  int tiles_before, tiles, items;
+};
+
 // `summarise`: moments and finish.
 enum class Phase { all, moments, finish, apply, summarise };
 

@@ -123,21 +123,26 @@ struct alignas(8) Float2 {
   float x, y;
 };
 
-// A warp's sums, of so many fragments side by side.
-template <int columns>
+// A warp's sums, of so many fragments below each other and side by side.
+template <int of_rows, int of_columns>
 struct FragmentSums {
-  float values[fragment_rows][columns][4];
+  static constexpr int rows = of_rows, columns = of_columns;
+  float values[rows][columns][4];
 
-  DEVICE void clear() {
+  template <class Run>
+  DEVICE static void for_each(Run run) {
 #pragma unroll
-    for (int m = 0; m < fragment_rows; ++m)
+    for (int m = 0; m < rows; ++m)
 #pragma unroll
       for (int n = 0; n < columns; ++n)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) values[m][n][i] = 0.0f;
+        for (int i = 0; i < 4; ++i) run(m, n, i);
+  }
+  DEVICE void clear() {
+    for_each([this](int m, int n, int i) { values[m][n][i] = 0.0f; });
   }
 };
-using Accumulators = FragmentSums<fragment_columns>;
+using Accumulators = FragmentSums<fragment_rows, fragment_columns>;
 
 // A ring of `count` stages, `size` bytes each.
 template <int count, int size>

@@ -11,7 +11,7 @@ namespace fused_resnet {
 
 // Which part of the tile a warp makes, from which part of the summed dimension.
 struct MatrixShare {
-  static constexpr int rows = warp_rows, columns = 8 * matrix_columns, across = matrix_tile / columns;
+  static constexpr int rows = 16 * matrix_rows, columns = 8 * matrix_columns, across = matrix_tile / columns;
   static constexpr int tiles = matrix_tile / rows * across, parts = block_threads / device::warp_size / tiles;
 
   DEVICE static int part() { return device::warp_index() / tiles; }
@@ -30,6 +30,9 @@ struct MatrixShare {
   }
 };
 
+// Of a warp's sums, the rows that are left to it once those of its parts are added up.
+using HalfSums = FragmentSums<matrix_rows / MatrixShare::parts, matrix_columns>;
+
 // The thread's number, from which nothing is computed ahead of its use: the registers would be missed by the
 // accumulators.
 DEVICE int thread_unforeseen() { return static_cast<int>(device::unforeseen(device::thread_index())); }
@@ -38,19 +41,18 @@ DEVICE int thread_unforeseen() { return static_cast<int>(device::unforeseen(devi
 // exist becomes zeros.
 template <class Element, int tile_rows, int tile_columns, int pitch>
 DEVICE void copy_matrix_tile(const Matrix& matrix, int rows, int columns, int row, int column, SharedOffset to) {
-  constexpr int vector = TileTraits<Element>::vector, chunks = tile_columns / vector;
+  constexpr int vector = TileTraits<Element>::vector, chunks = tile_columns / vector, apart = block_threads / chunks;
   const auto* data = static_cast<const Element*>(matrix.data);
   const int thread = thread_unforeseen();
   if (matrix.vectorised) {
-    static_assert(tile_rows * chunks % block_threads == 0);
+    static_assert(block_threads % chunks == 0 && tile_rows % apart == 0);
+    const unsigned first = static_cast<unsigned>(thread) / chunks, chunk = static_cast<unsigned>(thread) % chunks;
+    const int left = column + static_cast<int>(chunk) * vector < columns ? rows - row - static_cast<int>(first) : 0;
+    const Element* from = data + (row + first) * matrix.stride_c + column + chunk * vector;
+    to += first * pitch + 16 * chunk;
 #pragma unroll
-    for (int i = 0; i < tile_rows * chunks / block_threads; ++i) {
-      const int number = i * block_threads + thread;
-      const int r = number / chunks, c = number % chunks * vector;
-      device::copy_async_16(to + r * pitch + 16 * (number % chunks),
-                            data + static_cast<unsigned>(row + r) * matrix.stride_c + column + c,
-                            row + r < rows && column + c < columns);
-    }
+    for (int i = 0; i < tile_rows / apart; ++i)
+      device::copy_async_16(to + i * apart * pitch, from + i * apart * matrix.stride_c, i * apart < left);
     return;
   }
 #pragma unroll 1
@@ -65,8 +67,7 @@ DEVICE void copy_matrix_tile(const Matrix& matrix, int rows, int columns, int ro
 
 // Cov, or another matrix of floats whose rows lie side by side.
 DEVICE Matrix float_matrix(float* data, int columns) {
-  const bool vectorised = columns % 4 == 0 && reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
-  return {data, columns, 1, vectorised};
+  return {data, columns, 1, columns % 4 == 0 && is_aligned(data)};
 }
 
 // W Cov of 64 output channels from `channel` on.
@@ -75,8 +76,9 @@ struct CovarianceProduct {
   using Element = typename Products::Element;
   using Exact = ExactProducts<Products>;
   static constexpr int depth = 2 * TileTraits<Element>::depth, steps_of_tile = matrix_tile / depth;
-  // Rows are spread over the banks for the loads of exact_products.cuh.
-  static constexpr int weight_pitch = depth * sizeof(Element) + 32, covariance_pitch = 5 * depth;
+  // Rows are spread over the banks for the loads of exact_products.cuh: 16 bytes of each of 8, or 32 of each of 4.
+  static constexpr int weight_pitch = depth * sizeof(Element) + (sizeof(Element) == 2 ? 16 : 32),
+                       covariance_pitch = 4 * depth + 32;
   static constexpr int weight_bytes = matrix_tile * weight_pitch;
   static constexpr int bytes = weight_bytes + matrix_tile * covariance_pitch;
   using Ring = RingOf<ring_bytes / bytes, bytes>;
@@ -94,7 +96,10 @@ struct CovarianceProduct {
     const int inputs = branch.x.channels, all = steps();
     const WarpTile tile = MatrixShare::tile();
     const Matrix covariance = float_matrix(branch.cov, inputs);
-    const auto summed = [&](int step) { return (column / depth + steps_of_tile + step) % all * depth; };
+    const auto summed = [&](int step) {
+      const int around = column / depth + steps_of_tile + step;
+      return (around < all ? around : around - all) * depth;
+    };
     pipeline<Ring>(
         all,
         [&](int step, SharedOffset stage) {
@@ -114,29 +119,29 @@ struct CovarianceProduct {
   }
 
   // Adds the warp's sums to those of the warp that has the rest of the summed dimension; each warp gets half of the
-  // rows, 16 of them from row 16 * part on. The sums must be whole before anything is multiplied with them: what
-  // cancels in them would not cancel later as exactly. Uses the stage that comes next. Called by all threads.
-  DEVICE void join(const MatrixSums& sum, float (&own)[matrix_columns][4]) const {
-    static_assert(MatrixShare::parts == 2 && fragment_rows == 2);
+  // rows. The sums must be whole before anything is multiplied with them: what cancels in them would not cancel later
+  // as exactly. Uses the stage that comes next. Called by all threads.
+  DEVICE HalfSums join(const MatrixSums& sum) const {
     const SharedOffset stage = Ring::stage(steps());
-    const auto place = [&](int warp, int n, int i) {
-      return stage + 4 * (((warp * matrix_columns + n) * 4 + i) * device::warp_size + device::lane_index());
+    const auto place = [&](int warp, int m, int n, int i) {
+      const int number = ((warp * HalfSums::rows + m) * matrix_columns + n) * 4 + i;
+      return stage + 4 * (number * device::warp_size + device::lane_index());
     };
-    static_assert(4 * matrix_columns * 4 * block_threads <= bytes);
+    static_assert(4 * HalfSums::rows * matrix_columns * 4 * block_threads <= bytes);
     const bool first = MatrixShare::part() == 0;
-#pragma unroll
-    for (int n = 0; n < matrix_columns; ++n)
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        device::shared_store(place(device::warp_index(), n, i), first ? sum.values[1][n][i] : sum.values[0][n][i]);
+    const auto half = [&](bool upper, int m, int n, int i) {
+      return upper ? sum.values[m][n][i] : sum.values[HalfSums::rows + m][n][i];
+    };
+    HalfSums::for_each([&](int m, int n, int i) {
+      device::shared_store(place(device::warp_index(), m, n, i), half(!first, m, n, i));
+    });
     device::block_sync();
     const int other = (device::warp_index() + MatrixShare::tiles) % (2 * MatrixShare::tiles);
-#pragma unroll
-    for (int n = 0; n < matrix_columns; ++n)
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        own[n][i] =
-            (first ? sum.values[0][n][i] : sum.values[1][n][i]) + device::shared_load<float>(place(other, n, i));
+    HalfSums own;
+    HalfSums::for_each([&](int m, int n, int i) {
+      own.values[m][n][i] = half(first, m, n, i) + device::shared_load<float>(place(other, m, n, i));
+    });
+    return own;
   }
 
   // The weights of a row for two neighbouring columns, which the last product left, as they are multiplied.
@@ -168,15 +173,15 @@ struct WeightedProduct {
   const Tail& tail;
   const Branch& branch;
 
-  // Adds the warp's share for the input channels from `row` on by those from `column` on; `factor(c)` gives s.
+  // Adds the warp's share for the input channels from `row` on by those from `column` on, of the output channels from
+  // `begin` on, below `end`; `factor(c)` gives s. The stages must be free, and are afterwards.
   template <class Factor>
-  DEVICE void multiply(int row, int column, Factor factor, MatrixSums& sum) const {
+  DEVICE void multiply(int row, int column, int begin, int end, Factor factor, MatrixSums& sum) const {
     const WarpTile tile = MatrixShare::tile();
 #pragma unroll 1
-    for (int from = 0; from < tail.channels; from += held) {
-      const int count = tail.channels - from < held ? tail.channels - from : held;
+    for (int from = begin; from < end; from += held) {
+      const int count = end - from < held ? end - from : held;
       const int steps = tiles_of(count, depth);
-      device::block_sync();
 #pragma unroll 1
       for (int i = device::thread_index(); i < steps * depth; i += block_threads)
         device::shared_store(factors + 4 * i, i < count ? factor(from + i) : 0.0f);
@@ -185,9 +190,9 @@ struct WeightedProduct {
           [&](int step, SharedOffset stage) {
 #pragma unroll 1
             for (int i = 0; i < 2; ++i)
-              copy_matrix_tile<Element, depth, matrix_tile, Traits::pitch>(
-                  branch.weight, tail.channels, branch.x.channels, from + step * depth, i == 0 ? row : column,
-                  stage + i * Traits::bytes);
+              copy_matrix_tile<Element, depth, matrix_tile, Traits::pitch>(branch.weight, end, branch.x.channels,
+                                                                           from + step * depth, i == 0 ? row : column,
+                                                                           stage + i * Traits::bytes);
           },
           [&](int step, SharedOffset stage) {
             if (row + tile.row >= branch.x.channels || column + tile.column >= branch.x.channels) return;
@@ -216,7 +221,7 @@ struct SharedTile {
     const Lane lane;
     const WarpTile tile = MatrixShare::tile();
 #pragma unroll
-    for (int m = 0; m < fragment_rows; ++m)
+    for (int m = 0; m < matrix_rows; ++m)
 #pragma unroll
       for (int n = 0; n < matrix_columns; ++n)
 #pragma unroll
@@ -250,15 +255,17 @@ struct SharedTile {
     return sum;
   }
 
-  // Calls `run(row, column)` for each four neighbours of the tile, neighbouring threads beside each other.
+  // How many four neighbours of the tile a thread has.
+  static constexpr int across = matrix_tile / 4, fours = matrix_tile * across / block_threads;
+
+  // Calls `run(i, row, column)` for number i of them, neighbouring threads beside each other.
   template <class Run>
   DEVICE static void for_each_four(Run run) {
-    constexpr int across = matrix_tile / 4;
     const int thread = thread_unforeseen();
-#pragma unroll 2  // all at once, float16's kernel would lack a register on 8.0
-    for (int i = 0; i < matrix_tile * across / block_threads; ++i) {
+#pragma unroll
+    for (int i = 0; i < fours; ++i) {
       const int number = i * block_threads + thread;
-      run(number / across, number % across * 4);
+      run(i, number / across, number % across * 4);
     }
   }
 };

@@ -69,7 +69,7 @@ class BranchGradient:
     def matrices(self) -> Touched:
         return {}
 
-    def factors(self) -> Touched:
+    def roundings(self) -> Touched:
         return {}
 
     def apply(self) -> Touched:
@@ -135,10 +135,12 @@ class ProjectionGradient(BranchGradient):
         left = {"partial_product": written(self.ranges * self.matrix), "shift": written(self.inputs)}
         return {**self.incoming(self.reductions, self.reductions), **self.named(x=x, **left)}
 
-    def folded(self) -> Touched:
-        """A group's rows are looked at for their largest element, then scaled and stored."""
+    def _folded(self) -> Touched:
+        """A group's rows wait in shared memory until their largest elements are known, and are scaled and stored."""
         scale = written(self.inputs)
-        return self.named(weight=read(self.weight, 2), folded=written(self.weight), folded_scale=scale, offset=scale)
+        own = {"folded": written(self.weight), "folded_scale": scale, "offset": scale}
+        sums = {"sum": read(self.vector, tiles(self.k, CHANNEL_GROUP))} if self.training else {}
+        return {**sums, **self.named(weight=read(self.weight), **own)}
 
     def input_product(self) -> Touched:
         """The traffic of the matrix and vectors for dx; the scale is also the second product's unit."""
@@ -161,10 +163,7 @@ class ProjectionGradient(BranchGradient):
         return {"partial_sum": read(self.ranges * self.vector), **self.named(**own)}
 
     def matrices(self) -> Touched:
-        return joined(self._corrected(), self._quadratic()) if self.training else {}
-
-    def factors(self) -> Touched:
-        return joined(self.folded(), *([self._scaled_quadratic()] if self.training else []))
+        return joined(self._folded(), *([self._corrected(), self._quadratic()] if self.training else []))
 
     def _corrected(self) -> Touched:
         """dW, from G and W Cov."""
@@ -178,26 +177,30 @@ class ProjectionGradient(BranchGradient):
         )
 
     def _quadratic(self) -> Touched:
-        """Q, in pairs of tiles on and below the diagonal: each is part of as many as there are, and twice on it."""
+        """Q's shares, in pairs of tiles on and below the diagonal: each is part of as many as there are, and twice on it."""
         tiled = tiles(self.k, MATRIX_TILE)
         factors = read(self.vector, tiled * (tiled + 1) // 2)
         return self.named(
-            weight=read(self.weight, tiled + 1), dot=factors, slope=factors, quadratic_exact=written(self.covariance)
+            weight=read(self.weight, tiled + 1), dot=factors, slope=factors, quadratic_exact=written(self._shares)
         )
 
-    def _scaled_quadratic(self) -> Touched:
-        """Scaled and stored as the folded weight is."""
-        groups = tiles(self.k, CHANNEL_GROUP)
-        return {
-            "sum": read(self.vector, groups),
-            **self.named(
-                mu=read(self.inputs, groups),
-                quadratic_exact=read(self.covariance, 2),
-                quadratic=written(self.k**2 * self.size),
-                quadratic_remainder=written(self.k**2 * self.size),
-                quadratic_scale=written(self.inputs),
-            ),
-        }
+    @property
+    def _shares(self) -> int:
+        """Bytes of Q, as often as items share the sum over output channels for it."""
+        return max(1, self.c // max(2 * self.k, 4 * MATRIX_TILE)) * self.covariance
+
+    def roundings(self) -> Touched:
+        """Q's rows are scaled and stored as those of the folded weight are, and the offset is completed."""
+        if not self.training:
+            return {}
+        return self.named(
+            mu=read(self.inputs, tiles(self.k, CHANNEL_GROUP)),
+            quadratic_exact=read(self._shares),
+            quadratic=written(self.k**2 * self.size),
+            quadratic_remainder=written(self.k**2 * self.size),
+            quadratic_scale=written(self.inputs),
+            offset=Traffic(self.inputs, self.inputs, self.inputs, self.inputs),
+        )
 
     def apply(self) -> Touched:
         rows, inputs = tiles(self.rows), tiles(self.k)
@@ -230,7 +233,7 @@ class GradientSizes:
         """What lies between the grid barriers."""
         of_moments = any(isinstance(branch, ProjectionGradient) and branch.training for branch in self.branches)
         projections = any(isinstance(branch, ProjectionGradient) for branch in self.branches)
-        finish = ["vectors", *(["matrices"] if of_moments else []), *(["factors"] if projections else [])]
+        finish = ["vectors", *(["matrices"] if projections else []), *(["roundings"] if of_moments else [])]
         return ["reduce", *finish, "apply"]
 
     def buffers(self, phase: str) -> Touched:

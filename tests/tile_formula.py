@@ -24,7 +24,6 @@ SAMPLED_ROWS = 16
 RANGE_SHARERS = 32  # threads that share the ranges of a channel of columns
 CHANNEL_GROUP = 8
 MATRIX_TILE = 64  # of what weights and covariances are multiplied in
-MEANS_LANES = 32  # that look at the same means of a tile
 BY_BLOCKS = -1  # of requested bytes: they depend on the grid
 
 
@@ -184,7 +183,7 @@ class TailSizes:
         parts = self._statistics_parts(branch)
         if phase == "finish":
             groups = tiles(self.channels, MATRIX_TILE)
-            inputs = {f"{name}.cov": read(covariance, groups), f"{name}.mu": read(means, groups * MEANS_LANES)}
+            inputs = {f"{name}.cov": read(covariance, groups), f"{name}.mu": read(means, groups)}
             if parts:
                 return inputs | {f"{name}.partial_statistics": written(2 * parts * vector)}
             return inputs | self._statistics(branch, written(vector))

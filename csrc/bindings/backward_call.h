@@ -33,7 +33,8 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     gradient_.apply = apply_work(gradient_);
     gradient_.quadratics = quadratic_work(gradient_);
     gradient_.corrections = correction_work(gradient_);
-    gradient_.factors = factor_work(gradient_);
+    gradient_.foldings = row_work(gradient_, is_folded);
+    gradient_.roundings = row_work(gradient_, has_quadratic);
   }
 
   // Queues the phase on the current stream of dy's device.
@@ -167,7 +168,8 @@ class BackwardCall : Call<TailGradient, BackwardStep> {
     if (!from.gram()) return;
     use_factor(name + ".quadratic", own.quadratic, inputs, inputs, rounds);
     use(name + ".slope", own.slope, allocate({gradient_.tail.channels}), Step::vectors);
-    use(name + ".quadratic_exact", own.quadratic_exact, allocate({inputs, inputs}), Step::operands);
+    use(name + ".quadratic_exact", own.quadratic_exact,
+        allocate({quadratic_parts(gradient_.tail, inputs), inputs, inputs}), Step::operands);
   }
 
   void use_factor(const Name& name, Factor& to, int rows, int depth, bool remainder) {
