@@ -84,10 +84,8 @@ class ChunkMeans {
     const bool aligned = branch.x.channels % 4 == 0;
     if (leaves_) shift_ = load_four(branch.shift + channel_, left, aligned);
     if (left <= 0) return;
-    add_fours<5>(device::thread_index() / apart_, branch.partition.ranges, block_threads / apart_, left, aligned, sums_,
-                 [&](int range) {
-                   return branch.partial_sum + range * static_cast<std::int64_t>(branch.x.channels) + channel_;
-                 });
+    add_fours<5>(branch.partial_sum + channel_, branch.x.channels, device::thread_index() / apart_,
+                 branch.partition.ranges, block_threads / apart_, left, aligned, sums_);
   }
 
   DEVICE void join() { leave_sums(sums_, apart_, 0); }
@@ -130,10 +128,10 @@ DEVICE void combine_chunk(const Tail& tail, const Branch& branch, const Covarian
   ChunkMeans means(branch, chunks, chunk);
   double sums[4] = {};
   if (exists) {
-    const int element = gram_element(chunk.row + row, chunk.column + column);
-    add_fours<9>(device::thread_index() / apart, branch.partition.ranges, chunks.sharers,
-                 channels - static_cast<int>(j), true, sums,
-                 [&](int range) { return gram_tile(branch, range, chunk.pair()) + element; });
+    const float* from = gram_tile(branch, 0, chunk.pair()) + gram_element(chunk.row + row, chunk.column + column);
+    const std::int64_t apart_floats = static_cast<std::int64_t>(tile_pairs(channels)) * (tile_rows * tile_columns);
+    add_fours<9>(from, apart_floats, device::thread_index() / apart, branch.partition.ranges, chunks.sharers,
+                 channels - static_cast<int>(j), true, sums);
   }
   device::block_sync();  // the last chunk's means have been read
   means.join();

@@ -99,8 +99,11 @@ DEVICE void sum_of_inputs(const TailGradient& gradient, int index, const SharedC
   const int left = gradient.tail.branches[index].x.channels - input;
   const int together = halves ? 2 * own.sharers : own.sharers;
   const int first = own.sharer + (halves ? device::lane_index() / 16 * own.sharers : 0);
-  const auto place = [&](int range) { return product_tile(gradient, index, range, tile) + element; };
-  if (own.exists && left > 0) add_fours<9>(first, gradient.partition.ranges, together, left, true, sums, place);
+  const std::int64_t product_floats =
+      static_cast<std::int64_t>(gradient.branches[index].product_tiles) * (tile_rows * tile_columns);
+  if (own.exists && left > 0)
+    add_fours<9>(product_tile(gradient, index, 0, tile) + element, product_floats, first, gradient.partition.ranges,
+                 together, left, true, sums);
   if (halves)
 #pragma unroll
     for (double& sum : sums) sum += device::warp_exchange(sum, 16);

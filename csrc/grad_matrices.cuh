@@ -136,11 +136,11 @@ struct HeldRows {
   }
 };
 
-// The largest magnitudes of the group's rows turned into scales, which are left. `values` as in `store_factor`.
+// Leaves the group's scales, by the largest magnitudes of its rows. `values` as in `store_factor`.
 template <class Values>
 DEVICE void find_scales(const Factor& to, int first, int rows, int depth, Values values,
                         float (&scale)[channel_group]) {
-#pragma unroll 2
+#pragma unroll 1
   for (int k = device::thread_index(); k < depth; k += block_threads) {
     float at[channel_group];
     values(k, at);
@@ -168,35 +168,24 @@ DEVICE void store_factor(const Factor& to, int first, int rows, int depth, Value
   float scale[channel_group] = {};
   find_scales(to, first, rows, depth, values, scale);
   const int pitch = static_cast<int>(to.matrix.stride_c);
-  constexpr int batch = 2;  // terms that are under way together
 #pragma unroll 1
-  for (int begin = device::thread_index(); begin < pitch; begin += batch * block_threads) {
-    float terms[batch];
+  for (int k = device::thread_index(); k < pitch; k += block_threads) {
+    float at[channel_group] = {};
+    const float factor = k < depth ? term(k) : 0.0f;
+    if (k < depth && depth <= HeldRows::longest) HeldRows::load(k, at);
+    if (k < depth && depth > HeldRows::longest) values(k, at);
 #pragma unroll
-    for (int j = 0; j < batch; ++j) {
-      const int k = begin + j * block_threads;
-      terms[j] = k < depth ? term(k) : 0.0f;
-    }
-#pragma unroll
-    for (int j = 0; j < batch; ++j) {
-      const int k = begin + j * block_threads;
-      if (k >= pitch) break;
-      float at[channel_group] = {};
-      if (k < depth && depth <= HeldRows::longest) HeldRows::load(k, at);
-      if (k < depth && depth > HeldRows::longest) values(k, at);
-#pragma unroll
-      for (int i = 0; i < channel_group; ++i) {
-        if (first + i >= rows) continue;
-        const float scaled = at[i] * (1.0f / scale[i]);
-        float stored = device::to_float(device::from_float<Element>(Products::operand(scaled)));
-        store_element<Element>(to.matrix, first + i, k, stored);
-        if (to.remainder.data != nullptr) {
-          const float rest = Products::operand(scaled - stored);
-          store_element<Element>(to.remainder, first + i, k, rest);
-          stored += device::to_float(device::from_float<Element>(rest));
-        }
-        offsets[i] = device::fma(terms[j], stored * scale[i], offsets[i]);
+    for (int i = 0; i < channel_group; ++i) {
+      if (first + i >= rows) continue;
+      const float scaled = at[i] * (1.0f / scale[i]);
+      float stored = device::to_float(device::from_float<Element>(Products::operand(scaled)));
+      store_element<Element>(to.matrix, first + i, k, stored);
+      if (to.remainder.data != nullptr) {
+        const float rest = Products::operand(scaled - stored);
+        store_element<Element>(to.remainder, first + i, k, rest);
+        stored += device::to_float(device::from_float<Element>(rest));
       }
+      offsets[i] = device::fma(factor, stored * scale[i], offsets[i]);
     }
   }
 }

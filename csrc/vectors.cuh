@@ -18,26 +18,27 @@ DEVICE Vector16<float> load_four(const float* from, int count, bool aligned) {
   return result;
 }
 
-// Adds the first `count` of the four floats at `place(i)`, for every `step`-th i from `first` on, below `end`. So many
-// are under way together, also where there are fewer; one after the other where they lie apart.
-template <int batch, class Place>
-DEVICE void add_fours(int first, int end, int step, int count, bool aligned, double (&sums)[4], Place place) {
+// Adds the first `count` of four floats, `from` and every `stride` floats further: number `first` and every `step`-th,
+// below `end`. So many are under way together, also where there are fewer; where they lie apart, one after the other.
+template <int batch>
+DEVICE void add_fours(const float* from, std::int64_t stride, int first, int end, int step, int count, bool aligned,
+                      double (&sums)[4]) {
   const auto add = [&](const Vector16<float>& four) {
 #pragma unroll
     for (int k = 0; k < 4; ++k) sums[k] += four.values[k];
   };
+  from += first * stride;
   if (!aligned || count < 4) {
 #pragma unroll 1
-    for (int i = first; i < end; i += step) add(load_four(place(i), count, false));
+    for (int i = first; i < end; i += step, from += step * stride) add(load_four(from, count, false));
     return;
   }
 #pragma unroll 1
   for (int i = first; i < end; i += batch * step) {
     Vector16<float> loaded[batch]{};
 #pragma unroll
-    for (int j = 0; j < batch; ++j)
-      if (i + j * step < end)
-        loaded[j] = device::global_load(reinterpret_cast<const Vector16<float>*>(place(i + j * step)));
+    for (int j = 0; j < batch; ++j, from += step * stride)
+      if (i + j * step < end) loaded[j] = device::global_load(reinterpret_cast<const Vector16<float>*>(from));
 #pragma unroll
     for (int j = 0; j < batch; ++j) add(loaded[j]);
   }

@@ -37,10 +37,10 @@ STAGES: Mapping[tuple[str, str], Work] = {
 STREAMS: Mapping[tuple[str, int, str], Work] = {
     ("forward", 0, "eight vectors into sums"): {_LOAD: 8, "FADD": 32},
     ("forward", 0, "three vectors of y, of two sources"): {_LOAD: 6, "STG.E.128": 3, "STG.E.U8": 3},
-    ("forward", 1, "eight partial sums of x^T x"): {_LOAD: 8, "DADD": 32},
+    ("forward", 1, "nine partial sums of x^T x"): {_LOAD: 9, "DADD": 36},
     ("backward", 0, "three vectors of g and z into sums"): {_LOAD: 6, "FADD": 12, "LDG.E.U8": 3},
     ("backward", 0, "three vectors of dz"): {_LOAD: 6, "STG.E.128": 3, "LDG.E.U8": 3},
-    ("backward", 1, "eight partial sums of g^T x"): {_LOAD: 8, "DADD": 32},
+    ("backward", 1, "nine partial sums of g^T x"): {_LOAD: 9, "DADD": 36},
 }
 
 

@@ -16,12 +16,12 @@ WARP, COPY_BYTES, TILE_ROWS = 32, 16, 128
 # Instructions that a warp issues in the kernels for bfloat16 on 9.0, read off the cubin (`kernel_resources.stages`,
 # ``docs/kernels.md``): for one stage of a pipeline or two,
 STAGE_SLOTS = {
-    "x W^T, two stages": 261,
-    "what is added, two stages": 285,
+    "x W^T, two stages": 262,
+    "what is added, two stages": 286,
     "x^T x": 140,
     "x^T x, diagonal": 191,
-    "g^T x": 215,
-    "g^T x, with sums of g": 263,
+    "g^T x": 213,
+    "g^T x, with sums of g": 261,
     "g W, two stages": 266,
     "g W, g masked, two stages": 494,
 }
@@ -33,11 +33,12 @@ LOAD_SLOTS = {
     f"{FORWARD} apply": 28,
     f"{BACKWARD} reduce": 23,
     f"{BACKWARD} apply": 18,
-    f"{FORWARD} finish": 17,
-    f"{BACKWARD} finish": 20,
+    f"{FORWARD} finish": 16,
+    f"{BACKWARD} finish": 17,
 }
-# for each product of matrices of channels, whose floats are taken apart, and each access to shared memory beside it,
-MATRIX_SLOTS, SHARED_SLOTS = 10, 4
+# for each product of matrices of channels, whose floats are taken apart (a turn of W Cov has 343 instructions for 48, one
+# of W^T D W 401), and each access to shared memory beside it,
+MATRIX_SLOTS, SHARED_SLOTS = 7, 4
 # and to find the rows of a warp's 16-byte copies, where they lie apart (`row_offset`).
 SCATTERED_SLOTS = 22
 _PRODUCTS_OF_A_STAGE, _COPIES_OF_A_STAGE = 32, 4

@@ -125,8 +125,8 @@ def test_instructions_of_a_stage_are_those_of_the_built_kernels():
         "forward apply": (by_name["three vectors of y, of two sources"] - 6 * STORE_SLOTS["forward apply"]) / 6,
         "backward reduce": by_name["three vectors of g and z into sums"] / 9,
         "backward apply": (by_name["three vectors of dz"] - 3 * STORE_SLOTS["backward apply"]) / 9,
-        "forward finish": by_name["eight partial sums of x^T x"] / 8,
-        "backward finish": by_name["eight partial sums of g^T x"] / 8,
+        "forward finish": by_name["nine partial sums of x^T x"] / 9,
+        "backward finish": by_name["nine partial sums of g^T x"] / 9,
     }
     assert loads == pytest.approx(LOAD_SLOTS, abs=1)
 

@@ -65,6 +65,14 @@ def test_odd_channels_at_a_large_resolution(channels, strategy, device):
         assert_as_accurate_as_unfused(*build(Sample(main, shortcut, shape=(2, channels, 64, 64)), device))
 
 
+@on_kernels
+def test_more_output_channels_than_wait_in_shared_memory(device):
+    """Rows of the matrices for dx are made twice then, and one of ten shares of Q has no channels."""
+    sample = Sample(Branch("projection", "training", in_channels=16), None, shape=(2, 2660, 3, 3))
+    with use_strategy("moments"):
+        assert_as_accurate_as_unfused(*build(sample, device))
+
+
 @pytest.mark.slow
 @each_strategy
 def test_more_images_than_a_grid_dimension_holds(strategy, device):
