@@ -177,7 +177,7 @@ class ProjectionGradient(BranchGradient):
         )
 
     def _quadratic(self) -> Touched:
-        """Q's shares, in pairs of tiles on and below the diagonal: each is part of as many as there are, and twice on it."""
+        """Q's shares, in pairs of tiles: each is part of as many as there are, and twice of the one with itself."""
         tiled = tiles(self.k, MATRIX_TILE)
         factors = read(self.vector, tiled * (tiled + 1) // 2)
         return self.named(

@@ -36,8 +36,8 @@ LOAD_SLOTS = {
     f"{FORWARD} finish": 16,
     f"{BACKWARD} finish": 17,
 }
-# for each product of matrices of channels, whose floats are taken apart (a turn of W Cov has 343 instructions for 48, one
-# of W^T D W 401), and each access to shared memory beside it,
+# for each product of matrices of channels, whose floats are taken apart (a turn of W Cov has 343 instructions for 48,
+# one of W^T D W 401), and each access to shared memory beside it,
 MATRIX_SLOTS, SHARED_SLOTS = 7, 4
 # and to find the rows of a warp's 16-byte copies, where they lie apart (`row_offset`).
 SCATTERED_SLOTS = 22
