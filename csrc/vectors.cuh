@@ -18,8 +18,8 @@ DEVICE Vector16<float> load_four(const float* from, int count, bool aligned) {
   return result;
 }
 
-// Adds the first `count` of four floats, `from` and every `stride` floats further: number `first` and every `step`-th,
-// below `end`. So many are under way together, also where there are fewer; where they lie apart, one after the other.
+// Adds the first `count` of four floats at `from`, and again every `stride` floats further: number `first` and every
+// `step`-th behind it, below `end`. A batch is under way together; where they are not aligned, one after the other.
 template <int batch>
 DEVICE void add_fours(const float* from, std::int64_t stride, int first, int end, int step, int count, bool aligned,
                       double (&sums)[4]) {
