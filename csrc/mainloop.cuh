@@ -118,10 +118,10 @@ DEVICE void run_tiles(const Tail& tail, TileColumn column, const StepCounts& cou
   struct Cursor {
     unsigned row;  // beyond the last, one may be more than an int holds
     int step;
-    DEVICE void advance(int steps, int rows) {
-      if (++step < steps) return;
-      step = 0;
-      row += rows;
+    DEVICE void advance(int by, int steps, int rows) {
+      step += by;
+#pragma unroll 1
+      for (; step >= steps; step -= steps) row += rows;
     }
   };
   const int further = column.shares * tile_rows;
@@ -137,14 +137,13 @@ DEVICE void run_tiles(const Tail& tail, TileColumn column, const StepCounts& cou
     }
     // Found anew each time: kept, it would take two registers.
     Cursor ahead = now;
-#pragma unroll 1
-    for (int i = count.slots - 1 + (slot < 0 ? slot : 0); i > 0; --i) ahead.advance(count.all, further);
+    ahead.advance(count.slots - 1 + (slot < 0 ? slot : 0), count.all, further);
     const int free = slot > 0 ? slot - 1 : slot + count.slots - 1;
     if (exists(ahead)) copy(static_cast<int>(ahead.row), ahead.step, slot_offset(free));
     device::copy_async_commit();
     if (slot < 0) continue;
     compute(static_cast<int>(now.row), now.step, slot_offset(slot));
-    now.advance(count.all, further);
+    now.advance(1, count.all, further);
   }
 }
 

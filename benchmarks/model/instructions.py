@@ -16,14 +16,14 @@ WARP, COPY_BYTES, TILE_ROWS = 32, 16, 128
 # Instructions that a warp issues in the kernels for bfloat16 on 9.0, read off the cubin (`kernel_resources.stages`,
 # ``docs/kernels.md``): for one stage of a pipeline or two,
 STAGE_SLOTS = {
-    "x W^T, two stages": 262,
-    "what is added, two stages": 286,
+    "x W^T, two stages": 260,
+    "what is added, two stages": 284,
     "x^T x": 140,
     "x^T x, diagonal": 191,
     "g^T x": 213,
     "g^T x, with sums of g": 261,
-    "g W, two stages": 266,
-    "g W, g masked, two stages": 494,
+    "g W, two stages": 264,
+    "g W, g masked, two stages": 492,
 }
 # for each store of y and its mask, and of dx, which stages have,
 STORE_SLOTS = {f"{FORWARD} apply": 18, f"{BACKWARD} apply": 31}
