@@ -213,7 +213,7 @@ DEVICE void load_weights(const Branch& branch, int channel, int first, float (&w
   }
 }
 
-// Leaves a group's offsets, of input `first` and those behind it; `before`: of what they are added to, if anything.
+// Leaves a group's offsets, of input `first` and those behind it; `adds`: to what is there.
 DEVICE void store_offsets(const BranchGradient& own, int first, int inputs, bool adds,
                           float (&offsets)[channel_group]) {
   const int i = device::thread_index();
@@ -308,7 +308,7 @@ DEVICE void finish_operands(const TailGradient& gradient) {
                 [&](int index, int tile) { correct_weight_gradient<Products>(gradient, index, tile); });
   for_each_tile(item, gradient.quadratics,
                 [&](int index, int tile) { multiply_quadratic<Products>(gradient, index, tile); });
-  for_each_tile(item, gradient.foldings, [&](int index, int group) { fold_weight<Products>(gradient, index, group); });
+  for_each_group(item, gradient.foldings, [&](int index, int group) { fold_weight<Products>(gradient, index, group); });
   if (gradient.roundings.items == 0) return;
   device::grid_sync();
   item = device::block_index();
