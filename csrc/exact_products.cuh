@@ -13,8 +13,8 @@
 
 namespace fused_resnet {
 
-// A warp's share, in units of 16 x 8: 64 x 16. Floats are taken apart for the columns, which takes more instructions
-// than the products of 32 x 32 did.
+// A warp's share, in units of 16 x 8: 64 x 16. A column's floats are taken apart once for all rows, and that takes more
+// instructions than its products.
 constexpr int matrix_rows = 4, matrix_columns = 2;
 using MatrixSums = FragmentSums<matrix_rows, matrix_columns>;
 
