@@ -81,7 +81,7 @@ def test_first_step_is_as_accurate_as_that_of_the_unfused_network(run, fused, co
 @pytest.mark.slow
 def test_losses_stay_within_the_spread_of_perturbed_unfused_runs(run, fused, steps, backend):
     if (run.network, run.dtype, backend) == ("resnet50", torch.float32, "emulated") and steps < 20:
-        pytest.skip("takes the emulator six minutes, without --long: its first step is tested above, bfloat16 below")
+        pytest.skip("takes the emulator six minutes: --long runs it; its first step is tested, and bfloat16's losses")
     model, blocks = fused
 
     with recorded_masks(blocks) as masks:
