@@ -44,7 +44,7 @@ def _seed():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="train all networks of test_training.py, for 20 steps, not 3")
+    parser.addoption("--long", action="store_true", help="train the networks of test_training.py for 20 steps, not 3")
 
 
 def pytest_collection_modifyitems(items):

@@ -74,18 +74,25 @@ def first_step(
     return Outcome(losses.detach(), gradients, dict(model.named_buffers()))
 
 
-def losses(run: Run, model: nn.Module, steps: int) -> Tensor:
-    """The loss at the beginning of each step of SGD with momentum, batch after batch; the model is trained."""
+def losses(run: Run, model: nn.Module, steps: int, first: Outcome | None = None) -> Tensor:
+    """The loss at the beginning of each step of SGD with momentum, batch after batch; the model is trained.
+
+    `first`: what `first_step` has made of the model and the first batch, which is not computed again then.
+    """
     optimizer = torch.optim.SGD(model.parameters(), lr=0.005, momentum=0.9)
     batches, found = run.batches(), []
     for step in range(steps):
-        images, labels = batches[step % BATCHES]
-        with run.autocast():
-            loss = F.cross_entropy(model(images), labels)
-        found.append(loss.item())
+        if step == 0 and first is not None:
+            found.append(first.output.mean().item())
+        else:
+            images, labels = batches[step % BATCHES]
+            with run.autocast():
+                loss = F.cross_entropy(model(images), labels)
+            found.append(loss.item())
+            if step < steps - 1:
+                optimizer.zero_grad()
+                loss.backward()
         if step < steps - 1:  # nobody sees the last update
-            optimizer.zero_grad()
-            loss.backward()
             optimizer.step()
     return torch.tensor(found, dtype=torch.float64)
 

@@ -16,14 +16,18 @@ runs agree to 1e-6 in the first steps and to 1e-3 after twenty.
 """
 
 import copy
+import functools
 from contextlib import nullcontext
+from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
 
 pytest.importorskip("benchmarks.torchvision_operators", reason="torchvision is not installed", exc_type=ImportError)
 
-from compare import FLOORS, assert_accurate, assert_statistics_accurate
+from compare import FLOORS, Outcome, assert_accurate, assert_statistics_accurate
+from recorded_tails import recorded_tails
 from relu_masks import given_masks, recorded_masks
 from training_runs import Run, first_step, losses, perturbed
 
@@ -43,34 +47,46 @@ def run(request, dtype, device):
     return Run(request.param, dtype, device)
 
 
-@pytest.fixture
-def fused(run):
-    """The network of the run, fused, and its fused blocks."""
+class Trained(NamedTuple):
+    """What the fused network makes of its first step, and of all; the first step's masks, and all."""
+
+    first: Outcome
+    first_masks: list[torch.Tensor]
+    losses: torch.Tensor
+    masks: list[torch.Tensor]
+
+
+@functools.cache
+def trained(run: Run, backend: str, steps: int) -> Trained:
+    """Once for both tests: in the emulator, a step of ResNet-50 takes minutes."""
     model = run.model()
     report = fused_resnet.fuse(model, strict=True)
-    assert len(report.fused) == TAILS[run.network]
-    return model, [model.get_submodule(name) for name in report.fused]
+    with recorded_masks([model.get_submodule(name) for name in report.fused]) as masks:
+        with recorded_tails() as tails:
+            first = first_step(model, *run.batches()[0], run.autocast())
+        assert len(report.fused) == len(tails) == TAILS[run.network]
+        first = replace(first, buffers={name: buffer.clone() for name, buffer in first.buffers.items()})
+        first_masks = list(masks)
+        found = losses(run, model, steps, first)
+    return Trained(first, first_masks, found, masks)
 
 
 @pytest.fixture
-def steps(request):
-    return 20 if request.config.getoption("long") else 3
+def fused(run, backend, request):
+    """The fused network, trained."""
+    return trained(run, backend, 20 if request.config.getoption("long") else 3)
 
 
-def test_first_step_is_as_accurate_as_that_of_the_unfused_network(run, fused, computed_tails):
-    model, blocks = fused
-    eager = run.model()
+def test_first_step_is_as_accurate_as_that_of_the_unfused_network(run, fused):
+    tested, eager = fused.first, run.model()
     exact = copy.deepcopy(eager).double()
     images, labels = run.batches()[0]
 
-    with recorded_masks(blocks) as masks:
-        tested = first_step(model, images, labels, run.autocast())
-    with given_masks(masks):
+    with given_masks(fused.first_masks):
         eager = first_step(eager, images, labels, run.autocast())
-    with given_masks(masks):
+    with given_masks(fused.first_masks):
         exact = first_step(exact, images.double(), labels)
 
-    assert len(computed_tails) == TAILS[run.network]
     assert_accurate("losses", tested.output, eager.output, exact.output, dtype=run.dtype)
     for name, gradient in tested.gradients.items():
         both = eager.gradients[name], exact.gradients[name]
@@ -79,20 +95,13 @@ def test_first_step_is_as_accurate_as_that_of_the_unfused_network(run, fused, co
 
 
 @pytest.mark.slow
-def test_losses_stay_within_the_spread_of_perturbed_unfused_runs(run, fused, steps, backend):
-    if (run.network, run.dtype, backend) == ("resnet50", torch.float32, "emulated") and steps < 20:
-        pytest.skip("takes the emulator six minutes: --long runs it; its first step is tested, and bfloat16's losses")
-    model, blocks = fused
-
-    with recorded_masks(blocks) as masks:
-        tested = losses(run, model, steps)
-
-    unfused = []
+def test_losses_stay_within_the_spread_of_perturbed_unfused_runs(run, fused):
+    tested, unfused = fused.losses, []
     for start in perturbed(run, PERTURBED_RUNS):
-        with given_masks(masks) if run.dtype is torch.float32 else nullcontext():
-            unfused.append(losses(run, start, steps))
+        with given_masks(fused.masks) if run.dtype is torch.float32 else nullcontext():
+            unfused.append(losses(run, start, len(tested)))
     assert_within_spread(tested, torch.stack(unfused))
-    assert tested[-1] < tested[0] / 10 if steps == 20 else tested[-1] < tested[0]
+    assert tested[-1] < tested[0] / 10 if len(tested) == 20 else tested[-1] < tested[0]
 
 
 def assert_within_spread(tested, runs):
