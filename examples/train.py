@@ -187,7 +187,8 @@ def main() -> None:
         trainer.load(options.checkpoint)
         say(f"going on after epoch {trainer.epoch}")
     while trainer.epoch < options.epochs:
-        training.sampler.set_epoch(trainer.epoch)  # type: ignore[attr-defined]
+        assert isinstance(training.sampler, DistributedSampler)
+        training.sampler.set_epoch(trainer.epoch)
         loss = trainer.train(training)
         say(f"epoch {trainer.epoch}: loss {loss:.4f}, accuracy {trainer.accuracy(validation):.4f}")
         if options.checkpoint:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copyreg
 import functools
 from abc import ABCMeta
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from torch import Tensor, fx, nn
 
@@ -98,7 +98,7 @@ def restore(block: FusedBlock) -> None:
     cls = block._unfused_class
     if type(block) is not _fused_class(cls):
         raise RuntimeError(f"{type(block).__name__} has been given another class since it was fused; unfuse it first")
-    block.__class__ = cls  # type: ignore[assignment]
+    cast(nn.Module, block).__class__ = cls
     vars(block).pop(PROGRAM, None)
 
 

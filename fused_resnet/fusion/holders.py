@@ -281,7 +281,7 @@ def _slots_of(cls: type) -> tuple[str, ...]:
 
 def _is_filled(cell: Any) -> bool:
     try:
-        cell.cell_contents  # noqa: B018 - an empty one raises
+        _ = cell.cell_contents  # an empty one raises
     except ValueError:
         return False
     return True

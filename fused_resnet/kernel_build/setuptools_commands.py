@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Extension
 from setuptools.command.build import build
@@ -103,7 +104,7 @@ class BuildSources(build_py):
 
 class Build(build):
     # With nothing to compile, too: the reason is recorded.
-    sub_commands = [(name, None if name == "build_ext" else when) for name, when in build.sub_commands]  # noqa: RUF012
+    sub_commands: ClassVar = [(name, None if name == "build_ext" else when) for name, when in build.sub_commands]
 
 
 def commands(root: Path, decisions: Iterable[Decision]) -> dict[str, type]:
