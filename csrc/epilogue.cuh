@@ -9,11 +9,6 @@
 
 namespace fused_resnet {
 
-template <class Element, int V>
-struct alignas(sizeof(Element) * V) Channels {
-  Element at[V];
-};
-
 // sum = affine(sum) for the tile.
 template <class Element>
 DEVICE void apply_affine(Accumulators& sum, int index) {

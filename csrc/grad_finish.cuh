@@ -57,14 +57,11 @@ DEVICE double share_of_partials(const float* partial, const Partition& partition
 // Stores the first `count` of four neighbours of a row: at once where all rows come 16 bytes at a time.
 template <class Element>
 DEVICE void store_four_elements(const Matrix& matrix, int channel, int input, int count, const float (&values)[4]) {
-  struct alignas(4 * sizeof(Element)) Four {
-    Element at[4];
-  };
   Element* to = static_cast<Element*>(matrix.data) + channel * matrix.stride_c + input * matrix.stride_k;
-  Four four;
+  Channels<Element, 4> four;
 #pragma unroll
   for (int i = 0; i < 4; ++i) four.at[i] = device::from_float<Element>(values[i]);
-  if (matrix.vectorised) return device::global_store(reinterpret_cast<Four*>(to), four);
+  if (matrix.vectorised) return device::global_store(reinterpret_cast<Channels<Element, 4>*>(to), four);
 #pragma unroll
   for (int i = 0; i < 4; ++i)
     if (i < count) device::global_store(to + i * matrix.stride_k, four.at[i]);

@@ -90,14 +90,11 @@ DEVICE void max_over_block(float (&values)[channel_group], int free) {
 template <class Products>
 DEVICE Vector16<float> weights_of_four(const Branch& branch, int channel, int input, int count) {
   using Element = typename Products::Element;
-  struct alignas(4 * sizeof(Element)) Four {
-    Element at[4];
-  };
   const Matrix& w = branch.weight;
   const Element* from = static_cast<const Element*>(w.data) + channel * w.stride_c + input * w.stride_k;
-  Four loaded{};
+  Channels<Element, 4> loaded{};
   if (w.vectorised) {
-    if (count > 0) loaded = device::global_load(reinterpret_cast<const Four*>(from));
+    if (count > 0) loaded = device::global_load(reinterpret_cast<const Channels<Element, 4>*>(from));
   } else {
 #pragma unroll
     for (int i = 0; i < 4; ++i)

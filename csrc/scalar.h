@@ -24,4 +24,10 @@ struct alignas(16) Vector16 {
   T values[size];
 };
 
+// The unit of an access to so many neighbouring channels.
+template <class T, int V>
+struct alignas(sizeof(T) * V) Channels {
+  T at[V];
+};
+
 }  // namespace fused_resnet
